@@ -1,0 +1,98 @@
+"""A stage kind: a spec model, the artifact types it takes and gives, and one function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from .artifacts import Artifact
+from .spec import StageSpec
+
+
+class Emit(Protocol):
+    """Carries an event of a running stage to the run's log; called from any process."""
+
+    def __call__(self, event: str, /, **fields: Any) -> None: ...  # noqa: ANN401
+
+
+@dataclass(frozen=True)
+class StageContext:
+    """What a stage function may use besides its spec and inputs. Picklable."""
+
+    run_id: str
+    stage: str
+    fingerprint: str
+    output: Path
+    """Empty local folder; what the function leaves here becomes the artifact's content."""
+    scratch: Path
+    """Local folder that survives retries and resumes of the same fingerprint, for partial work."""
+    cache: Path
+    """Local folder for downloads, shared by all runs."""
+    emit: Emit
+
+    def progress(self, step: int, total: int, **metrics: float) -> None:
+        """Report that `step` of `total` is done, with metrics by name (units in the name)."""
+        self.emit("progress", step=step, total=total, metrics=metrics)
+
+    def log(self, message: str) -> None:
+        """Add a line for people to the run's log."""
+        self.emit("log", message=message)
+
+
+@dataclass(frozen=True)
+class StageKind:
+    """A registered kind of stage; made by the `stage` decorator, found by `discover`."""
+
+    name: str
+    spec: type[StageSpec]
+    takes: Mapping[str, type[Artifact]]
+    gives: type[Artifact]
+    function: Callable[..., Mapping[str, Any] | None]
+    summary: str
+    outside: Callable[[Any], str] | None = None
+    cached: bool = True
+    cpus: Callable[[Any], float] = field(default=lambda spec: spec.run.num_cpus)
+
+
+def stage(
+    spec: type[StageSpec],
+    *,
+    takes: Mapping[str, type[Artifact]] | None = None,
+    gives: type[Artifact],
+    outside: Callable[[Any], str] | None = None,
+    cached: bool = True,
+    cpus: Callable[[Any], float] | None = None,
+) -> Callable[[Callable[..., Mapping[str, Any] | None]], StageKind]:
+    """Register the decorated function as a stage kind.
+
+    The function is called as `function(ctx, spec, **inputs)`, each input an `Artifact` opened on
+    a local folder; it writes its content below `ctx.output` and returns facts for the artifact's
+    manifest (JSON values: counts, metrics), or None. The first line of its docstring is its help.
+
+    Args:
+        spec: the kind's spec model; the default of its `kind` field names the kind.
+        takes: input name → artifact type.
+        gives: the artifact type it makes.
+        outside: gives the digest of data that enters from outside, part of the fingerprint.
+        cached: False for a stage done for its effect (a deployment): it always runs, and the
+            function itself must be idempotent.
+        cpus: CPUs that must exist in the cluster while it runs, workers included.
+    """
+
+    def register(function: Callable[..., Mapping[str, Any] | None]) -> StageKind:
+        options = {"cpus": cpus} if cpus else {}
+        return StageKind(
+            name=spec.model_fields["kind"].default,
+            spec=spec,
+            takes=dict(takes or {}),
+            gives=gives,
+            function=function,
+            summary=(function.__doc__ or "").strip().partition("\n")[0],
+            outside=outside,
+            cached=cached,
+            **options,
+        )
+
+    return register
