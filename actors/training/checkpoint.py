@@ -1,0 +1,110 @@
+"""Sharded checkpoints: written by any mesh, read by any other.
+
+A training checkpoint has two folders of torch.distributed.checkpoint, `weights` and `optimizer`,
+and `progress.json` with the step. A `Checkpoint` artifact has `weights`, `checkpoint.json` (the
+model's spec and how its inputs are prepared) and `tokenizer.json`.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict
+
+from ...models.spec import ModelSpec
+from ...pipelines.spec import Preparation
+from ...workflows.errors import EaglerayError
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.optim import Optimizer
+
+    from ...models.multimodal import MultimodalModel
+
+PROGRESS = "progress.json"
+
+
+class CheckpointInfo(BaseModel):
+    """`checkpoint.json`: what is needed to build the model and prepare its inputs."""
+
+    model_config = ConfigDict(frozen=True)
+
+    model: ModelSpec
+    vocab_size: int
+    classes: tuple[str, ...]
+    preparation: Preparation
+    step: int
+
+
+def save_state(folder: Path, module: nn.Module, optimizer: Optimizer, step: int) -> None:
+    """Write this worker's shards of a training checkpoint; all workers call it together."""
+    import torch.distributed.checkpoint as dcp
+
+    weights, moments = _state(module, optimizer)
+    dcp.save(weights, checkpoint_id=folder / "weights")
+    dcp.save(moments, checkpoint_id=folder / "optimizer")
+    (folder / PROGRESS).write_text(json.dumps({"step": step}))
+
+
+def load_state(folder: Path, module: nn.Module, optimizer: Optimizer) -> int:
+    """Read this worker's part of a training checkpoint, and return the steps done."""
+    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, set_state_dict
+
+    weights, moments = _state(module, optimizer)
+    dcp.load(weights, checkpoint_id=folder / "weights")
+    dcp.load(moments, checkpoint_id=folder / "optimizer")
+    set_state_dict(
+        module,
+        optimizer,
+        model_state_dict=weights,
+        optim_state_dict=moments,
+        options=StateDictOptions(flatten_optimizer_state_dict=True),
+    )
+    return int(json.loads((folder / PROGRESS).read_text())["step"])
+
+
+def load_weights(folder: Path, module: nn.Module) -> None:
+    """Read a checkpoint's `weights` into a module, sharded or whole, of any mesh or none."""
+    import torch.distributed as dist
+    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.state_dict import get_model_state_dict, set_model_state_dict
+
+    weights: dict[str, Any] = get_model_state_dict(module)
+    dcp.load(weights, checkpoint_id=folder, no_dist=not dist.is_initialized())
+    set_model_state_dict(module, weights)
+
+
+def write_artifact(folder: Path, trained: Path, corpus: Path, info: CheckpointInfo) -> None:
+    """Make a `Checkpoint` artifact's content from a finished training checkpoint."""
+    shutil.copytree(trained / "weights", folder / "weights")
+    shutil.copyfile(corpus / "tokenizer.json", folder / "tokenizer.json")
+    (folder / "checkpoint.json").write_text(info.model_dump_json(indent=2))
+
+
+def read_info(folder: Path) -> CheckpointInfo:
+    """Read a `Checkpoint` artifact's `checkpoint.json`."""
+    path = folder / "checkpoint.json"
+    if not path.is_file():
+        raise EaglerayError("this folder is no checkpoint: it has no checkpoint.json", where=str(folder))
+    return CheckpointInfo.model_validate_json(path.read_text())
+
+
+def load_model(folder: Path) -> MultimodalModel:
+    """Build the model of a `Checkpoint` artifact in this process, whole and in eval mode."""
+    from ...models.multimodal import MultimodalModel
+
+    info = read_info(folder)
+    model = MultimodalModel(info.model, info.vocab_size, len(info.classes))
+    load_weights(folder / "weights", model)
+    return model.eval()
+
+
+def _state(module: nn.Module, optimizer: Optimizer) -> tuple[dict[str, Any], dict[str, Any]]:
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict
+
+    options = StateDictOptions(flatten_optimizer_state_dict=True)
+    return get_state_dict(module, optimizer, options=options)

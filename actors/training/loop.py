@@ -1,0 +1,184 @@
+"""What one training worker does: build its part of the model, then step until done."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+
+from ...models.multimodal import MultimodalModel
+from ...models.spec import ModelSpec
+from ...pipelines.reading import CorpusReader
+from .checkpoint import load_state, load_weights, save_state
+from .data import worker_batches
+from .mesh import build_mesh
+from .objective import TERMS, Objective
+from .optimizer import clip_gradients, learning_rate, make_optimizer
+from .pipeline import ModelSlice, make_schedule, make_stage, slice_model
+from .spec import TrainingSpec
+from .tensor import split_tensors
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """Everything a worker needs. Picklable.
+
+    Attributes:
+        spec: the stage's spec.
+        model: the model to build.
+        corpus: local folder of the `Corpus` artifact.
+        weights: `weights` folder of a checkpoint to start from; None starts at random.
+    """
+
+    spec: TrainingSpec
+    model: ModelSpec
+    corpus: Path
+    weights: Path | None = None
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What a step came to, equal on all workers.
+
+    Attributes:
+        step: steps done, this one included.
+        terms: the loss and its terms.
+        grad_norm: before clipping.
+        samples_per_s: rows of the global batch per second.
+    """
+
+    step: int
+    terms: Mapping[str, float]
+    grad_norm: float
+    samples_per_s: float
+
+
+class Trainer:
+    """One worker's model slice, optimizer and schedules, on an initialised process group.
+
+    The order matters: heads are split before parameters are sharded, so that a parameter's shards
+    are shards of its own heads; the pipeline comes first, since it decides which layers exist.
+    """
+
+    def __init__(self, job: TrainingJob, device: torch.device | None = None) -> None:
+        self.job = job
+        self.spec = job.spec
+        self.device = device or _device()
+        self.mesh: DeviceMesh = build_mesh(job.spec.parallel, self.device.type)
+        self.reader = CorpusReader(job.corpus, "train")
+        self.slice = self._build()
+        self.optimizer = make_optimizer(self.spec.optimizer, self.slice)
+        self.objective = Objective(
+            self.spec.objective, self.mesh["data"].get_group(), self.spec.parallel.num_microbatches
+        )
+        self.step = 0
+        depth, rank = self.spec.parallel.pipeline, self.mesh["pipeline"].get_local_rank()
+        stages = [
+            make_stage(self.slice, rank, depth, self.device, self.mesh["pipeline"].get_group())
+            for _ in range(2)  # a stage keeps buffers for one kind of pass
+        ]
+        self._forward = make_schedule(stages[0], self.spec.parallel, None)
+        self._train = make_schedule(stages[1], self.spec.parallel, self.objective)
+        self.is_last = rank == depth - 1
+
+    def run(
+        self,
+        on_step: Callable[[StepReport], None],
+        on_checkpoint: Callable[[Trainer, StepReport], None],
+    ) -> None:
+        """Step until `spec.steps`, calling `on_step` after each and `on_checkpoint` when one is due."""
+        rank = self.mesh["data"].get_local_rank()
+        for batch in worker_batches(self.reader, self.spec, self.step, rank, self.device):
+            report = self.train_step(batch)
+            on_step(report)
+            if self.step % self.spec.checkpoint_every == 0 or self.step == self.spec.steps:
+                on_checkpoint(self, report)
+
+    def train_step(self, batch: dict[str, Tensor]) -> StepReport:
+        """Take one optimizer step on this worker's rows."""
+        started = time.monotonic()
+        self.objective.start_step(batch)
+        inputs = {k: v for k, v in batch.items() if k not in ("group", "label")}
+        if self.spec.parallel.num_microbatches > 1 and self.spec.objective.contrastive > 0:
+            with torch.no_grad():
+                outputs = self._forward.step(**inputs)
+            if self.is_last:
+                self.objective.fill_bank(outputs)
+        rows = torch.arange(batch["label"].shape[0], device=self.device) if self.is_last else None
+        self.objective.terms = dict.fromkeys(TERMS, 0.0)
+        self._train.step(target=rows, return_outputs=False, **inputs)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.spec.optimizer, self.step, self.spec.steps)
+        norm = clip_gradients(
+            self.slice.parameters(),
+            self.spec.optimizer.max_grad_norm,
+            dist.get_world_size(),
+            self.spec.parallel.pipeline,
+        )
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.step += 1
+        elapsed = time.monotonic() - started
+        return StepReport(self.step, self._sum_terms(), norm, self.spec.batch_size / elapsed)
+
+    def save(self, folder: Path) -> None:
+        """Write this worker's part of a training checkpoint."""
+        save_state(folder, self.slice.model, self.optimizer, self.step)
+
+    def restore(self, folder: Path) -> None:
+        """Go on from a training checkpoint, of whatever mesh."""
+        self.step = load_state(folder, self.slice.model, self.optimizer)
+
+    def _build(self) -> ModelSlice:
+        torch.manual_seed(self.spec.seed)  # every worker draws the whole model, then keeps its part
+        info = self.reader.info
+        model = MultimodalModel(self.job.model, info.vocab_size, len(info.classes)).to(self.device)
+        parallel = self.spec.parallel
+        part = slice_model(model, self.mesh["pipeline"].get_local_rank(), parallel.pipeline)
+        if parallel.tensor > 1:
+            split_tensors(part, self.mesh["tensor"])
+        shard_parameters(part, self.mesh["data"], self.spec.precision)
+        if self.job.weights is not None:
+            load_weights(self.job.weights, part.model)
+        return part
+
+    def _sum_terms(self) -> dict[str, float]:
+        mine = self.is_last and self.mesh["tensor"].get_local_rank() == 0
+        names = TERMS[1:]
+        values = torch.tensor([self.objective.terms[name] if mine else 0.0 for name in names])
+        dist.all_reduce(values)
+        return self.objective.total(dict(zip(names, values.tolist(), strict=True)))
+
+
+def shard_parameters(part: ModelSlice, mesh: DeviceMesh, precision: str) -> None:
+    """Shard every layer's parameters over the data-parallel workers (FSDP2, arXiv 2304.11277).
+
+    Gradients are summed, not averaged: each worker's loss is already its share of the global one.
+    """
+    dtype = torch.bfloat16 if precision == "bf16" else None
+    policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, output_dtype=torch.float32)
+    modules: list[nn.Module] = [part.model.get_submodule(name) for name in part.layers]
+    for module in [*modules, part]:
+        if any(True for _ in module.parameters()):
+            sharded = fully_shard(module, mesh=mesh, mp_policy=policy)
+            assert isinstance(sharded, FSDPModule)
+            sharded.set_gradient_divide_factor(1.0)
+
+
+def use_threads(num_workers_here: int) -> None:
+    """Divide this machine's cores among its workers."""
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // num_workers_here))
+
+
+def _device() -> torch.device:
+    if torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu")

@@ -1,0 +1,82 @@
+"""The device mesh, and which meshes a model can run on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ...models.spec import ModelSpec
+from ...workflows.errors import EaglerayError
+from .spec import ParallelSpec
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+
+AXES = ("pipeline", "data", "tensor")
+"""Outermost first: tensor-parallel workers, which talk most, are neighbours."""
+
+
+def build_mesh(parallel: ParallelSpec, device_type: str) -> DeviceMesh:
+    """Arrange the process group's ranks as pipeline × data × tensor (axes named as in `AXES`)."""
+    from torch.distributed.device_mesh import init_device_mesh
+
+    shape = (parallel.pipeline, parallel.data, parallel.tensor)
+    return init_device_mesh(device_type, shape, mesh_dim_names=AXES)
+
+
+def head_counts(model: ModelSpec) -> dict[str, tuple[int, ...]]:
+    """Attention heads by encoder, all of which `tensor` must divide."""
+    return {
+        "vision": tuple(model.vision.num_heads),
+        "text": (model.text.num_heads,),
+        "audio": (model.audio.num_heads,),
+        "decoder": (model.decoder.num_heads,),
+    }
+
+
+def check_topology(parallel: ParallelSpec, model: ModelSpec, batch_size: int, where: str) -> None:
+    """Refuse a mesh that the model or the batch cannot be divided over.
+
+    Raises:
+        EaglerayError: with the numbers, and the nearest value that works.
+    """
+    heads = head_counts(model)
+    for name, counts in heads.items():
+        if any(count % parallel.tensor for count in counts):
+            fits = _nearest(parallel.tensor, [t for t in range(1, min(counts) + 1) if _divides(t, heads)])
+            raise EaglerayError(
+                f"parallel.tensor={parallel.tensor} does not divide the {name} heads {list(counts)}",
+                f"set {where}.parallel.tensor={fits}",
+                where,
+            )
+    rows = parallel.data * parallel.num_microbatches
+    if batch_size % rows:
+        fits = max(rows, round(batch_size / rows) * rows)
+        raise EaglerayError(
+            f"batch_size={batch_size} can't be divided over {parallel.data} data-parallel workers of "
+            f"{parallel.num_microbatches} microbatches each",
+            f"set {where}.batch_size={fits}, or fewer workers or microbatches",
+            where,
+        )
+    layers = num_layers(model)
+    if parallel.pipeline > layers:
+        raise EaglerayError(
+            f"parallel.pipeline={parallel.pipeline}, but the model has {layers} layers",
+            f"set {where}.parallel.pipeline={layers} or less",
+            where,
+        )
+
+
+def num_layers(model: ModelSpec) -> int:
+    """How many layers a pipeline can be cut between, without building the model."""
+    vision = sum(model.vision.depths) + len(model.vision.depths) - 1
+    towers = (vision, model.audio.num_layers, model.text.num_layers, model.decoder.num_layers)
+    return sum(blocks + 2 for blocks in towers) + 1
+
+
+def _divides(tensor: int, heads: dict[str, tuple[int, ...]]) -> bool:
+    return all(count % tensor == 0 for counts in heads.values() for count in counts)
+
+
+def _nearest(wanted: int, fitting: Sequence[int]) -> int:
+    return min(fitting, key=lambda size: (abs(size - wanted), size))

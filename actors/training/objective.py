@@ -1,0 +1,128 @@
+"""The loss, defined over the whole global batch whatever the mesh and the microbatches.
+
+InfoNCE does not decompose over rows: each row's loss needs every other row's embedding. So the
+embeddings of the whole global batch stand in a *bank*, detached, and a microbatch puts its own,
+live rows in their places. The gradient that reaches those rows is that of the global loss, and
+gradients of all microbatches and data-parallel workers add up to it: nothing is averaged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+from torch.nn import functional as F
+
+from ...models.losses import caption_loss, contrastive_loss
+from ...models.multimodal import Outputs
+from ...models.spec import MODALITIES
+from .spec import ObjectiveSpec
+
+TERMS = ("loss", "contrastive", "caption", "classification")
+
+
+@dataclass
+class Bank:
+    """The global batch as the contrastive loss sees it.
+
+    Attributes:
+        embeddings: modality → (N, E), detached; N rows of all data-parallel workers.
+        present: (N, M) bool.
+        group: (N,) int64, equal where rows share a caption.
+        start: this worker's first row.
+    """
+
+    embeddings: dict[str, Tensor]
+    present: Tensor
+    group: Tensor
+    start: int
+
+
+class Objective:
+    """Loss of a microbatch, as a share of the global batch's.
+
+    Args:
+        spec: weights of the terms.
+        data_group: the data-parallel process group.
+        num_microbatches: per worker and step.
+    """
+
+    def __init__(self, spec: ObjectiveSpec, data_group: dist.ProcessGroup, num_microbatches: int) -> None:
+        self.spec = spec
+        self.group = data_group
+        self.num_microbatches = num_microbatches
+        self._batch: Mapping[str, Tensor] = {}
+        self._bank: Bank | None = None
+        self._tokens = 1.0
+        self.terms: dict[str, float] = {}
+
+    def start_step(self, batch: Mapping[str, Tensor]) -> None:
+        """Take this worker's rows of the next step; the bank is empty until `fill_bank`."""
+        self._batch = batch
+        self._bank = None
+        self.terms = dict.fromkeys(TERMS, 0.0)
+        captioned = batch["token_mask"][:, 1:] & batch["token_mask"][:, :-1]
+        tokens = captioned.sum().float()
+        dist.all_reduce(tokens, group=self.group)
+        self._tokens = max(float(tokens), 1.0)
+
+    def fill_bank(self, outputs: tuple[Tensor, ...]) -> None:
+        """Gather the embeddings of all workers' rows, from `Outputs` of all this worker's rows."""
+        named = Outputs(*outputs)._asdict()
+        self._bank = Bank(
+            embeddings={m: self._gather(named[m].detach()) for m in MODALITIES},
+            present=self._gather(self._batch["present"].to(torch.int64)).bool(),
+            group=self._gather(self._batch["group"]),
+            start=dist.get_rank(self.group) * self._batch["group"].shape[0],
+        )
+
+    def __call__(self, outputs: tuple[Tensor, ...], rows: Tensor) -> Tensor:
+        """Loss of the worker's rows `rows` (b,) given their `Outputs`; scalar, to be summed."""
+        if self._bank is None:  # one microbatch: its rows are all of this worker's
+            self.fill_bank(outputs)
+        out = Outputs(*outputs)
+        tokens, mask = self._batch["tokens"][rows], self._batch["token_mask"][rows]
+        contrastive = self._contrastive(out, rows)
+        nll, _ = caption_loss(out.caption_logits.float(), tokens, mask)
+        caption = nll / self._tokens
+        num_rows = dist.get_world_size(self.group) * self._batch["label"].shape[0]
+        labels = self._batch["label"][rows]
+        classification = F.cross_entropy(out.class_logits.float(), labels, reduction="sum") / num_rows
+        weights = self.spec
+        loss = (
+            weights.contrastive * contrastive
+            + weights.caption * caption
+            + weights.classification * classification
+        )
+        shares = self.num_microbatches * dist.get_world_size(self.group)
+        self.terms["contrastive"] += float(contrastive.detach()) / shares
+        self.terms["caption"] += float(caption.detach())
+        self.terms["classification"] += float(classification.detach())
+        return loss
+
+    def total(self, terms: Mapping[str, float]) -> dict[str, float]:
+        """Add the weighted sum of summed-up terms, as `loss`."""
+        weights = self.spec.model_dump()
+        return {**terms, "loss": sum(weights[name] * terms[name] for name in TERMS[1:])}
+
+    def _contrastive(self, out: Outputs, rows: Tensor) -> Tensor:
+        bank = self._bank
+        if bank is None:
+            raise RuntimeError("fill_bank comes before the loss")
+        places = rows + bank.start
+        live = {
+            m: bank.embeddings[m].float().index_copy(0, places, getattr(out, m).float()) for m in MODALITIES
+        }
+        shares = self.num_microbatches * dist.get_world_size(self.group)
+        scale = out.scale[0].float()
+        # every microbatch on every worker sees the whole loss: the temperature takes its share of each
+        scale = scale.detach() + (scale - scale.detach()) / shares
+        return contrastive_loss(live, bank.present, scale, bank.group)
+
+    def _gather(self, rows: Tensor) -> Tensor:
+        parts = [torch.empty_like(rows) for _ in range(dist.get_world_size(self.group))]
+        dist.all_gather(parts, rows.contiguous(), group=self.group)
+        return torch.cat(parts)

@@ -1,0 +1,62 @@
+"""AdamW over sharded parameters, its schedule, and the norm of a gradient that is spread over the mesh."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+from torch.distributed.tensor import DTensor, Shard
+from torch.optim import AdamW
+
+from .spec import OptimizerSpec
+
+
+def make_optimizer(spec: OptimizerSpec, model: nn.Module) -> AdamW:
+    """AdamW; biases, norms and other vectors are not decayed."""
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    decayed = [p for _, p in named if p.dim() > 1]
+    others = [p for _, p in named if p.dim() <= 1]
+    groups = [{"params": decayed, "weight_decay": spec.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return AdamW([g for g in groups if g["params"]], lr=spec.learning_rate, betas=spec.betas)
+
+
+def learning_rate(spec: OptimizerSpec, step: int, steps: int) -> float:
+    """Learning rate of a step (from 0): linear warm-up, then cosine decay to a tenth."""
+    if step < spec.warmup_steps:
+        return spec.learning_rate * (step + 1) / spec.warmup_steps
+    done = (step - spec.warmup_steps) / max(1, steps - spec.warmup_steps)
+    return spec.learning_rate * (0.1 + 0.45 * (1 + math.cos(math.pi * done)))
+
+
+def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float, world_size: int, depth: int) -> float:
+    """Scale gradients down to a global norm, and return what the norm was.
+
+    One all-reduce: every worker adds the squares of what it holds, divided by how many workers
+    hold the same.
+
+    Args:
+        parameters: this worker's, sharded (DTensor) or whole.
+        max_norm: the largest norm that is left as it is.
+        world_size: workers in the mesh.
+        depth: pipeline workers; each parameter belongs to one of them.
+    """
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    square = torch.zeros((), dtype=torch.float64)
+    for gradient in gradients:
+        holders = world_size // depth
+        local: Tensor = gradient
+        if isinstance(gradient, DTensor):
+            local = gradient.to_local()
+            for axis, placement in enumerate(gradient.placements):
+                if isinstance(placement, Shard):
+                    holders //= gradient.device_mesh.size(axis)
+        square += local.double().square().sum().cpu() / holders
+    dist.all_reduce(square)
+    norm = float(square.sqrt())
+    if norm > max_norm:
+        for gradient in gradients:
+            gradient.mul_(max_norm / norm)
+    return norm

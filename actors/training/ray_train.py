@@ -1,0 +1,122 @@
+"""Training on Ray Train: workers, checkpoints, progress and metrics around `Trainer`."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...workflows.errors import EaglerayError
+from ...workflows.stage import Emit, StageContext
+
+if TYPE_CHECKING:
+    from .loop import StepReport, Trainer, TrainingJob
+
+
+@dataclass(frozen=True)
+class WorkerConfig:
+    """What Ray Train hands to each worker. Picklable."""
+
+    job: TrainingJob
+    emit: Emit
+    stage: str
+
+
+def train(ctx: StageContext, job: TrainingJob) -> Path:
+    """Train on a group of Ray Train workers and return the folder of the last checkpoint.
+
+    A lost worker restarts the group from the last checkpoint; a second call with the same
+    `ctx.scratch` goes on from there as well.
+
+    Raises:
+        EaglerayError: when training failed more often than `spec.worker_failures` allows.
+    """
+    import ray.train
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    spec = job.spec
+    use_gpu = bool(ray.cluster_resources().get("GPU"))
+    trainer = TorchTrainer(
+        _work,
+        train_loop_config={"worker": WorkerConfig(job, ctx.emit, ctx.stage)},
+        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=spec.parallel.num_workers,
+            use_gpu=use_gpu,
+            resources_per_worker={"CPU": spec.parallel.cpus_per_worker, **({"GPU": 1} if use_gpu else {})},
+        ),
+        run_config=ray.train.RunConfig(
+            name="train",
+            storage_path=str(ctx.scratch),
+            failure_config=ray.train.FailureConfig(max_failures=spec.worker_failures),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
+        ),
+    )
+    try:
+        result = trainer.fit()
+    except Exception as error:
+        raise EaglerayError(
+            f"training stopped: {_first_cause(error)}",
+            "mend the cause and run `eagleray resume`: it goes on from the last checkpoint",
+            ctx.stage,
+        ) from error
+    if result.checkpoint is None:
+        raise EaglerayError("training ended without a checkpoint", where=ctx.stage)
+    return Path(result.checkpoint.path)
+
+
+def _work(config: dict[str, Any]) -> None:
+    import ray.train
+    from ray.util.metrics import Gauge
+
+    from .loop import Trainer, use_threads
+
+    worker: WorkerConfig = config["worker"]
+    context = ray.train.get_context()
+    use_threads(context.get_local_world_size())
+    trainer = Trainer(worker.job)
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is not None:
+        with checkpoint.as_directory() as folder:
+            trainer.restore(Path(folder))
+        if context.get_world_rank() == 0:
+            worker.emit("log", message=f"goes on from step {trainer.step}")
+    gauges = {
+        name: Gauge(f"eagleray_{name}", description=f"{name} of the running stage", tag_keys=("stage",))
+        for name in ("loss", "step", "samples_per_s")
+    }
+    steps = worker.job.spec.steps
+    started, first = time.monotonic(), trainer.step
+
+    def on_step(report: StepReport) -> None:
+        if context.get_world_rank() != 0:
+            return
+        values = {"loss": report.terms["loss"], "step": report.step, "samples_per_s": report.samples_per_s}
+        for name, value in values.items():
+            gauges[name].set(value, tags={"stage": worker.stage})
+        left_s = (time.monotonic() - started) / (report.step - first) * (steps - report.step)
+        metrics = {
+            **report.terms,
+            "grad_norm": report.grad_norm,
+            "samples_per_s": report.samples_per_s,
+            "left_s": left_s,
+        }
+        worker.emit("progress", step=report.step, total=steps, metrics=metrics)
+
+    def on_checkpoint(trainer: Trainer, report: StepReport) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            trainer.save(Path(folder))
+            ray.train.report(
+                {"step": report.step, **report.terms},
+                checkpoint=ray.train.Checkpoint.from_directory(folder),
+            )
+
+    trainer.run(on_step, on_checkpoint)
+
+
+def _first_cause(error: BaseException) -> str:
+    """The innermost message that says something, on one line."""
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[-1]

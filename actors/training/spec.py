@@ -1,0 +1,86 @@
+"""What a training stage is told: optimizer, objective, precision, and the mesh it runs on."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from ...workflows.spec import Runtime, Spec, StageSpec
+
+
+class ParallelSpec(Spec):
+    """The mesh: data × tensor × pipeline workers. It says how to run, never what is made."""
+
+    data: int = Field(1, ge=1)
+    """Workers that share a batch's rows; parameters, gradients and optimizer state are sharded over them."""
+    tensor: int = Field(1, ge=1)
+    """Workers that share every attention's heads and every MLP's columns."""
+    pipeline: int = Field(1, ge=1)
+    """Workers that share the layers, in order."""
+    microbatches: int | None = Field(None, ge=1)
+    """Slices of a worker's rows that follow each other through the pipeline; by default twice `pipeline`."""
+    schedule: Literal["gpipe", "1f1b"] = "1f1b"
+    """Order of the microbatches' forward and backward passes."""
+    cpus_per_worker: float = Field(1.0, gt=0)
+    """CPUs each worker reserves in the cluster."""
+
+    @property
+    def num_workers(self) -> int:
+        """Size of the mesh."""
+        return self.data * self.tensor * self.pipeline
+
+    @property
+    def num_microbatches(self) -> int:
+        """Microbatches per worker and step: one without a pipeline, else twice its depth."""
+        if self.microbatches is not None:
+            return self.microbatches
+        return 1 if self.pipeline == 1 else 2 * self.pipeline
+
+
+class OptimizerSpec(Spec):
+    """AdamW (arXiv 1711.05101) with linear warm-up and cosine decay to a tenth."""
+
+    learning_rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.05, ge=0)
+    betas: tuple[float, float] = (0.9, 0.98)
+    warmup_steps: int = Field(20, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+
+
+class ObjectiveSpec(Spec):
+    """Weights of the terms of the loss."""
+
+    contrastive: float = Field(1.0, ge=0)
+    """InfoNCE between every two modalities that a sample has."""
+    caption: float = Field(0.25, ge=0)
+    """Next-token loss of the caption, decoded from picture and speech."""
+    classification: float = Field(0.0, ge=0)
+    """Cross-entropy of the picture's category."""
+
+
+class TrainingSpec(StageSpec):
+    """What `pretrain` and `finetune` have in common."""
+
+    steps: int = Field(300, ge=1)
+    """Optimizer steps."""
+    batch_size: int = Field(64, ge=2)
+    """Rows per step over all workers; the negatives of InfoNCE are these rows."""
+    seed: int = 0
+    """Seed of initialisation, order and augmentation."""
+    augment: bool = True
+    """Vary pictures and speech at each reading; off, every epoch sees the same."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Type of parameters and activations in a layer; sums over workers and the optimizer stay fp32."""
+    objective: ObjectiveSpec = ObjectiveSpec()
+    optimizer: OptimizerSpec = OptimizerSpec()
+    parallel: ParallelSpec = Runtime(ParallelSpec())
+    checkpoint_every: int = Runtime(50, ge=1)
+    """Steps between checkpoints that a killed run resumes from."""
+    worker_failures: int = Runtime(2, ge=0)
+    """How often a lost worker is replaced, from the last checkpoint, before the stage fails."""
+
+
+def reserved_cpus(spec: TrainingSpec) -> float:
+    """CPUs that must exist in the cluster: the stage's own task and every worker."""
+    return spec.run.num_cpus + spec.parallel.num_workers * spec.parallel.cpus_per_worker

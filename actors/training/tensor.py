@@ -1,0 +1,66 @@
+"""Tensor parallelism: split every attention by heads and every MLP by columns.
+
+The plan is read off the module tree by the names that `models` keeps to: `query`, `key`, `value`,
+`up` and `per_head` are column-parallel, `output` and `down` row-parallel, and a `HeadParameter`
+is split along its heads (Megatron-LM, arXiv 1909.08053, section 3).
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor, Shard, distribute_module, distribute_tensor
+from torch.distributed.tensor.parallel import (
+    ColwiseParallel,
+    ParallelStyle,
+    RowwiseParallel,
+    parallelize_module,
+)
+
+from ...models.layers import HeadParameter
+
+COLUMN = frozenset({"query", "key", "value", "up", "per_head"})
+ROW = frozenset({"output", "down"})
+
+
+class HeadwiseParallel(ParallelStyle):
+    """Split a `HeadParameter` along its heads; its output is this worker's part."""
+
+    def _apply(self, module: nn.Module, device_mesh: DeviceMesh) -> nn.Module:
+        return distribute_module(
+            module,
+            device_mesh,
+            self._split,
+            output_fn=partial(self._local),  # pyright: ignore[reportArgumentType]
+        )
+
+    @staticmethod
+    def _split(name: str, module: nn.Module, mesh: DeviceMesh) -> None:
+        for key, parameter in module.named_parameters(recurse=False):
+            split = distribute_tensor(parameter, mesh, [Shard(0)])
+            module.register_parameter(key, nn.Parameter(split))
+
+    @staticmethod
+    def _local(module: nn.Module, output: DTensor, mesh: DeviceMesh) -> object:
+        return output.to_local()
+
+
+def tensor_plan(model: nn.Module) -> dict[str, ParallelStyle]:
+    """Module path → how it is split, for every module that is split at all."""
+    plan: dict[str, ParallelStyle] = {}
+    for path, module in model.named_modules():
+        name = path.rpartition(".")[2]
+        if isinstance(module, HeadParameter):
+            plan[path] = HeadwiseParallel()
+        elif isinstance(module, nn.Linear) and name in COLUMN:
+            plan[path] = ColwiseParallel()
+        elif isinstance(module, nn.Linear) and name in ROW:
+            plan[path] = RowwiseParallel()
+    return plan
+
+
+def split_tensors(model: nn.Module, mesh: DeviceMesh) -> None:
+    """Split the model's attentions and MLPs over `mesh` in place."""
+    parallelize_module(model, mesh, tensor_plan(model))
