@@ -8,8 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...models.spec import ModelSpec
 from ...workflows.errors import EaglerayError
 from ...workflows.stage import Emit, StageContext
+from .checkpoint import CheckpointInfo, write_artifact
+from .mesh import check_topology
+from .spec import TrainingSpec
 
 if TYPE_CHECKING:
     from .loop import StepReport, Trainer, TrainingJob
@@ -65,6 +69,35 @@ def train(ctx: StageContext, job: TrainingJob) -> Path:
     if result.checkpoint is None:
         raise EaglerayError("training ended without a checkpoint", where=ctx.stage)
     return Path(result.checkpoint.path)
+
+
+def train_checkpoint(
+    ctx: StageContext, spec: TrainingSpec, model: ModelSpec, corpus: Path, weights: Path | None
+) -> dict[str, Any]:
+    """Train, and leave a `Checkpoint` artifact's content in `ctx.output`; returns its facts.
+
+    Args:
+        ctx: the stage's.
+        spec: how to train.
+        model: what to train.
+        corpus: local folder of the corpus.
+        weights: `weights` folder to start from; None starts at random.
+    """
+    from ...pipelines.reading import CorpusReader
+    from .loop import TrainingJob
+
+    check_topology(spec.parallel, model, spec.batch_size, ctx.stage)
+    info = CorpusReader(corpus, "train").info
+    trained = train(ctx, TrainingJob(spec, model, corpus, weights))
+    checkpoint = CheckpointInfo(
+        model=model,
+        vocab_size=info.vocab_size,
+        classes=tuple(info.classes),
+        preparation=info.preparation,
+        step=spec.steps,
+    )
+    write_artifact(ctx.output, trained, corpus, checkpoint)
+    return {"steps": spec.steps, "mesh": spec.parallel.model_dump(mode="json")}
 
 
 def _work(config: dict[str, Any]) -> None:

@@ -1,0 +1,40 @@
+# Two commands matter: `make run` (the quickstart, from nothing) and `make test`.
+# PYTHON=… picks the interpreter; PIP_ARGS=… is passed to pip, for instance an index with CPU builds of torch.
+PYTHON ?= python3
+PIP_ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+SPEC ?= examples/quickstart.yaml
+
+.PHONY: run test check format nightly clean
+
+run: $(VENV)/.run-installed
+	$(BIN)/eagleray run $(SPEC)
+
+test: $(VENV)/.dev-installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+check: $(VENV)/.dev-installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+	$(BIN)/pyright
+
+format: $(VENV)/.dev-installed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) .eagleray
+
+$(BIN)/pip:
+	PYTHON=$(PYTHON) sh .ci/venv $(VENV)
+
+$(VENV)/.run-installed: $(BIN)/pip pyproject.toml
+	$(BIN)/pip install --quiet $(PIP_ARGS) torch==2.13.0
+	$(BIN)/pip install --quiet $(PIP_ARGS) --editable .
+	@touch $@
+
+$(VENV)/.dev-installed: $(VENV)/.run-installed
+	$(BIN)/pip install --quiet $(PIP_ARGS) --editable '.[dev]'
+	@touch $@

@@ -1,0 +1,48 @@
+"""Stage `evaluate`: retrieval between every two modalities and classification, on held-out pictures."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Literal
+
+from pydantic import Field
+
+from ...workflows.artifacts import Checkpoint, Corpus, Report
+from ...workflows.spec import Runtime, StageSpec
+from ...workflows.stage import StageContext, stage
+
+
+class EvaluateSpec(StageSpec):
+    """Which records are evaluated, at which ranks, and how sure the intervals are."""
+
+    kind: Literal["evaluate"] = "evaluate"
+    split: Literal["train", "val", "test"] = "test"
+    ranks: tuple[int, ...] = (1, 5, 10)
+    """The k of recall@k."""
+    resamples: int = Field(2000, ge=100)
+    """Bootstrap resamples, by caption group."""
+    confidence: float = Field(0.95, gt=0.5, lt=1)
+    seed: int = 0
+    batch_rows: int = Runtime(64, ge=1)
+
+
+@stage(EvaluateSpec, takes={"corpus": Corpus, "checkpoint": Checkpoint}, gives=Report)
+def evaluate(
+    ctx: StageContext, spec: EvaluateSpec, corpus: Corpus, checkpoint: Checkpoint
+) -> dict[str, Any]:
+    """Measure retrieval and classification on held-out pictures, each with interval and chance."""
+    from ...pipelines.reading import CorpusReader
+    from ..training.checkpoint import load_model
+    from ..training.evaluation import embed_split, measure
+
+    reader = CorpusReader(corpus.path, spec.split)
+    embedded = embed_split(load_model(checkpoint.path), reader, spec.batch_rows, ctx.progress)
+    metrics = measure(embedded, spec.ranks, spec.resamples, spec.confidence, spec.seed)
+    report = {"split": spec.split, "records": len(reader), "confidence": spec.confidence, "metrics": metrics}
+    (ctx.output / "report.json").write_text(json.dumps(report, indent=2))
+    for metric in metrics:
+        ctx.log(
+            f"{metric['name']}: {metric['value']:.1%} "
+            f"[{metric['low']:.1%}, {metric['high']:.1%}], chance {metric['chance']:.1%}"
+        )
+    return report

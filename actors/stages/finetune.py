@@ -1,0 +1,34 @@
+"""Stage `finetune`: go on from a checkpoint with another objective or corpus."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from ...workflows.artifacts import Checkpoint, Corpus
+from ...workflows.stage import StageContext, stage
+from ..training.spec import ObjectiveSpec, OptimizerSpec, TrainingSpec, reserved_cpus
+
+
+class FinetuneSpec(TrainingSpec):
+    """Fine-tuning; by default the picture's category joins the objective, at a lower learning rate."""
+
+    kind: Literal["finetune"] = "finetune"
+    steps: int = Field(100, ge=1)
+    objective: ObjectiveSpec = ObjectiveSpec(classification=0.5)
+    optimizer: OptimizerSpec = OptimizerSpec(learning_rate=3e-4)
+
+
+@stage(
+    FinetuneSpec, takes={"corpus": Corpus, "checkpoint": Checkpoint}, gives=Checkpoint, cpus=reserved_cpus
+)
+def finetune(
+    ctx: StageContext, spec: FinetuneSpec, corpus: Corpus, checkpoint: Checkpoint
+) -> dict[str, Any]:
+    """Train on from a checkpoint, with another objective or another corpus."""
+    from ..training.checkpoint import read_info
+    from ..training.ray_train import train_checkpoint
+
+    model = read_info(checkpoint.path).model
+    return train_checkpoint(ctx, spec, model, corpus.path, weights=checkpoint.path / "weights")

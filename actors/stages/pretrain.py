@@ -1,0 +1,25 @@
+"""Stage `pretrain`: train the multimodal model on a corpus from random weights."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from ...models.spec import ModelSpec
+from ...workflows.artifacts import Checkpoint, Corpus
+from ...workflows.stage import StageContext, stage
+from ..training.spec import TrainingSpec, reserved_cpus
+
+
+class PretrainSpec(TrainingSpec):
+    """Contrastive and captioning pretraining on image–text–speech triples."""
+
+    kind: Literal["pretrain"] = "pretrain"
+    model: ModelSpec = ModelSpec()
+
+
+@stage(PretrainSpec, takes={"corpus": Corpus}, gives=Checkpoint, cpus=reserved_cpus)
+def pretrain(ctx: StageContext, spec: PretrainSpec, corpus: Corpus) -> dict[str, Any]:
+    """Train the model from random weights on any mesh of workers."""
+    from ..training.ray_train import train_checkpoint
+
+    return train_checkpoint(ctx, spec, spec.model, corpus.path, weights=None)
