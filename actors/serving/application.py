@@ -1,0 +1,132 @@
+"""The Ray Serve application: one ingress over replicas of the encoder."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from fastapi import FastAPI
+from numpy.typing import NDArray
+from ray import serve
+from ray.exceptions import RayActorError
+from ray.serve.config import AutoscalingConfig
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+
+from .batching import Encoder
+from .bundle import Hit, LoadedBundle, load_bundle, read_info
+from .ingress import build_api
+from .messages import Health, Input, Refusal, refusal
+from .spec import LimitsSpec, ServingOptions
+
+
+class Served(Health):
+    """What a running application says of itself, so that deploying the same again changes nothing."""
+
+    options: str
+    """Digest of the serving options."""
+
+
+class Replicas:
+    """Calls the encoder through Serve's router; overload and loss come back as refusals.
+
+    Args:
+        handle: Serve's handle of the encoder.
+    """
+
+    def __init__(self, handle: Any) -> None:  # noqa: ANN401 - Serve's handles take any method name
+        self._handle = handle
+
+    async def embed(self, query: Input) -> NDArray[np.float32] | Refusal:
+        """Embed one input (E,)."""
+        return await _answer(self._handle.embed.remote(query))
+
+    async def search(self, query: Input, top_k: int) -> list[Hit] | Refusal:
+        """Rank the indexed pictures."""
+        return await _answer(self._handle.search.remote(query, top_k))
+
+
+class Ingress:
+    """The deployment that speaks HTTP.
+
+    Args:
+        encoder: Serve's handle of the encoder.
+        served: what this application is.
+        limits: what a request may ask for.
+    """
+
+    def __init__(self, encoder: Any, served: Served, limits: LimitsSpec) -> None:  # noqa: ANN401 - as above
+        self._encoder = encoder
+        self._served = served
+        self._limits = limits
+
+    def served(self) -> Served:
+        """Say what is served, to whoever deploys next."""
+        return self._served
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        """Build the FastAPI application in the replica, where the handle lives."""
+        health = Health(**self._served.model_dump(exclude={"options"}))
+        return build_api(Replicas(self._encoder), health, self._limits)
+
+
+def describe(folder: Path, digest: str, options: ServingOptions) -> Served:
+    """Say what serving the bundle in `folder` with `options` amounts to."""
+    chosen = options.model_dump_json(include=set(ServingOptions.model_fields) - {"ready_timeout_s"})
+    return Served(
+        status="ok",
+        bundle=digest,
+        embed_dim=read_info(folder).embed_dim,
+        application=options.application,
+        options=hashlib.sha256(chosen.encode()).hexdigest(),
+    )
+
+
+def build_application(
+    served: Served, options: ServingOptions, open_bundle: Callable[[], LoadedBundle]
+) -> serve.Application:
+    """Bind the two deployments.
+
+    Args:
+        served: what the ingress says of itself.
+        options: batching, autoscaling, limits.
+        open_bundle: opens the bundle where a replica runs.
+    """
+    batching, scaling, limits = options.batching, options.autoscaling, options.limits
+    # A replica holds one batch that runs and one that gathers; fewer would starve the batches.
+    ongoing = max(2 * batching.max_batch_size, math.ceil(scaling.target_ongoing_requests))
+    encoder: Any = serve.deployment(
+        Encoder,
+        name="Encoder",
+        ray_actor_options={"num_cpus": options.cpus_per_replica},
+        max_ongoing_requests=ongoing,
+        max_queued_requests=limits.max_queued_requests,
+        autoscaling_config=AutoscalingConfig(**scaling.model_dump()),
+    )
+    ingress: Any = serve.deployment(
+        serve.ingress()(Ingress),
+        name="Ingress",
+        ray_actor_options={"num_cpus": 0},  # like Serve's own proxy: it waits more than it works
+        max_ongoing_requests=2 * limits.max_queued_requests,
+    )
+    return ingress.bind(encoder.bind(open_bundle, batching, options.decoding_threads), served, limits)
+
+
+def opener(folder: Path) -> Callable[[], LoadedBundle]:
+    """Open a bundle from a folder that every replica's machine sees."""
+    return partial(load_bundle, folder)
+
+
+async def _answer(response: Awaitable[Any]) -> Any:  # noqa: ANN401 - the callers know
+    try:
+        return await response
+    except BackPressureError:
+        return refusal(
+            503, "overloaded", "all encoders are busy and their queue is full", "try again shortly"
+        )
+    except (DeploymentUnavailableError, RayActorError):
+        return refusal(503, "encoder-lost", "the encoder stopped while it worked", "try again shortly")

@@ -1,0 +1,85 @@
+"""The encoder replica: decodes in threads, embeds what waits together as one batch, searches the index."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from ray import serve
+from ray.util.metrics import Histogram
+
+from .bundle import GRAPH_INPUTS, Hit, LoadedBundle, Modality
+from .inputs import Prepared, prepare
+from .messages import Input, Refusal
+from .spec import BatchingSpec
+
+
+class Encoder:
+    """One replica: a bundle in memory, a pool of threads to decode, one thread to compute.
+
+    Args:
+        open_bundle: opens the bundle, on the machine where the replica runs.
+        batching: when rows run together.
+        decoding_threads: size of the pool.
+    """
+
+    def __init__(
+        self, open_bundle: Callable[[], LoadedBundle], batching: BatchingSpec, decoding_threads: int
+    ) -> None:
+        self._bundle = open_bundle()
+        self._decoding = ThreadPoolExecutor(decoding_threads, "decode")
+        self._computing = ThreadPoolExecutor(1, "compute")
+        self._batch_sizes: Counter[tuple[Modality, int]] = Counter()
+        self._batch_rows = Histogram(
+            "eagleray_batch_rows",
+            "Rows that one run of a graph embedded together.",
+            boundaries=[1, 2, 4, 8, 16, 32, 64, 128],
+            tag_keys=("modality",),
+        )
+        queue: Any = self._embed
+        queue.set_max_batch_size(batching.max_batch_size)
+        queue.set_batch_wait_timeout_s(batching.batch_wait_timeout_s)
+
+    async def embed(self, query: Input) -> NDArray[np.float32] | Refusal:
+        """Embed one input (E,), in a batch with whatever else waits."""
+        loop = asyncio.get_running_loop()
+        prepared = await loop.run_in_executor(self._decoding, prepare, self._bundle, query)
+        return prepared if isinstance(prepared, Refusal) else await self._embed(prepared)
+
+    async def search(self, query: Input, top_k: int) -> list[Hit] | Refusal:
+        """Embed one input, then rank the indexed pictures."""
+        embedding = await self.embed(query)
+        if isinstance(embedding, Refusal):
+            return embedding
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._computing, self._bundle.search, embedding, top_k)
+
+    def batch_sizes(self) -> dict[Modality, dict[int, int]]:
+        """Modality → rows in a batch → how many such batches this replica ran."""
+        sizes: dict[Modality, dict[int, int]] = {}
+        for (modality, rows), count in sorted(self._batch_sizes.items()):
+            sizes.setdefault(modality, {})[rows] = count
+        return sizes
+
+    @serve.batch
+    async def _embed(self, waiting: list[Prepared]) -> list[NDArray[np.float32]]:
+        """Embed what waits: one run of each modality's graph, in the one computing thread."""
+        loop = asyncio.get_running_loop()
+        answers: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(waiting)
+        for modality in GRAPH_INPUTS:
+            places = [i for i, (other, _) in enumerate(waiting) if other == modality]
+            if not places:
+                continue
+            rows = [waiting[i][1] for i in places]
+            vectors = await loop.run_in_executor(self._computing, partial(self._bundle.embed, modality, rows))
+            self._batch_sizes[modality, len(rows)] += 1
+            self._batch_rows.observe(len(rows), {"modality": modality})
+            for place, vector in zip(places, vectors, strict=True):
+                answers[place] = vector
+        return answers

@@ -1,0 +1,90 @@
+"""The pictures of a corpus: rows to check graphs on, and the index that searches go through."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from ...models.spec import MODALITIES
+from ...pipelines.reading import CorpusReader
+from ...workflows.errors import EaglerayError
+from .bundle import EMBEDDING, INDEX_SCHEMA, Arrays, open_graph
+
+
+def open_splits(corpus: Path) -> dict[str, CorpusReader]:
+    """Open every split of a corpus that has pictures."""
+    readers: dict[str, CorpusReader] = {}
+    for split in ("train", "val", "test"):
+        reader = CorpusReader(corpus, split)
+        if len(reader):
+            readers[split] = reader
+    return readers
+
+
+def sample_rows(readers: Mapping[str, CorpusReader], num_rows: int) -> Arrays:
+    """Read rows, spread over a split, of which at least two have every modality."""
+    for reader in readers.values():
+        rows = np.unique(np.linspace(0, len(reader) - 1, num_rows).astype(np.int64))
+        batch = reader.examples(rows, None)
+        if (batch["present"].sum(axis=0) >= 2).all():
+            return batch
+    raise EaglerayError(
+        f"no split has two pictures with {', '.join(MODALITIES)} to check the exported graphs on",
+        "export a model of a larger corpus, or raise export.check_rows",
+    )
+
+
+def write_index(
+    readers: Mapping[str, CorpusReader],
+    corpus: Path,
+    bundle: Path,
+    batch_rows: int,
+    progress: Callable[[int, int], None],
+) -> int:
+    """Embed all pictures with the bundle's image graph, write `index.parquet`, and return the width."""
+    graph = open_graph(bundle / "image.onnx")
+    total = sum(len(reader) for reader in readers.values())
+    tables: list[pa.Table] = []
+    done = 0
+    for split, reader in readers.items():
+        vectors: list[NDArray[np.float32]] = []
+        for start in range(0, len(reader), batch_rows):
+            rows = np.arange(start, min(start + batch_rows, len(reader)))
+            images = reader.examples(rows, None)["image"]
+            vectors.append(np.asarray(graph.run([EMBEDDING], {"image": images})[0]))
+            done += len(rows)
+            progress(done, total)
+        tables.append(_describe(corpus, split, list(reader.ids), np.concatenate(vectors)))
+    index = pa.concat_tables(tables).sort_by("id")
+    pq.write_table(index, bundle / "index.parquet")
+    return len(index["embedding"][0])
+
+
+def _describe(corpus: Path, split: str, ids: list[str], vectors: NDArray[np.float32]) -> pa.Table:
+    """Join the embeddings (N, E) of a split with what is known of its pictures."""
+    pictures = _read(corpus, "pictures", split, ["id", "path", "category"])
+    captions = {
+        row["id"]: row["text"]
+        for row in _read(corpus, "captions", split, ["id", "language", "text"])
+        if row["language"] == "en"
+    }
+    known = {row["id"]: row for row in pictures}
+    columns = {
+        "id": ids,
+        "caption": [captions.get(i, "") for i in ids],
+        "category": [known[i]["category"] for i in ids],
+        "path": [known[i]["path"] for i in ids],
+        "embedding": list(vectors),
+    }
+    return pa.table(columns, schema=INDEX_SCHEMA)
+
+
+def _read(corpus: Path, table: str, split: str, columns: list[str]) -> list[dict[str, Any]]:
+    files = sorted((corpus / table).glob(f"{split}-*.parquet"))
+    return [row for file in files for row in pq.read_table(file, columns=columns).to_pylist()]

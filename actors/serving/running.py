@@ -1,0 +1,300 @@
+"""Deploys bundles on the cluster's Ray Serve, waits for them, lists them, and stops them."""
+
+from __future__ import annotations
+
+import errno
+import json
+import shlex
+import socket
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import serve
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
+from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
+
+from ...workflows.errors import EaglerayError
+from .application import Served, build_application, describe, opener
+from .bundle import bundle_digest, load_bundle
+from .ingress import BUNDLE_HEADER
+from .spec import ServingOptions
+
+_POLL_S = 0.25
+_CALL_TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True)
+class Running:
+    """An application that Ray Serve runs.
+
+    Attributes:
+        application: its name.
+        status: Ray Serve's word for its state.
+        url: where it answers.
+        bundle: digest of what it serves; empty when it doesn't answer or is none of ours.
+        replicas: deployment → replicas that run.
+        message: what Ray Serve says about its state.
+    """
+
+    application: str
+    status: str
+    url: str
+    bundle: str
+    replicas: dict[str, int]
+    message: str
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """A bundle that answers.
+
+    Attributes:
+        url: where.
+        bundle: digest of what is served.
+        kept: True when it already ran with the same options, and was left alone.
+        request: the sample request, as JSON.
+        answer: its answer.
+    """
+
+    url: str
+    bundle: str
+    kept: bool
+    request: dict[str, Any]
+    answer: dict[str, Any]
+
+    @property
+    def command(self) -> str:
+        """The sample request as a shell command."""
+        body = shlex.quote(json.dumps(self.request, ensure_ascii=False))
+        return f"curl -s {self.url}/v1/search -H 'content-type: application/json' -d {body}"
+
+
+def deploy(
+    folder: Path,
+    options: ServingOptions,
+    digest: str | None = None,
+    log: Callable[[str], None] = lambda message: None,
+) -> Deployed:
+    """Serve the bundle in `folder`, wait until it answers, and ask it one real question.
+
+    An application that already serves the same digest with the same options is kept.
+
+    Args:
+        folder: the bundle; every replica's machine must see it.
+        options: how to serve it.
+        digest: of the bundle as the artifact store knows it; by default that of its `bundle.json`.
+        log: takes a line for people about each step.
+    """
+    deadline = time.monotonic() + options.ready_timeout_s
+    caption = load_bundle(folder).first_caption  # a damaged bundle stops here, before anything is replaced
+    served = describe(folder, digest or bundle_digest(folder), options)
+    _start_serve(options)
+    kept = _served(options.application) == served
+    if not kept:
+        log(f"deploying bundle {served.bundle[:12]} as {options.application}")
+        known = options.application in serve.status().applications
+        target = serve.RunTarget(build_application(served, options, opener(folder)), options.application, "/")
+        serve.run_many([target], wait_for_applications_running=False)
+        _wait_until_running(options, deadline, forget=not known)
+    url = f"http://{_reachable(options.host)}:{options.port}"
+    request = {"text": caption, "top_k": 3}
+    return Deployed(url, served.bundle, kept, request, _ask(url, request, served.bundle, deadline))
+
+
+def running() -> list[Running]:
+    """List the applications of the cluster's Ray Serve; none when Serve doesn't run."""
+    listening = _listening()
+    if listening is None:
+        return []
+    url = f"http://{_reachable(listening[0])}:{listening[1]}"
+    found: list[Running] = []
+    for name, overview in serve.status().applications.items():
+        served = _served(name)
+        replicas = {
+            deployment: sum(count for state, count in status.replica_states.items() if state == "RUNNING")
+            for deployment, status in overview.deployments.items()
+        }
+        bundle = served.bundle if served else ""
+        found.append(Running(name, overview.status.value, url, bundle, replicas, overview.message))
+    return found
+
+
+def stop(application: str) -> None:
+    """Stop an application; the last one takes Ray Serve with it, so that the port is free again."""
+    names = set(serve.status().applications)
+    if application not in names:
+        known = ", ".join(sorted(names)) or "none"
+        raise EaglerayError(f"no application {application!r} runs", f"running: {known}")
+    if names == {application}:
+        serve.shutdown()
+    else:
+        serve.delete(application)
+
+
+def serve_until_interrupted(
+    folder: Path, options: ServingOptions, digest: str | None, announce: Callable[[Deployed], None]
+) -> None:
+    """Serve a bundle in the foreground until Ctrl-C, then stop it.
+
+    Args:
+        folder: the bundle.
+        options: how to serve it.
+        digest: see `deploy`.
+        announce: called once, when it answers.
+    """
+    try:
+        announce(deploy(folder, options, digest))
+        while True:
+            time.sleep(1)
+    except KeyboardInterrupt:
+        pass
+    finally:
+        if options.application in serve.status().applications:
+            stop(options.application)
+
+
+def _start_serve(options: ServingOptions) -> None:
+    """Start Ray Serve at the address asked for, or make sure that it already listens there."""
+    wanted = (options.host, options.port)
+    listening = _listening()
+    if listening == wanted:
+        return
+    if listening is not None:
+        others = sorted(set(serve.status().applications) - {options.application})
+        if others:
+            raise EaglerayError(
+                f"Ray Serve listens on {listening[0]}:{listening[1]} for {', '.join(others)}, "
+                "and a cluster has one Serve address",
+                f"--set serve.host={listening[0]} --set serve.port={listening[1]}",
+                f"{options.host}:{options.port}",
+            )
+        serve.shutdown()
+    _check_port(options)
+    serve.start(
+        proxy_location="HeadOnly",
+        http_options={"host": options.host, "port": options.port},
+        logging_config={"enable_access_log": False},
+    )
+
+
+def _check_port(options: ServingOptions) -> None:
+    """Refuse a port that something else has; Serve's own proxy would share it (SO_REUSEPORT)."""
+    family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((options.host, options.port))
+        except OSError as error:
+            where = f"{options.host}:{options.port}"
+            if error.errno == errno.EADDRINUSE:
+                raise EaglerayError(
+                    f"port {options.port} is in use by another program",
+                    f"choose another: --set serve.port={_free_port(options.host)}",
+                    where,
+                ) from None
+            raise EaglerayError(
+                f"can't listen there: {error.strerror}",
+                "choose an address of this machine and a port above 1023: "
+                "--set serve.host=127.0.0.1 --set serve.port=8000",
+                where,
+            ) from None
+
+
+def _free_port(host: str) -> int:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
+
+
+def _listening() -> tuple[str, int] | None:
+    """Host and port of the cluster's Ray Serve; none when it doesn't run."""
+    try:  # Serve has no public way to ask for its address
+        controller: Any = ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve")
+        config: Any = ray.get(controller.get_http_config.remote(), timeout=_CALL_TIMEOUT_S)
+    except (ValueError, RayError):  # ValueError: no actor of that name
+        return None
+    return config.host, config.port
+
+
+def _served(application: str) -> Served | None:
+    """Ask a running application what it serves."""
+    overview = serve.status().applications.get(application)
+    if overview is None or overview.status != ApplicationStatus.RUNNING:
+        return None
+    try:
+        answer = serve.get_app_handle(application).served.remote().result(timeout_s=_CALL_TIMEOUT_S)
+    except (RayError, RayServeException, TimeoutError, AttributeError):  # it isn't one of ours
+        return None
+    return answer if isinstance(answer, Served) else None
+
+
+def _wait_until_running(options: ServingOptions, deadline: float, forget: bool) -> None:
+    """Wait until the application runs; a new one that fails is removed when `forget`."""
+    while True:
+        overview = serve.status().applications.get(options.application)
+        if overview is not None and overview.status == ApplicationStatus.RUNNING:
+            return
+        failed = overview is not None and overview.status == ApplicationStatus.DEPLOY_FAILED
+        if failed or time.monotonic() > deadline:
+            break
+        time.sleep(_POLL_S)
+    said = _messages(overview) if overview else ""
+    if forget:
+        serve.delete(options.application)
+    if failed:
+        raise EaglerayError(f"the application failed to start: {said}", where=options.application)
+    raise EaglerayError(
+        f"the application was not healthy after {options.ready_timeout_s:g} s: {said or 'no word from it'}",
+        "give it more time with --set serve.ready_timeout_s=…, or CPUs: every replica reserves "
+        f"{options.cpus_per_replica:g}",
+        options.application,
+    )
+
+
+def _messages(overview: ApplicationStatusOverview) -> str:
+    """What the deployments that don't run say: the last line of a traceback, which names the cause."""
+    lines = [
+        f"{name}: {status.message.strip().splitlines()[-1].strip()}"
+        for name, status in overview.deployments.items()
+        if status.message.strip()
+    ]
+    return "; ".join(lines) or overview.message
+
+
+def _ask(url: str, request: dict[str, Any], digest: str, deadline: float) -> dict[str, Any]:
+    """Search over HTTP until the bundle with `digest` answers; routes reach the proxy a moment late."""
+    call = urllib.request.Request(
+        f"{url}/v1/search", json.dumps(request).encode(), {"content-type": "application/json"}
+    )
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # this machine needs no proxy
+    while True:
+        try:
+            with opener.open(call, timeout=max(deadline - time.monotonic(), 1)) as response:
+                if response.headers[BUNDLE_HEADER] == digest:
+                    return json.load(response)
+                said = f"bundle {response.headers[BUNDLE_HEADER]} answered"
+        except urllib.error.HTTPError as error:
+            said = f"status {error.code}: {error.read().decode(errors='replace')}"
+        except OSError as error:
+            said = str(error)
+        if time.monotonic() > deadline:
+            raise EaglerayError(
+                f"the application did not answer its first request: {said}",
+                "give it more time: --set serve.ready_timeout_s=…",
+                url,
+            )
+        time.sleep(_POLL_S)
+
+
+def _reachable(host: str) -> str:
+    """The address by which this machine reaches a listener on `host`."""
+    if host in ("0.0.0.0", "::"):
+        return "127.0.0.1"
+    return f"[{host}]" if ":" in host else host

@@ -1,0 +1,74 @@
+"""What serving is told: address, batching, autoscaling and limits. All of it says how to run."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from ...workflows.spec import Runtime, Spec
+
+
+class BatchingSpec(Spec):
+    """Requests that wait together run as one batch of the graph."""
+
+    max_batch_size: int = Field(default=16, ge=1)
+    """Rows of the largest batch."""
+    batch_wait_timeout_s: float = Field(default=0.005, ge=0)
+    """Seconds that the first row of a batch waits for others."""
+
+
+class AutoscalingSpec(Spec):
+    """How many encoder replicas run: enough for `target_ongoing_requests` in each."""
+
+    min_replicas: int = Field(default=1, ge=0)
+    """Replicas without traffic; with 0 the first request waits for one to start."""
+    max_replicas: int = Field(default=2, ge=1)
+    """Replicas under the heaviest traffic."""
+    target_ongoing_requests: float = Field(default=8.0, gt=0)
+    """Inputs that a replica should have in hand, waiting or running."""
+    upscale_delay_s: float = Field(default=5.0, ge=0)
+    """Seconds that more replicas must be wanted before they start."""
+    downscale_delay_s: float = Field(default=60.0, ge=0)
+    """Seconds that fewer replicas must be wanted before they stop."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.max_replicas < self.min_replicas:
+            raise ValueError(
+                f"max_replicas ({self.max_replicas}) must be at least min_replicas ({self.min_replicas})"
+            )
+        return self
+
+
+class LimitsSpec(Spec):
+    """What a request may ask for before it is refused."""
+
+    max_inputs: int = Field(default=64, ge=1)
+    """Inputs in one request; more is refused with 413."""
+    max_body_bytes: int = Field(default=16 * 2**20, ge=1)
+    """Bytes of a request's body; more is refused with 413."""
+    max_queued_requests: int = Field(default=256, ge=1)
+    """Inputs that may wait for an encoder; more is refused with 503."""
+    request_timeout_s: float = Field(default=30.0, gt=0)
+    """Seconds an answer may take; later it is refused with 504."""
+
+
+class ServingOptions(Spec):
+    """How a bundle is served; what is served is the bundle."""
+
+    application: str = Runtime("eagleray", pattern=r"^[A-Za-z0-9_-]+$")
+    """Name of the Ray Serve application."""
+    host: str = Runtime("127.0.0.1")
+    """Address to listen on; another than this machine's own opens the service to the network."""
+    port: int = Runtime(8000, ge=1, le=65535)
+    """Port to listen on."""
+    batching: BatchingSpec = Runtime(BatchingSpec())
+    autoscaling: AutoscalingSpec = Runtime(AutoscalingSpec())
+    limits: LimitsSpec = Runtime(LimitsSpec())
+    cpus_per_replica: float = Runtime(1.0, gt=0)
+    """CPUs that an encoder replica reserves; its graphs run in one thread."""
+    decoding_threads: int = Runtime(2, ge=1)
+    """Threads of a replica that decode pictures and speech."""
+    ready_timeout_s: float = Runtime(120.0, gt=0)
+    """Seconds that the application may take to become healthy."""
