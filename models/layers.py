@@ -1,0 +1,123 @@
+"""Layers that several encoders share.
+
+Tensor parallelism splits a model by these names (see `actors.training.tensor`): `query`, `key`,
+`value`, `up` and `per_head` by columns, `output` and `down` by rows, `HeadParameter` by heads.
+So the number of heads is always read off a tensor: on one worker of many it is a part of them.
+
+Shape letters: B batch, N positions, M memory positions, H heads, K head width, D width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+SHORT = 128
+"""Up to this many keys, the CPU is faster without a fused kernel; see `attend`."""
+
+
+class HeadParameter(nn.Module):
+    """A parameter with one slice per attention head.
+
+    Args:
+        value: initial weight; its first dimension counts the heads.
+    """
+
+    def __init__(self, value: Tensor) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(value)
+
+    def forward(self) -> Tensor:
+        """The weight of the heads that live here."""
+        return self.weight
+
+
+class MLP(nn.Module):
+    """Two linear layers with GELU between.
+
+    Args:
+        width: of input and output.
+        ratio: hidden width over `width`.
+    """
+
+    def __init__(self, width: int, ratio: float) -> None:
+        super().__init__()
+        self.up = nn.Linear(width, int(width * ratio))
+        self.down = nn.Linear(int(width * ratio), width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Transform each position of x (..., D)."""
+        return self.down(F.gelu(self.up(x)))
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention from one sequence to another (arXiv 1706.03762, 3.2).
+
+    Args:
+        width: of queries and output.
+        memory_width: of what is attended to.
+        num_heads: divides `width`.
+    """
+
+    def __init__(self, width: int, memory_width: int, num_heads: int) -> None:
+        super().__init__()
+        self.head_dim = width // num_heads
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(memory_width, width)
+        self.value = nn.Linear(memory_width, width)
+        self.output = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, memory: Tensor, mask: Tensor) -> Tensor:
+        """Attend from x (B, N, D) to memory (B, M, W) where mask (B, M) is True.
+
+        A row without any such position gets a finite result that means nothing.
+        """
+        query = split_heads(self.query(x), self.head_dim) * self.head_dim**-0.5
+        key = split_heads(self.key(memory), self.head_dim)
+        value = split_heads(self.value(memory), self.head_dim)
+        return self.output(merge_heads(attend(query, key, value, key_bias(mask, query.dtype))))
+
+
+def split_heads(x: Tensor, head_dim: int) -> Tensor:
+    """(B, N, H*K) → (B, H, N, K), for as many heads as there are."""
+    return x.unflatten(-1, (-1, head_dim)).transpose(1, 2)
+
+
+def merge_heads(x: Tensor) -> Tensor:
+    """(B, H, N, K) → (B, N, H*K)."""
+    return x.transpose(1, 2).flatten(2)
+
+
+def key_bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """Bias (B, 1, 1, M) that hides the keys where mask (B, M) is False.
+
+    A row without a single key would have no softmax; it is left unmasked.
+    """
+    hidden = ~mask & mask.any(dim=1, keepdim=True)
+    zeros = torch.zeros(mask.shape, dtype=dtype, device=mask.device)
+    return zeros.masked_fill(hidden, float("-inf"))[:, None, None, :]
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
+    """Softmax attention; queries come scaled.
+
+    Args:
+        query: (B, H, N, K).
+        key: (B, H, M, K).
+        value: (B, H, M, K).
+        bias: added to the scores, broadcast to (B, H, N, M); -inf hides a key.
+    """
+    if query.device.type == "cpu" and key.shape[2] <= SHORT:
+        # measured on 2 cores, forward and backward, (64, 16, 32, 24): 4.4 ms, fused 11.1 ms
+        scores = query @ key.transpose(-2, -1)
+        return (scores if bias is None else scores + bias).softmax(dim=-1) @ value
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=1.0)
+
+
+def init_weights(module: nn.Module) -> None:
+    """Draw linear and embedding weights from a normal of 0.02 cut at two sigma; zero the biases."""
+    if isinstance(module, nn.Linear | nn.Embedding):
+        nn.init.trunc_normal_(module.weight, std=0.02, a=-0.04, b=0.04)
+    if isinstance(module, nn.Linear) and module.bias is not None:  # pyright: ignore[reportUnnecessaryComparison]
+        nn.init.zeros_(module.bias)

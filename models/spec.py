@@ -1,0 +1,164 @@
+"""How large each part of the model is: frozen pydantic models, no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+MODALITIES = ("image", "text", "speech")
+"""What a sample may have, in the order of every `present` mask and weight vector."""
+
+
+class PartSpec(BaseModel):
+    """Base of the model's specs: frozen, and closed to unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+def _check_heads(where: str, width: int, num_heads: int) -> None:
+    if width % num_heads:
+        raise ValueError(f"{where}: {num_heads} heads do not divide a width of {width}")
+
+
+class VisionSpec(PartSpec):
+    """Swin Transformer V2 (arXiv 2111.09883)."""
+
+    image_size: int = Field(default=64, ge=1)
+    """Height and width of a picture, pixels."""
+    patch_size: int = Field(default=4, ge=1)
+    """Height and width of a patch, pixels."""
+    window_size: int = Field(default=8, ge=1)
+    """Height and width of an attention window, patches; a smaller feature map is one window."""
+    embed_dim: int = Field(default=48, ge=1)
+    """Channels of the first scale; they double at each following one."""
+    depths: tuple[int, ...] = Field(default=(2, 2, 2), min_length=1)
+    """Blocks of each scale."""
+    num_heads: tuple[int, ...] = (2, 4, 8)
+    """Attention heads of each scale."""
+    mlp_ratio: float = Field(default=4.0, gt=0)
+    """Hidden width of an MLP over its width."""
+
+    @model_validator(mode="after")
+    def _check(self) -> VisionSpec:
+        if len(self.num_heads) != len(self.depths):
+            raise ValueError(f"num_heads has {len(self.num_heads)} scales, depths has {len(self.depths)}")
+        if min(*self.depths, *self.num_heads) < 1:
+            raise ValueError("depths and num_heads must all be at least 1")
+        if self.patch_size > self.image_size:
+            raise ValueError(f"patch_size {self.patch_size} exceeds image_size {self.image_size}")
+        for scale, heads in enumerate(self.num_heads):
+            _check_heads(f"num_heads[{scale}]", self.embed_dim * 2**scale, heads)
+        return self
+
+
+class TextSpec(PartSpec):
+    """Transformer-XL (arXiv 1901.02860)."""
+
+    d_model: int = Field(default=128, ge=2, multiple_of=2)
+    """Width."""
+    num_layers: int = Field(default=4, ge=1)
+    num_heads: int = Field(default=4, ge=1)
+    max_tokens: int = Field(default=32, ge=1)
+    """Longest segment, tokens."""
+    memory_length: int = Field(default=32, ge=0)
+    """Positions of earlier segments that are attended to."""
+    mlp_ratio: float = Field(default=4.0, gt=0)
+    """Hidden width of an MLP over its width."""
+
+    @model_validator(mode="after")
+    def _check(self) -> TextSpec:
+        _check_heads("num_heads", self.d_model, self.num_heads)
+        return self
+
+
+class AudioSpec(PartSpec):
+    """Convolutions over frames, then attention along time and along frequency."""
+
+    n_mels: int = Field(default=64, ge=1)
+    """Mel bins of a frame."""
+    max_frames: int = Field(default=256, ge=1)
+    """Longest clip, frames."""
+    num_bands: int = Field(default=4, ge=1)
+    """Frequency bands that attention tells apart; each has n_mels / num_bands bins."""
+    num_convs: int = Field(default=3, ge=1)
+    """Convolutions over frames; each halves their number."""
+    kernel_size: int = Field(default=5, ge=1)
+    """Frames that a convolution sees; odd."""
+    d_model: int = Field(default=96, ge=2, multiple_of=2)
+    """Width."""
+    num_layers: int = Field(default=3, ge=1)
+    num_heads: int = Field(default=4, ge=1)
+    mlp_ratio: float = Field(default=4.0, gt=0)
+    """Hidden width of an MLP over its width."""
+
+    @model_validator(mode="after")
+    def _check(self) -> AudioSpec:
+        _check_heads("num_heads", self.d_model, self.num_heads)
+        if self.n_mels % self.num_bands:
+            raise ValueError(f"num_bands {self.num_bands} does not divide n_mels {self.n_mels}")
+        if self.kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size {self.kernel_size} is even, so a frame has no middle")
+        return self
+
+
+class DecoderSpec(PartSpec):
+    """A causal decoder of captions that reads every modality a sample has."""
+
+    d_model: int = Field(default=128, ge=2, multiple_of=2)
+    """Width."""
+    num_layers: int = Field(default=2, ge=1)
+    num_heads: int = Field(default=4, ge=1)
+    mlp_ratio: float = Field(default=4.0, gt=0)
+    """Hidden width of an MLP over its width."""
+
+    @model_validator(mode="after")
+    def _check(self) -> DecoderSpec:
+        _check_heads("num_heads", self.d_model, self.num_heads)
+        return self
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "tiny": {},
+    "small": {
+        "vision": {"image_size": 128, "embed_dim": 64, "depths": (2, 2, 6), "num_heads": (2, 4, 8)},
+        "text": {"d_model": 256, "num_layers": 6, "num_heads": 8},
+        "audio": {"d_model": 192, "num_layers": 6, "num_heads": 6, "num_bands": 8},
+        "decoder": {"d_model": 256, "num_layers": 4, "num_heads": 8},
+        "embed_dim": 256,
+    },
+    "base": {
+        "vision": {"image_size": 256, "embed_dim": 96, "depths": (2, 2, 6, 2), "num_heads": (4, 8, 16, 32)},
+        "text": {"d_model": 512, "num_layers": 12, "num_heads": 8, "memory_length": 128},
+        "audio": {"d_model": 384, "num_layers": 12, "num_heads": 8, "num_bands": 8},
+        "decoder": {"d_model": 512, "num_layers": 6, "num_heads": 8},
+        "embed_dim": 512,
+    },
+}
+"""Preset → the fields it sets; `tiny` is every field's default."""
+
+
+class ModelSpec(PartSpec):
+    """The whole model: `preset` sets every size, and any field given beside it wins."""
+
+    preset: Literal["tiny", "small", "base"] = "tiny"
+    vision: VisionSpec = VisionSpec()
+    text: TextSpec = TextSpec()
+    audio: AudioSpec = AudioSpec()
+    decoder: DecoderSpec = DecoderSpec()
+    embed_dim: int = Field(default=128, ge=1)
+    """Width of the embedding that all modalities share."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _expand_preset(cls, data: Any) -> Any:  # noqa: ANN401 - pydantic hands over whatever was given
+        if not isinstance(data, Mapping):
+            return data
+        given: dict[str, Any] = dict(data)
+        for name, value in PRESETS.get(given.get("preset", "tiny"), {}).items():
+            if not isinstance(value, dict):
+                given.setdefault(name, value)
+            elif isinstance(given.get(name, {}), Mapping):
+                given[name] = value | dict(given.get(name, {}))
+        return given
