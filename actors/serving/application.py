@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Awaitable, Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from ray.serve.config import AutoscalingConfig
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
 from .batching import Encoder
-from .bundle import Hit, LoadedBundle, load_bundle, read_info
+from .bundle import Hit, LoadedBundle, read_info
 from .ingress import build_api
 from .messages import Health, Input, Refusal, refusal
 from .spec import LimitsSpec, ServingOptions
@@ -106,19 +105,17 @@ def build_application(
         max_ongoing_requests=ongoing,
         max_queued_requests=limits.max_queued_requests,
         autoscaling_config=AutoscalingConfig(**scaling.model_dump()),
+        graceful_shutdown_timeout_s=limits.request_timeout_s,
+        max_constructor_retry_count=2,
     )
     ingress: Any = serve.deployment(
         serve.ingress()(Ingress),
         name="Ingress",
         ray_actor_options={"num_cpus": 0},  # like Serve's own proxy: it waits more than it works
         max_ongoing_requests=2 * limits.max_queued_requests,
+        graceful_shutdown_timeout_s=limits.request_timeout_s,
     )
     return ingress.bind(encoder.bind(open_bundle, batching, options.decoding_threads), served, limits)
-
-
-def opener(folder: Path) -> Callable[[], LoadedBundle]:
-    """Open a bundle from a folder that every replica's machine sees."""
-    return partial(load_bundle, folder)
 
 
 async def _answer(response: Awaitable[Any]) -> Any:  # noqa: ANN401 - the callers know

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import ipaddress
 import json
 import shlex
 import socket
@@ -11,6 +12,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +20,16 @@ import ray
 from ray import serve
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
-from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
+from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview, LoggingConfig
 
 from ...workflows.errors import EaglerayError
-from .application import Served, build_application, describe, opener
-from .bundle import bundle_digest, load_bundle
+from .application import Served, build_application, describe
+from .bundle import LoadedBundle, bundle_digest, load_bundle
 from .ingress import BUNDLE_HEADER
 from .spec import ServingOptions
 
 _POLL_S = 0.25
+_LOGGING = LoggingConfig(log_level="WARNING", enable_access_log=False)
 _CALL_TIMEOUT_S = 10.0
 
 
@@ -81,28 +84,36 @@ def deploy(
     options: ServingOptions,
     digest: str | None = None,
     log: Callable[[str], None] = lambda message: None,
+    open_bundle: Callable[[], LoadedBundle] | None = None,
 ) -> Deployed:
     """Serve the bundle in `folder`, wait until it answers, and ask it one real question.
 
     An application that already serves the same digest with the same options is kept.
 
     Args:
-        folder: the bundle; every replica's machine must see it.
+        folder: the bundle.
         options: how to serve it.
         digest: of the bundle as the artifact store knows it; by default that of its `bundle.json`.
         log: takes a line for people about each step.
+        open_bundle: opens the same bundle where a replica runs; by default from `folder`, which every
+            replica's machine must then see.
     """
-    deadline = time.monotonic() + options.ready_timeout_s
     caption = load_bundle(folder).first_caption  # a damaged bundle stops here, before anything is replaced
     served = describe(folder, digest or bundle_digest(folder), options)
+    if not _is_loopback(options.host):
+        log(
+            f"{options.host} is open to the network, and whoever reaches it may ask: nothing checks who they are"
+        )
     _start_serve(options)
+    deadline = time.monotonic() + options.ready_timeout_s
     kept = _served(options.application) == served
     if not kept:
         log(f"deploying bundle {served.bundle[:12]} as {options.application}")
         known = options.application in serve.status().applications
-        target = serve.RunTarget(build_application(served, options, opener(folder)), options.application, "/")
+        application = build_application(served, options, open_bundle or partial(load_bundle, folder))
+        target = serve.RunTarget(application, options.application, "/", _LOGGING)
         serve.run_many([target], wait_for_applications_running=False)
-        _wait_until_running(options, deadline, forget=not known)
+        _wait_until_running(options, served, deadline, forget=not known)
     url = f"http://{_reachable(options.host)}:{options.port}"
     request = {"text": caption, "top_k": 3}
     return Deployed(url, served.bundle, kept, request, _ask(url, request, served.bundle, deadline))
@@ -180,7 +191,7 @@ def _start_serve(options: ServingOptions) -> None:
     serve.start(
         proxy_location="HeadOnly",
         http_options={"host": options.host, "port": options.port},
-        logging_config={"enable_access_log": False},
+        logging_config=_LOGGING,
     )
 
 
@@ -235,23 +246,23 @@ def _served(application: str) -> Served | None:
     return answer if isinstance(answer, Served) else None
 
 
-def _wait_until_running(options: ServingOptions, deadline: float, forget: bool) -> None:
-    """Wait until the application runs; a new one that fails is removed when `forget`."""
+def _wait_until_running(options: ServingOptions, served: Served, deadline: float, forget: bool) -> None:
+    """Wait until the application runs as `served`; a new one that fails is removed when `forget`."""
     while True:
         overview = serve.status().applications.get(options.application)
-        if overview is not None and overview.status == ApplicationStatus.RUNNING:
+        if _served(options.application) == served:
             return
         failed = overview is not None and overview.status == ApplicationStatus.DEPLOY_FAILED
         if failed or time.monotonic() > deadline:
             break
         time.sleep(_POLL_S)
-    said = _messages(overview) if overview else ""
+    said = _messages(overview) if overview else "Ray Serve doesn't know it"
     if forget:
-        serve.delete(options.application)
+        serve.delete(options.application, _blocking=False)  # waiting replicas take Serve 20 s to give up
     if failed:
         raise EaglerayError(f"the application failed to start: {said}", where=options.application)
     raise EaglerayError(
-        f"the application was not healthy after {options.ready_timeout_s:g} s: {said or 'no word from it'}",
+        f"the application was not healthy after {options.ready_timeout_s:g} s: {said}",
         "give it more time with --set serve.ready_timeout_s=…, or CPUs: every replica reserves "
         f"{options.cpus_per_replica:g}",
         options.application,
@@ -259,13 +270,14 @@ def _wait_until_running(options: ServingOptions, deadline: float, forget: bool) 
 
 
 def _messages(overview: ApplicationStatusOverview) -> str:
-    """What the deployments that don't run say: the last line of a traceback, which names the cause."""
-    lines = [
-        f"{name}: {status.message.strip().splitlines()[-1].strip()}"
-        for name, status in overview.deployments.items()
-        if status.message.strip()
-    ]
-    return "; ".join(lines) or overview.message
+    """What the deployments say that don't run: the last line of a traceback names the cause."""
+    lines: list[str] = []
+    for name, status in overview.deployments.items():
+        said = status.message.strip().splitlines()
+        states = ", ".join(f"{count} {state.lower()}" for state, count in status.replica_states.items())
+        if status.status.value != "HEALTHY":
+            lines.append(f"{name}: {said[-1].strip() if said else states or 'no replica yet'}")
+    return "; ".join(lines) or overview.message or overview.status.value
 
 
 def _ask(url: str, request: dict[str, Any], digest: str, deadline: float) -> dict[str, Any]:
@@ -291,6 +303,13 @@ def _ask(url: str, request: dict[str, Any], digest: str, deadline: float) -> dic
                 url,
             )
         time.sleep(_POLL_S)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name
+        return host == "localhost"
 
 
 def _reachable(host: str) -> str:

@@ -1,0 +1,242 @@
+"""A bundle on a real Ray Serve, asked over real HTTP."""
+
+import base64
+import socket
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import numpy as np
+import pytest
+from eagleray.actors.serving.spec import AutoscalingSpec, BatchingSpec, LimitsSpec, ServingOptions
+from eagleray.workflows.errors import EaglerayError
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+BATCHING = BatchingSpec(max_batch_size=4, batch_wait_timeout_s=0.3)
+SCALING = AutoscalingSpec(
+    min_replicas=1, max_replicas=3, target_ongoing_requests=5.5, upscale_delay_s=7, downscale_delay_s=70
+)
+
+
+@pytest.fixture(scope="module")
+def options(free_port):
+    return ServingOptions(application="stamps", port=free_port, batching=BATCHING, autoscaling=SCALING)
+
+
+@pytest.fixture(scope="module")
+def deployed(ray_cluster, bundle_folder, options):
+    from eagleray.actors.serving import running
+    from ray import serve
+
+    yield running.deploy(bundle_folder, options)
+    serve.shutdown()
+
+
+@pytest.fixture(scope="module")
+def client(deployed):
+    with httpx.Client(base_url=deployed.url, trust_env=False, timeout=30) as client:
+        yield client
+
+
+def b64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def batch_sizes(application):
+    from ray import serve
+
+    return serve.get_deployment_handle("Encoder", application).batch_sizes.remote().result(timeout_s=10)
+
+
+def test_deploying_ends_with_a_real_answer(deployed, loaded_bundle):
+    (query,) = loaded_bundle.embed("text", [loaded_bundle.prepare_text(deployed.request["text"])])
+    expected = loaded_bundle.search(query, deployed.request["top_k"])
+    assert [r["id"] for r in deployed.answer["results"]] == [hit.id for hit in expected]
+    assert deployed.command.startswith(f"curl -s {deployed.url}/v1/search ")
+
+
+def test_answers_equal_the_bundle_run_directly(client, loaded_bundle, png, wav):
+    inputs = [{"text": "A frog."}, {"image": b64(png)}, {"speech": b64(wav)}]
+    answer = client.post("/v1/embed", json={"inputs": inputs}).json()
+    rows = {
+        "text": loaded_bundle.prepare_text("A frog."),
+        "image": loaded_bundle.prepare_image(png),
+        "speech": loaded_bundle.prepare_speech(wav),
+    }
+    expected = np.concatenate([loaded_bundle.embed(modality, [row]) for modality, row in rows.items()])
+    np.testing.assert_allclose(answer["embeddings"], expected, atol=1e-6)
+    assert answer["dim"] == expected.shape[1]
+
+
+def test_concurrent_requests_share_a_batch_of_at_most_the_largest_size(client, loaded_bundle):
+    before = batch_sizes("stamps").get("text", {})
+    texts = [f"A frog, number {i}." for i in range(12)]
+    with ThreadPoolExecutor(12) as pool:
+        ask = lambda text: client.post("/v1/embed", json={"inputs": [{"text": text}]}).json()  # noqa: E731
+        answers = list(pool.map(ask, texts))
+    after = batch_sizes("stamps")["text"]
+    batches = {size: count - before.get(size, 0) for size, count in after.items()}
+    assert sum(size * count for size, count in batches.items()) == 12
+    assert sum(batches.values()) <= 6  # 12 alone would be 12 batches
+    assert max(after) == BATCHING.max_batch_size
+    expected = loaded_bundle.embed("text", [loaded_bundle.prepare_text(text) for text in texts])
+    np.testing.assert_allclose([a["embeddings"][0] for a in answers], expected, atol=1e-6)
+
+
+def test_the_inputs_of_one_request_share_a_batch(client):
+    before = batch_sizes("stamps").get("image", {}).get(1, 0)
+    sizes = batch_sizes("stamps")["text"]
+    client.post("/v1/embed", json={"inputs": [{"text": "a"}] * 4}).raise_for_status()
+    assert batch_sizes("stamps")["text"][4] == sizes.get(4, 0) + 1
+    assert batch_sizes("stamps").get("image", {}).get(1, 0) == before
+
+
+def test_a_pictures_own_image_finds_it_first(client, corpus_pictures):
+    for picture, data in corpus_pictures.items():
+        results = client.post("/v1/search", json={"image": b64(data), "top_k": 2}).json()["results"]
+        assert results[0]["id"] == picture
+        assert results[0]["score"] == pytest.approx(1, abs=1e-4)
+
+
+def test_search_takes_speech(client, wav):
+    results = client.post("/v1/search", json={"speech": b64(wav), "top_k": 3}).json()["results"]
+    assert len(results) == 3
+
+
+@pytest.mark.parametrize(
+    ("inputs", "status", "code"),
+    [
+        ([{"image": "***"}], 400, "invalid-base64"),
+        ([{"image": b64(b"no picture")}], 422, "undecodable-image"),
+        ([{"speech": b64(b"RIFF")}], 422, "undecodable-speech"),
+        ([{"image": "data:text/plain;base64,aGk="}], 415, "unsupported-media-type"),
+    ],
+)
+def test_bad_inputs_give_typed_errors_and_harm_nobody(client, inputs, status, code):
+    response = client.post("/v1/embed", json={"inputs": inputs})
+    assert (response.status_code, response.json()["code"]) == (status, code)
+    assert client.post("/v1/embed", json={"inputs": [{"text": "a"}]}).status_code == 200
+
+
+def test_every_answer_carries_the_digest(client, deployed):
+    for path in ("/healthz", "/docs", "/nope"):
+        assert client.get(path).headers["x-eagleray-bundle"] == deployed.bundle
+
+
+def test_autoscaling_and_limits_reach_the_deployment(deployed):
+    import ray
+
+    controller = ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve")
+    details = ray.get(controller.get_serve_instance_details.remote())
+    config = details["applications"]["stamps"]["deployments"]["Encoder"]["deployment_config"]
+    assert SCALING.model_dump().items() <= config["autoscaling_config"].items()
+    assert config["max_queued_requests"] == LimitsSpec().max_queued_requests
+    assert config["max_ongoing_requests"] >= BATCHING.max_batch_size
+    assert config["ray_actor_options"]["num_cpus"] == 1
+
+
+def test_deploying_the_same_again_keeps_it_and_another_option_replaces_it(deployed, bundle_folder, options):
+    from eagleray.actors.serving import running
+
+    again = running.deploy(bundle_folder, options.model_copy(update={"ready_timeout_s": 99.0}))
+    assert again.kept
+    other = options.model_copy(update={"limits": LimitsSpec(max_queued_requests=1)})
+    changed = running.deploy(bundle_folder, other)
+    assert not changed.kept
+    many = {"inputs": [{"text": "a"}] * 64}
+    overloaded = httpx.post(f"{changed.url}/v1/embed", json=many, trust_env=False)
+    assert (overloaded.status_code, overloaded.json()["code"]) == (503, "overloaded")
+    assert overloaded.headers["retry-after"] == "1"
+
+
+def test_what_runs_is_listed(deployed):
+    from eagleray.actors.serving import running
+
+    (found,) = running.running()
+    assert (found.application, found.status, found.url) == ("stamps", "RUNNING", deployed.url)
+    assert found.bundle == deployed.bundle
+    assert found.replicas["Encoder"] == 1
+
+
+def test_another_port_is_refused_while_other_applications_use_serve(deployed, bundle_folder, options):
+    from eagleray.actors.serving import running
+
+    elsewhere = options.model_copy(update={"application": "second", "port": options.port + 1})
+    with pytest.raises(EaglerayError, match="for stamps") as caught:
+        running.deploy(bundle_folder, elsewhere)
+    assert f"serve.port={options.port}" in caught.value.remedy
+
+
+def test_a_damaged_bundle_replaces_nothing(deployed, bundle_folder, options, tmp_path, client):
+    import shutil
+
+    from eagleray.actors.serving import running
+
+    damaged = shutil.copytree(bundle_folder, tmp_path / "bundle")
+    (damaged / "text.onnx").write_bytes(b"")
+    with pytest.raises(EaglerayError, match=r"text.onnx was changed"):
+        running.deploy(damaged, options)
+    assert client.get("/healthz").headers["x-eagleray-bundle"] == deployed.bundle
+
+
+def test_a_stopped_application_frees_the_port(deployed, options):
+    from eagleray.actors.serving import running
+
+    with pytest.raises(EaglerayError, match="no application 'other'"):
+        running.stop("other")
+    running.stop("stamps")
+    assert running.running() == []
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind((options.host, options.port))
+
+
+def test_a_port_in_use_is_named_with_a_free_one(bundle_folder):
+    from eagleray.actors.serving import running
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(EaglerayError, match=f"port {port} is in use") as caught:
+            running.deploy(bundle_folder, ServingOptions(port=port))
+    assert caught.value.where == f"127.0.0.1:{port}"
+    assert "--set serve.port=" in caught.value.remedy
+    assert str(port) not in caught.value.remedy
+
+
+def test_an_address_of_another_machine_is_refused(bundle_folder):
+    from eagleray.actors.serving import running
+
+    with pytest.raises(EaglerayError, match="can't listen"):
+        running.deploy(bundle_folder, ServingOptions(host="203.0.113.1"))
+
+
+@pytest.fixture
+def failing(ray_cluster, free_port):
+    from ray import serve
+
+    yield ServingOptions(application="failing", port=free_port, limits=LimitsSpec(request_timeout_s=1))
+    serve.shutdown()
+
+
+def test_too_few_cpus_end_in_an_error_that_says_so(bundle_folder, failing):
+    from eagleray.actors.serving import running
+    from ray import serve
+
+    greedy = failing.model_copy(update={"cpus_per_replica": 1000, "ready_timeout_s": 2})
+    with pytest.raises(EaglerayError, match=r"not healthy after 2 s: Encoder: 1 starting") as caught:
+        running.deploy(bundle_folder, greedy)
+    assert "every replica reserves 1000" in caught.value.remedy
+    left = serve.status().applications.get("failing")
+    assert left is None or left.status == "DELETING"
+
+
+def test_a_replica_that_cannot_start_says_why(bundle_folder, failing):
+    from eagleray.actors.serving import running
+
+    def refuse():
+        raise OSError("no such bundle here")
+
+    with pytest.raises(EaglerayError, match=r"failed to start: Encoder: .*no such bundle here"):
+        running.deploy(bundle_folder, failing, open_bundle=refuse)
