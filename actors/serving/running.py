@@ -101,9 +101,7 @@ def deploy(
     caption = load_bundle(folder).first_caption  # a damaged bundle stops here, before anything is replaced
     served = describe(folder, digest or bundle_digest(folder), options)
     if not _is_loopback(options.host):
-        log(
-            f"{options.host} is open to the network, and whoever reaches it may ask: nothing checks who they are"
-        )
+        log(f"{options.host} is open to the network, and nothing checks who asks")
     _start_serve(options)
     deadline = time.monotonic() + options.ready_timeout_s
     kept = _served(options.application) == served

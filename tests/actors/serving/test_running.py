@@ -2,6 +2,7 @@
 
 import base64
 import socket
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -228,8 +229,10 @@ def test_too_few_cpus_end_in_an_error_that_says_so(bundle_folder, failing):
     with pytest.raises(EaglerayError, match=r"not healthy after 2 s: Encoder: 1 starting") as caught:
         running.deploy(bundle_folder, greedy)
     assert "every replica reserves 1000" in caught.value.remedy
-    left = serve.status().applications.get("failing")
-    assert left is None or left.status == "DELETING"
+    deadline = time.monotonic() + 10
+    while (left := serve.status().applications.get("failing")) and left.status != "DELETING":
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def test_a_replica_that_cannot_start_says_why(bundle_folder, failing):
