@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from .audio import AudioEncoder
 from .decoding import JointDecoder, ModalityGate
@@ -23,6 +22,9 @@ from .vision import VisionEncoder
 
 STATE = ("image", "speech", "text", "weights", "decoder")
 """What flows between layers, in the order in which it first exists."""
+
+EVIDENCE = ("image", "speech")
+"""What a caption is decoded from: it is the answer, and no evidence for itself."""
 
 _MAKES = {"vision": "image", "audio": "speech", "text": "text", "decoder": "decoder"}
 
@@ -64,7 +66,7 @@ class Heads(nn.Module):
         image = self.image(state["image"], masks["image"])
         text = self.text(state["text"], masks["text"])
         speech = self.speech(state["speech"], masks["speech"])
-        scale = self.log_scale.clamp(max=4.605).exp().expand(image.shape[0])
+        scale = self.log_scale.clamp(max=4.605).exp().repeat(image.shape[0])
         return image, text, speech, self.classifier(image), scale
 
 
@@ -85,7 +87,7 @@ class MultimodalModel(nn.Module):
         self.text = TextEncoder(spec.text, vocab_size)
         widths = {"image": self.vision.width, "text": self.text.width, "speech": self.audio.width}
         self.gate = ModalityGate(spec.decoder.d_model)
-        self.decoder = JointDecoder(spec.decoder, vocab_size, widths)
+        self.decoder = JointDecoder(spec.decoder, vocab_size, {m: widths[m] for m in EVIDENCE})
         self.heads = Heads(widths, spec.embed_dim, num_classes)
 
     @property
@@ -159,9 +161,9 @@ class MultimodalModel(nn.Module):
         if tower == "audio":
             return module(batch["mel"], batch["mel_mask"])
         hidden = module(batch["tokens"])
-        if tower == "decoder":  # the caption is the answer, so it is no evidence for itself
-            evidence = batch["present"] & torch.tensor([m != "text" for m in MODALITIES]).to(hidden.device)
-            state["weights"] = self.gate(hidden[:, 0], evidence)
+        if tower == "decoder":
+            evidence = torch.tensor([m in EVIDENCE for m in MODALITIES], device=hidden.device)
+            state["weights"] = self.gate(hidden[:, 0], batch["present"] & evidence)
         return hidden
 
     def _masks(self, state: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -175,11 +177,4 @@ class MultimodalModel(nn.Module):
         self, state: Mapping[str, Tensor], batch: Mapping[str, Tensor]
     ) -> dict[str, tuple[Tensor, Tensor]]:
         masks = self._masks(state, batch)
-        return {m: (self._memory(state[m]), masks[m]) for m in MODALITIES if m != "text"}
-
-    @staticmethod
-    def _memory(hidden: Tensor) -> Tensor:
-        return hidden.flatten(1, -2) if hidden.dim() > 3 else hidden
-
-
-__all__ = ["STATE", "F", "Heads", "MultimodalModel", "Outputs"]
+        return {m: (state[m], masks[m]) for m in EVIDENCE}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from ...pipelines.reading import CorpusReader
 from .checkpoint import load_state, load_weights, save_state
 from .data import worker_batches
 from .mesh import build_mesh
-from .objective import TERMS, Objective
+from .objective import Objective
 from .optimizer import clip_gradients, learning_rate, make_optimizer
 from .pipeline import ModelSlice, make_schedule, make_stage, slice_model
 from .spec import TrainingSpec
@@ -113,7 +114,6 @@ class Trainer:
             if self.is_last:
                 self.objective.fill_bank(outputs)
         rows = torch.arange(batch["label"].shape[0], device=self.device) if self.is_last else None
-        self.objective.terms = dict.fromkeys(TERMS, 0.0)
         self._train.step(target=rows, return_outputs=False, **inputs)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.spec.optimizer, self.step, self.spec.steps)
@@ -127,7 +127,8 @@ class Trainer:
         self.optimizer.zero_grad()
         self.step += 1
         elapsed = time.monotonic() - started
-        return StepReport(self.step, self._sum_terms(), norm, self.spec.batch_size / elapsed)
+        counts = self.is_last and self.mesh["tensor"].get_local_rank() == 0
+        return StepReport(self.step, self.objective.sum_terms(counts), norm, self.spec.batch_size / elapsed)
 
     def save(self, folder: Path) -> None:
         """Write this worker's part of a training checkpoint."""
@@ -150,12 +151,9 @@ class Trainer:
             load_weights(self.job.weights, part.model)
         return part
 
-    def _sum_terms(self) -> dict[str, float]:
-        mine = self.is_last and self.mesh["tensor"].get_local_rank() == 0
-        names = TERMS[1:]
-        values = torch.tensor([self.objective.terms[name] if mine else 0.0 for name in names])
-        dist.all_reduce(values)
-        return self.objective.total(dict(zip(names, values.tolist(), strict=True)))
+
+# A linear layer's output is a view; nothing here changes one in place.
+warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
 
 
 def shard_parameters(part: ModelSlice, mesh: DeviceMesh, precision: str) -> None:
@@ -171,6 +169,7 @@ def shard_parameters(part: ModelSlice, mesh: DeviceMesh, precision: str) -> None
             sharded = fully_shard(module, mesh=mesh, mp_policy=policy)
             assert isinstance(sharded, FSDPModule)
             sharded.set_gradient_divide_factor(1.0)
+            sharded.set_force_sum_reduction_for_comms(True)  # gloo has no other
 
 
 def use_threads(num_workers_here: int) -> None:

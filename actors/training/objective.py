@@ -57,13 +57,13 @@ class Objective:
         self._batch: Mapping[str, Tensor] = {}
         self._bank: Bank | None = None
         self._tokens = 1.0
-        self.terms: dict[str, float] = {}
+        self._terms: dict[int, dict[str, float]] = {}
 
     def start_step(self, batch: Mapping[str, Tensor]) -> None:
         """Take this worker's rows of the next step; the bank is empty until `fill_bank`."""
         self._batch = batch
         self._bank = None
-        self.terms = dict.fromkeys(TERMS, 0.0)
+        self._terms = {}
         captioned = batch["token_mask"][:, 1:] & batch["token_mask"][:, :-1]
         tokens = captioned.sum().float()
         dist.all_reduce(tokens, group=self.group)
@@ -81,7 +81,7 @@ class Objective:
 
     def __call__(self, outputs: tuple[Tensor, ...], rows: Tensor) -> Tensor:
         """Loss of the worker's rows `rows` (b,) given their `Outputs`; scalar, to be summed."""
-        if self._bank is None:  # one microbatch: its rows are all of this worker's
+        if self.num_microbatches == 1:  # its rows are all of this worker's
             self.fill_bank(outputs)
         out = Outputs(*outputs)
         tokens, mask = self._batch["tokens"][rows], self._batch["token_mask"][rows]
@@ -98,15 +98,27 @@ class Objective:
             + weights.classification * classification
         )
         shares = self.num_microbatches * dist.get_world_size(self.group)
-        self.terms["contrastive"] += float(contrastive.detach()) / shares
-        self.terms["caption"] += float(caption.detach())
-        self.terms["classification"] += float(classification.detach())
+        # by microbatch, since a schedule's first step calls this once more, to learn shapes
+        self._terms[int(rows[0])] = {
+            "contrastive": float(contrastive.detach()) / shares,
+            "caption": float(caption.detach()),
+            "classification": float(classification.detach()),
+        }
         return loss
 
-    def total(self, terms: Mapping[str, float]) -> dict[str, float]:
-        """Add the weighted sum of summed-up terms, as `loss`."""
+    def sum_terms(self, counts: bool) -> dict[str, float]:
+        """The step's loss and its terms over all workers, which call this together.
+
+        Args:
+            counts: whether this worker's terms do: those of one of the workers that computed them.
+        """
+        names = TERMS[1:]
+        mine = [sum(terms[name] for terms in self._terms.values()) if counts else 0.0 for name in names]
+        sums = torch.tensor(mine, dtype=torch.float64)
+        dist.all_reduce(sums)
+        terms = dict(zip(names, sums.tolist(), strict=True))
         weights = self.spec.model_dump()
-        return {**terms, "loss": sum(weights[name] * terms[name] for name in TERMS[1:])}
+        return {"loss": sum(weights[name] * terms[name] for name in names), **terms}
 
     def _contrastive(self, out: Outputs, rows: Tensor) -> Tensor:
         bank = self._bank

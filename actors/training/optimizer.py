@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
-from torch.distributed.tensor import DTensor, Shard
+from torch.distributed.tensor import DTensor
 from torch.optim import AdamW
 
 from .spec import OptimizerSpec
@@ -51,7 +51,7 @@ def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float, world_si
         if isinstance(gradient, DTensor):
             local = gradient.to_local()
             for axis, placement in enumerate(gradient.placements):
-                if isinstance(placement, Shard):
+                if not placement.is_replicate():
                     holders //= gradient.device_mesh.size(axis)
         square += local.double().square().sum().cpu() / holders
     dist.all_reduce(square)

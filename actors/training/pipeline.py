@@ -64,8 +64,8 @@ class ModelSlice(nn.Module):
         self.model.run_layers(self.layers, state, batch)
         if not self.gives:
             return tuple(self.model.outputs(state, batch))
-        # an alias, since a stage may not hand on the very tensor that it was given
-        return tuple(state[key].view_as(state[key]) for key in self.gives)
+        # a copy, since a stage may not hand on the very tensor that it was given, nor a view of it
+        return tuple(state[key].clone() for key in self.gives)
 
 
 def slice_model(model: MultimodalModel, rank: int, num_slices: int) -> ModelSlice:

@@ -1,0 +1,52 @@
+"""Every mesh computes what one process computes: losses, gradient norms, and resumed weights."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from eagleray.actors.training.loop import TrainingJob
+from eagleray.actors.training.spec import ObjectiveSpec, OptimizerSpec, ParallelSpec, TrainingSpec
+
+from .conftest import losses, spawn
+
+STEPS = 4
+
+
+def job_of(corpus, model, **parallel) -> TrainingJob:
+    spec = TrainingSpec(
+        kind="pretrain",
+        steps=STEPS,
+        batch_size=8,
+        objective=ObjectiveSpec(classification=0.3),
+        optimizer=OptimizerSpec(warmup_steps=1),
+        checkpoint_every=2,
+        parallel=ParallelSpec(**parallel),
+    )
+    return TrainingJob(spec, model, corpus)
+
+
+@pytest.fixture(scope="module")
+def alone(small_corpus, small_model):
+    return spawn(losses, 1, job_of(small_corpus, small_model))[0]
+
+
+@pytest.mark.parametrize(
+    "parallel",
+    [
+        {"data": 2},
+        {"tensor": 2},
+        {"pipeline": 2},
+        {"pipeline": 2, "schedule": "gpipe", "microbatches": 2},
+        {"microbatches": 4},
+        {"data": 2, "tensor": 2, "pipeline": 2, "microbatches": 2},
+    ],
+    ids=lambda p: "-".join(f"{k}{v}" for k, v in p.items()),
+)
+def test_every_mesh_computes_what_one_process_computes(alone, small_corpus, small_model, parallel):
+    job = job_of(small_corpus, small_model, **parallel)
+    for reports in spawn(losses, job.spec.parallel.num_workers, job):
+        assert len(reports) == STEPS
+        for mine, theirs in zip(reports, alone, strict=True):
+            assert mine == pytest.approx(theirs, abs=1e-4)
