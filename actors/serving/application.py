@@ -28,6 +28,8 @@ class Served(Health):
 
     options: str
     """Digest of the serving options."""
+    route_prefix: str
+    """Path that its routes stand below."""
 
 
 class Replicas:
@@ -69,7 +71,7 @@ class Ingress:
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Build the FastAPI application in the replica, where the handle lives."""
-        health = Health(**self._served.model_dump(exclude={"options"}))
+        health = Health(**self._served.model_dump(exclude={"options", "route_prefix"}))
         return build_api(Replicas(self._encoder), health, self._limits)
 
 
@@ -82,6 +84,7 @@ def describe(folder: Path, digest: str, options: ServingOptions) -> Served:
         embed_dim=read_info(folder).embed_dim,
         application=options.application,
         options=hashlib.sha256(chosen.encode()).hexdigest(),
+        route_prefix=options.route_prefix,
     )
 
 

@@ -109,10 +109,15 @@ def deploy(
         log(f"deploying bundle {served.bundle[:12]} as {options.application}")
         known = options.application in serve.status().applications
         application = build_application(served, options, open_bundle or partial(load_bundle, folder))
-        target = serve.RunTarget(application, options.application, "/", _LOGGING)
-        serve.run_many([target], wait_for_applications_running=False)
+        target = serve.RunTarget(application, options.application, options.route_prefix, _LOGGING)
+        try:
+            serve.run_many([target], wait_for_applications_running=False)
+        except RayServeException as error:  # another application has the prefix
+            raise EaglerayError(
+                str(error), "choose another path: --set serve.route_prefix=/NAME", options.application
+            ) from None
         _wait_until_running(options, served, deadline, forget=not known)
-    url = f"http://{_reachable(options.host)}:{options.port}"
+    url = _url((options.host, options.port), options.route_prefix)
     request = {"text": caption, "top_k": 3}
     return Deployed(url, served.bundle, kept, request, _ask(url, request, served.bundle, deadline))
 
@@ -122,7 +127,6 @@ def running() -> list[Running]:
     listening = _listening()
     if listening is None:
         return []
-    url = f"http://{_reachable(listening[0])}:{listening[1]}"
     found: list[Running] = []
     for name, overview in serve.status().applications.items():
         served = _served(name)
@@ -130,7 +134,8 @@ def running() -> list[Running]:
             deployment: sum(count for state, count in status.replica_states.items() if state == "RUNNING")
             for deployment, status in overview.deployments.items()
         }
-        bundle = served.bundle if served else ""
+        bundle, prefix = (served.bundle, served.route_prefix) if served else ("", "/")
+        url = _url(listening, prefix)
         found.append(Running(name, overview.status.value, url, bundle, replicas, overview.message))
     return found
 
@@ -310,8 +315,9 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _reachable(host: str) -> str:
-    """The address by which this machine reaches a listener on `host`."""
+def _url(address: tuple[str, int], route_prefix: str) -> str:
+    """Where this machine reaches a listener."""
+    host, port = address
     if host in ("0.0.0.0", "::"):
-        return "127.0.0.1"
-    return f"[{host}]" if ":" in host else host
+        host = "127.0.0.1"
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}{route_prefix.rstrip('/')}"

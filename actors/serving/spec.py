@@ -63,6 +63,8 @@ class ServingOptions(Spec):
     """Address to listen on; another than this machine's own opens the service to the network."""
     port: int = Runtime(8000, ge=1, le=65535)
     """Port to listen on."""
+    route_prefix: str = Runtime("/", pattern=r"^/([A-Za-z0-9_-]+)?$")
+    """Path that the application's routes stand below; each application on one cluster needs its own."""
     batching: BatchingSpec = Runtime(BatchingSpec())
     autoscaling: AutoscalingSpec = Runtime(AutoscalingSpec())
     limits: LimitsSpec = Runtime(LimitsSpec())

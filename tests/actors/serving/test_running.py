@@ -180,6 +180,52 @@ def test_a_damaged_bundle_replaces_nothing(deployed, bundle_folder, options, tmp
     assert client.get("/healthz").headers["x-eagleray-bundle"] == deployed.bundle
 
 
+@pytest.fixture
+def failing(deployed, options):
+    """Options of an application beside the one that runs, on the same Serve."""
+    from eagleray.actors.serving import running
+    from ray import serve
+
+    yield options.model_copy(
+        update={
+            "application": "failing",
+            "route_prefix": "/failing",
+            "limits": LimitsSpec(request_timeout_s=0.5),
+        }
+    )
+    deadline = time.monotonic() + 10
+    while "failing" in serve.status().applications and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert [found.application for found in running.running()] == ["stamps"]
+
+
+def test_too_few_cpus_end_in_an_error_that_says_so(bundle_folder, failing):
+    from eagleray.actors.serving import running
+
+    greedy = failing.model_copy(update={"cpus_per_replica": 1000, "ready_timeout_s": 2})
+    with pytest.raises(EaglerayError, match=r"not healthy after 2 s: Encoder: 1 starting") as caught:
+        running.deploy(bundle_folder, greedy)
+    assert "every replica reserves 1000" in caught.value.remedy
+
+
+def test_a_replica_that_cannot_start_says_why(bundle_folder, failing):
+    from eagleray.actors.serving import running
+
+    def refuse():
+        raise OSError("no such bundle here")
+
+    with pytest.raises(EaglerayError, match=r"failed to start: Encoder: .*no such bundle here"):
+        running.deploy(bundle_folder, failing, open_bundle=refuse)
+
+
+def test_a_path_of_another_application_is_refused(bundle_folder, failing):
+    from eagleray.actors.serving import running
+
+    with pytest.raises(EaglerayError, match="used by application") as caught:
+        running.deploy(bundle_folder, failing.model_copy(update={"route_prefix": "/"}))
+    assert "serve.route_prefix" in caught.value.remedy
+
+
 def test_a_stopped_application_frees_the_port(deployed, options):
     from eagleray.actors.serving import running
 
@@ -213,33 +259,16 @@ def test_an_address_of_another_machine_is_refused(bundle_folder):
         running.deploy(bundle_folder, ServingOptions(host="203.0.113.1"))
 
 
-@pytest.fixture
-def failing(ray_cluster, free_port):
-    from ray import serve
-
-    yield ServingOptions(application="failing", port=free_port, limits=LimitsSpec(request_timeout_s=1))
-    serve.shutdown()
-
-
-def test_too_few_cpus_end_in_an_error_that_says_so(bundle_folder, failing):
-    from eagleray.actors.serving import running
-    from ray import serve
-
-    greedy = failing.model_copy(update={"cpus_per_replica": 1000, "ready_timeout_s": 2})
-    with pytest.raises(EaglerayError, match=r"not healthy after 2 s: Encoder: 1 starting") as caught:
-        running.deploy(bundle_folder, greedy)
-    assert "every replica reserves 1000" in caught.value.remedy
-    deadline = time.monotonic() + 10
-    while (left := serve.status().applications.get("failing")) and left.status != "DELETING":
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-
-
-def test_a_replica_that_cannot_start_says_why(bundle_folder, failing):
+def test_serving_in_the_foreground_ends_with_ctrl_c(bundle_folder, options):
     from eagleray.actors.serving import running
 
-    def refuse():
-        raise OSError("no such bundle here")
+    answers = []
 
-    with pytest.raises(EaglerayError, match=r"failed to start: Encoder: .*no such bundle here"):
-        running.deploy(bundle_folder, failing, open_bundle=refuse)
+    def announce(deployed):
+        answers.append(httpx.get(f"{deployed.url}/healthz", trust_env=False).json())
+        raise KeyboardInterrupt
+
+    below = options.model_copy(update={"route_prefix": "/below"})
+    running.serve_until_interrupted(bundle_folder, below, None, announce)
+    assert [answer["status"] for answer in answers] == ["ok"]
+    assert running.running() == []
