@@ -37,8 +37,9 @@ class BandEmbedding(nn.Module):
         super().__init__()
         self.num_bands = spec.num_bands
         self.max_frames = spec.max_frames
-        widths = [spec.n_mels // spec.num_bands]
-        widths += [max(8, spec.d_model >> i) for i in reversed(range(1, spec.num_convs))] + [spec.d_model]
+        # the last two convolutions have full width, and each before them half of the next
+        halvings = [max(0, spec.num_convs - 2 - i) for i in range(spec.num_convs)]
+        widths = [spec.n_mels // spec.num_bands, *(max(1, spec.d_model >> n) for n in halvings)]
         self.convs = nn.ModuleList(
             nn.Conv1d(a, b, spec.kernel_size, STRIDE, spec.kernel_size // 2) for a, b in pairwise(widths)
         )

@@ -31,7 +31,7 @@ class VisionSpec(PartSpec):
     """Height and width of a patch, pixels."""
     window_size: int = Field(default=8, ge=1)
     """Height and width of an attention window, patches; a smaller feature map is one window."""
-    embed_dim: int = Field(default=48, ge=1)
+    embed_dim: int = Field(default=32, ge=1)
     """Channels of the first scale; they double at each following one."""
     depths: tuple[int, ...] = Field(default=(2, 2, 2), min_length=1)
     """Blocks of each scale."""
@@ -58,7 +58,7 @@ class TextSpec(PartSpec):
 
     d_model: int = Field(default=128, ge=2, multiple_of=2)
     """Width."""
-    num_layers: int = Field(default=4, ge=1)
+    num_layers: int = Field(default=3, ge=1)
     num_heads: int = Field(default=4, ge=1)
     max_tokens: int = Field(default=32, ge=1)
     """Longest segment, tokens."""
@@ -82,7 +82,7 @@ class AudioSpec(PartSpec):
     """Longest clip, frames."""
     num_bands: int = Field(default=4, ge=1)
     """Frequency bands that attention tells apart; each has n_mels / num_bands bins."""
-    num_convs: int = Field(default=3, ge=1)
+    num_convs: int = Field(default=4, ge=1)
     """Convolutions over frames; each halves their number."""
     kernel_size: int = Field(default=5, ge=1)
     """Frames that a convolution sees; odd."""
@@ -124,14 +124,14 @@ PRESETS: dict[str, dict[str, Any]] = {
     "small": {
         "vision": {"image_size": 128, "embed_dim": 64, "depths": (2, 2, 6), "num_heads": (2, 4, 8)},
         "text": {"d_model": 256, "num_layers": 6, "num_heads": 8},
-        "audio": {"d_model": 192, "num_layers": 6, "num_heads": 6, "num_bands": 8},
+        "audio": {"d_model": 192, "num_layers": 6, "num_heads": 6, "num_bands": 8, "num_convs": 3},
         "decoder": {"d_model": 256, "num_layers": 4, "num_heads": 8},
         "embed_dim": 256,
     },
     "base": {
         "vision": {"image_size": 256, "embed_dim": 96, "depths": (2, 2, 6, 2), "num_heads": (4, 8, 16, 32)},
         "text": {"d_model": 512, "num_layers": 12, "num_heads": 8, "memory_length": 128},
-        "audio": {"d_model": 384, "num_layers": 12, "num_heads": 8, "num_bands": 8},
+        "audio": {"d_model": 384, "num_layers": 12, "num_heads": 8, "num_bands": 8, "num_convs": 2},
         "decoder": {"d_model": 512, "num_layers": 6, "num_heads": 8},
         "embed_dim": 512,
     },

@@ -1,0 +1,70 @@
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from eagleray.models.layers import (
+    SHORT,
+    CrossAttention,
+    attend,
+    init_weights,
+    key_bias,
+    merge_heads,
+    split_heads,
+)
+
+
+@pytest.mark.parametrize("num_keys", [SHORT, SHORT + 1])
+def test_short_and_long_attention_are_the_same_attention(num_keys):
+    query, key, value = (torch.randn(2, 3, n, 4, dtype=torch.double) for n in (5, num_keys, num_keys))
+    bias = torch.randn(3, 5, num_keys, dtype=torch.double)
+    expected = F.scaled_dot_product_attention(
+        query, key, value, attn_mask=bias.expand(2, -1, -1, -1), scale=1.0
+    )
+    torch.testing.assert_close(attend(query, key, value, bias), expected)
+
+
+def test_splitting_and_merging_heads_is_the_identity():
+    x = torch.randn(2, 5, 12)
+    assert torch.equal(merge_heads(split_heads(x, 4)), x)
+    assert split_heads(x, 4).shape == (2, 3, 5, 4)
+    assert split_heads(x[..., :4], 4).shape == (2, 1, 5, 4)  # a worker with one head of three
+
+
+def test_hidden_keys_have_no_weight_and_a_row_without_keys_is_finite():
+    mask = torch.tensor([[True, False, True], [False, False, False]])
+    weights = key_bias(mask, torch.float32).softmax(-1)[:, 0, 0]
+    assert torch.equal(weights[0], torch.tensor([0.5, 0.0, 0.5]))
+    assert weights[1].isfinite().all()
+
+
+def test_cross_attention_equals_torchs_own():
+    ours, theirs = (
+        CrossAttention(8, 6, 2).double(),
+        nn.MultiheadAttention(8, 2, kdim=6, vdim=6, batch_first=True),
+    )
+    theirs.double()
+    with torch.no_grad():
+        theirs.q_proj_weight.copy_(ours.query.weight)
+        theirs.k_proj_weight.copy_(ours.key.weight)
+        theirs.v_proj_weight.copy_(ours.value.weight)
+        theirs.in_proj_bias.copy_(torch.cat((ours.query.bias, ours.key.bias, ours.value.bias)))
+        theirs.out_proj.load_state_dict(ours.output.state_dict())
+    x, memory = torch.randn(3, 4, 8).double(), torch.randn(3, 5, 6).double()
+    mask = torch.rand(3, 5) < 0.6
+    mask[:, 0] = True
+    expected, _ = theirs(x, memory, memory, key_padding_mask=~mask)
+    torch.testing.assert_close(ours(x, memory, mask), expected)
+
+
+def test_weights_are_drawn_within_two_sigma_and_follow_the_seed():
+    def draw():
+        torch.manual_seed(3)
+        return nn.Sequential(nn.Linear(40, 50), nn.Embedding(30, 20)).apply(init_weights)
+
+    first, second = draw(), draw()
+    for a, b in zip(first.parameters(), second.parameters(), strict=True):
+        assert torch.equal(a, b)
+        assert a.abs().max() <= 0.04
+    assert first[0].bias.count_nonzero() == 0
+    assert first[0].weight.std().item() == pytest.approx(0.02 * 0.88, rel=0.05)  # a normal cut at two sigma

@@ -1,0 +1,167 @@
+import math
+
+import pytest
+import torch
+
+from eagleray.models.spec import VisionSpec
+from eagleray.models.vision import PatchMerging, PositionBias, SwinBlock, VisionEncoder, log_offsets
+
+MAPS = [
+    pytest.param(8, 4, 0, id="windows"),
+    pytest.param(8, 4, 2, id="shifted"),
+    pytest.param(7, 4, 0, id="padded"),
+    pytest.param(7, 4, 2, id="padded and shifted"),
+    pytest.param(9, 3, 1, id="odd window"),
+    pytest.param(4, 4, 2, id="one window"),
+    pytest.param(3, 8, 4, id="smaller than a window"),
+]
+
+
+def block(resolution, window, shift):
+    torch.manual_seed(0)
+    return SwinBlock(8, 2, resolution, window, shift, 2.0)
+
+
+def same_window(resolution, window, shift):
+    """Which pairs of positions stand in one window, by the geometry of the picture alone."""
+    if resolution <= window:
+        return torch.ones(resolution**2, resolution**2, dtype=torch.bool)
+    band = (torch.arange(resolution) + (window - shift if shift else 0)) // window
+    row, column = band.repeat_interleave(resolution), band.repeat(resolution)
+    return (row[:, None] == row[None, :]) & (column[:, None] == column[None, :])
+
+
+@pytest.mark.parametrize(("resolution", "window", "shift"), MAPS)
+def test_attention_reaches_exactly_its_window(resolution, window, shift):
+    layer = block(resolution, window, shift)
+    x = torch.randn(1, resolution**2, 8)
+    with torch.no_grad():
+        moved = x + torch.eye(resolution**2)[:, :, None] * torch.randn(8)  # row p: only position p moved
+        changed = (layer(moved) != layer(x)).any(-1)
+    assert torch.equal(changed, same_window(resolution, window, shift))
+
+
+@pytest.mark.parametrize(("resolution", "window", "shift"), MAPS)
+def test_no_gradient_crosses_a_window(resolution, window, shift):
+    layer = block(resolution, window, shift)
+    x = torch.randn(1, resolution**2, 8, requires_grad=True)
+    position = resolution**2 // 2
+    (gradient,) = torch.autograd.grad(layer(x)[0, position].square().sum(), x)
+    assert torch.equal(gradient[0].any(-1), same_window(resolution, window, shift)[position])
+
+
+def test_attention_is_of_angles_not_of_lengths():
+    layer = block(8, 4, 2).attention
+    x = torch.randn(1, 64, 8)
+    before = layer(x, None)
+    with torch.no_grad():
+        layer.query.weight *= 7
+        layer.query.bias *= 7
+        layer.key.weight *= 0.3
+    torch.testing.assert_close(layer(x, None), before)
+
+
+def test_temperature_is_bounded():
+    layer = block(4, 4, 0).attention
+    x = torch.randn(1, 16, 8)
+    with torch.no_grad():
+        layer.logit_scale.weight.fill_(math.log(100))
+        at_bound = layer(x, None)
+        layer.logit_scale.weight.fill_(50.0)
+    assert torch.equal(layer(x, None), at_bound)
+
+
+def test_position_bias_knows_only_the_offset():
+    bias = PositionBias(4, 3)().detach()
+    seen = {}
+    for i in range(16):
+        for j in range(16):
+            offset = (i // 4 - j // 4, i % 4 - j % 4)
+            assert torch.equal(bias[:, i, j], seen.setdefault(offset, bias[:, i, j]))
+    assert len(seen) == 49
+    assert len({tuple(value.tolist()) for value in seen.values()}) == 49
+
+
+def test_position_bias_is_the_same_for_the_same_log_offset_in_any_window():
+    small, large = PositionBias(3, 2), PositionBias(5, 2)
+    large.load_state_dict(small.state_dict())
+    # half and whole of a window's extent: 1 and 2 steps of 2, as 2 and 4 steps of 4
+    ours, theirs = small().view(2, 3, 3, 3, 3), large().view(2, 5, 5, 5, 5)
+    torch.testing.assert_close(ours, theirs[:, ::2, ::2, ::2, ::2])
+
+
+def test_position_bias_stays_between_0_and_16():
+    layer = PositionBias(4, 2)
+    with torch.no_grad():
+        layer.per_head.weight.mul_(1e6)
+    assert layer().min() == 0
+    assert layer().max() == 16
+
+
+@pytest.mark.parametrize("window", [2, 7, 8, 16])
+def test_log_offsets_are_odd_monotone_and_span_the_same(window):
+    offsets = log_offsets(window)
+    along = offsets[: 2 * window - 1, 1]
+    torch.testing.assert_close(offsets, -offsets.flip(0))
+    assert (along.diff() > 0).all()
+    assert along[-1].item() == pytest.approx(math.log2(9) / 3)
+
+
+def test_a_block_whose_norms_are_zero_is_the_identity():
+    layer = block(8, 4, 2)
+    for norm in (layer.norm_attention, layer.norm_mlp):
+        torch.nn.init.zeros_(norm.weight)
+    x = torch.randn(2, 64, 8)
+    assert torch.equal(layer(x), x)
+
+
+@pytest.mark.parametrize("resolution", [4, 5])
+def test_merging_joins_each_2_by_2_positions(resolution):
+    layer = PatchMerging(8, resolution)
+    x = torch.randn(1, resolution**2, 8)
+    moved = x + torch.eye(resolution**2)[:, :, None] * torch.randn(8)
+    side = (resolution + 1) // 2
+    assert layer(x).shape == (1, side**2, 16)
+    for position, changed in enumerate((layer(moved) != layer(x)).any(-1)):
+        row, column = divmod(position, resolution)
+        assert changed.nonzero().flatten().tolist() == [row // 2 * side + column // 2]
+
+
+def test_merging_lays_channels_as_the_authors_do():
+    x = torch.arange(4.0).view(1, 4, 1)
+    layer = PatchMerging(1, 2)
+    given = []
+    layer.reduction.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0].flatten().tolist()))
+    layer(x)
+    assert given == [[0, 2, 1, 3]]  # top left, bottom left, top right, bottom right
+
+
+@pytest.mark.parametrize("image_size", [64, 62, 50])
+def test_scales_halve_the_side_and_double_the_channels(image_size):
+    spec = VisionSpec(image_size=image_size, window_size=3)
+    encoder = VisionEncoder(spec)
+    x = encoder.embed(torch.randn(2, 3, image_size, image_size))
+    side, channels = math.ceil(image_size / 4), 32
+    for layer in encoder.blocks:
+        x = layer(x)
+        if isinstance(layer, PatchMerging):
+            side, channels = math.ceil(side / 2), 2 * channels
+        assert x.shape == (2, side**2, channels)
+        assert x.isfinite().all()
+    assert encoder.width == channels
+
+
+def test_a_picture_of_another_size_is_refused():
+    with pytest.raises(ValueError, match="image_size is 64"):
+        VisionEncoder(VisionSpec())(torch.zeros(1, 3, 32, 64))
+
+
+def test_pictures_of_a_batch_do_not_meet():
+    encoder = VisionEncoder(VisionSpec(image_size=32, window_size=4, depths=(2,), num_heads=(2,))).double()
+    images = torch.randn(3, 3, 32, 32, dtype=torch.double)
+    torch.testing.assert_close(encoder(images)[1:2], encoder(images[1:2]))
+
+
+def test_tables_are_no_part_of_a_checkpoint():
+    encoder = VisionEncoder(VisionSpec(window_size=4))
+    assert set(encoder.state_dict()) == {name for name, _ in encoder.named_parameters()}
