@@ -1,0 +1,201 @@
+"""Pictures: decoding, augmentation and normalisation, the same in preprocessing, training and serving."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import math
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from ..quarantine import Refused
+
+Pixels = NDArray[np.uint8]
+
+WHITE = (255, 255, 255)
+GREY = (128, 128, 128)
+MAX_PIXELS = 64_000_000
+MAX_SVG_BYTES = 16_000_000
+CSS_DPI = 96.0
+GZIP_MAGIC = b"\x1f\x8b"
+# How far augmentation goes; a mirrored letter is another letter, so nothing is flipped.
+MAX_ROTATION_RAD = math.radians(12)
+ZOOM = (0.85, 1.15)
+MAX_SHIFT = 0.08
+MAX_SHEAR = 0.08
+MAX_COLOUR = 0.25
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A decoded picture.
+
+    Attributes:
+        pixels: (size, size, 3) uint8, letterboxed on white.
+        width, height: the original's, in pixels; of a vector picture, as rendered.
+    """
+
+    pixels: Pixels
+    width: int
+    height: int
+
+
+def decode(data: bytes, size: int) -> Pixels:
+    """Decode PNG, JPEG, WebP, GIF or SVG bytes to (size, size, 3) uint8.
+
+    Transparency is composited on white; the picture is fitted into the square and centred.
+
+    Raises:
+        Refused: when it is no picture, or a broken one.
+    """
+    return read(data, size).pixels
+
+
+def read(data: bytes, size: int) -> Picture:
+    """Decode as `decode` does, and keep the original's size.
+
+    Raises:
+        Refused: when it is no picture, or a broken one.
+    """
+    if not data:
+        raise Refused("empty-image", "the picture has 0 bytes")
+    if data[:2] == GZIP_MAGIC or data[:256].lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"<":
+        picture = _rasterise(data, size)
+        width, height = picture.size
+    else:
+        picture, (width, height) = _open(data, size)
+    return Picture(_letterbox(picture, size), width, height)
+
+
+def normalise(images: Pixels) -> NDArray[np.float32]:
+    """(B, H, W, 3) uint8 → (B, 3, H, W) float32 in [-1, 1]."""
+    channels_first = np.ascontiguousarray(images.transpose(0, 3, 1, 2), dtype=np.float32)
+    channels_first /= np.float32(127.5)
+    channels_first -= np.float32(1)
+    return channels_first
+
+
+def center(images: Pixels, size: int) -> Pixels:
+    """(B, S, S, 3) → (B, size, size, 3): the whole picture, without augmentation."""
+    if images.shape[1] == size:
+        return images
+    resized = [Image.fromarray(one).resize((size, size), Image.Resampling.BICUBIC) for one in images]
+    return np.stack([np.asarray(one) for one in resized])
+
+
+def augment(images: Pixels, seeds: NDArray[np.uint64], size: int) -> Pixels:
+    """(B, S, S, 3) → (B, size, size, 3): each row turned, zoomed, shifted and recoloured by its seed.
+
+    A row's result depends on its pixels and its seed only, not on the rows beside it.
+    """
+    return np.stack([_augment_one(one, int(seed), size) for one, seed in zip(images, seeds, strict=True)])
+
+
+def _augment_one(pixels: Pixels, seed: int, size: int) -> Pixels:
+    random = np.random.default_rng(seed)
+    angle = random.uniform(-MAX_ROTATION_RAD, MAX_ROTATION_RAD)
+    shear = random.uniform(-MAX_SHEAR, MAX_SHEAR)
+    zoom = math.exp(random.uniform(math.log(ZOOM[0]), math.log(ZOOM[1])))
+    shift = random.uniform(-MAX_SHIFT, MAX_SHIFT, 2) * size
+    brightness, contrast, saturation = random.uniform(1 - MAX_COLOUR, 1 + MAX_COLOUR, 3)
+
+    # Pillow maps output to input: x_in = scale · R · (x_out - middle_out - shift) + middle_in.
+    scale = len(pixels) / size / zoom
+    cos, sin = scale * math.cos(angle), scale * math.sin(angle)
+    rows = ((cos, cos * shear - sin), (sin, sin * shear + cos))
+    middle_out, middle_in = size / 2, len(pixels) / 2
+    matrix: list[float] = []
+    for a, b in rows:
+        matrix += [a, b, middle_in - a * (middle_out + shift[0]) - b * (middle_out + shift[1])]
+    turned = Image.fromarray(pixels).transform(
+        (size, size),
+        Image.Transform.AFFINE,
+        matrix,
+        Image.Resampling.BILINEAR,
+        fillcolor=WHITE,
+    )
+    return _recolour(np.asarray(turned), brightness, contrast, saturation)
+
+
+def _recolour(pixels: Pixels, brightness: float, contrast: float, saturation: float) -> Pixels:
+    """Scale saturation around grey, contrast around the mean, then brightness."""
+    colour = pixels.astype(np.float32)
+    grey = colour @ np.array([0.299, 0.587, 0.114], np.float32)  # Rec. 601 luma
+    colour = grey[..., None] + (colour - grey[..., None]) * np.float32(saturation)
+    colour = (colour - grey.mean()) * np.float32(contrast) + grey.mean()
+    return np.clip(colour * np.float32(brightness), 0, 255).astype(np.uint8)
+
+
+def _open(data: bytes, size: int) -> tuple[Image.Image, tuple[int, int]]:
+    """Open and fully decode a raster picture; also gives its size before any shrinking."""
+    try:
+        picture = Image.open(io.BytesIO(data))
+    except Image.DecompressionBombError as error:
+        raise Refused("image-too-large", str(error)) from error
+    except UnidentifiedImageError as error:
+        if data.startswith((b"\x89PNG", b"\xff\xd8\xff", b"GIF8")):
+            raise Refused("truncated-image", f"the picture ends after {len(data)} bytes") from error
+        raise Refused(
+            "not-an-image", f"the content is no known picture: it starts with {data[:12]!r}"
+        ) from error
+    except Exception as error:  # Pillow's format plugins raise anything on hostile bytes
+        raise Refused("corrupt-image", f"the picture can't be decoded: {error}") from error
+    original = picture.size
+    if original[0] * original[1] > MAX_PIXELS:
+        raise Refused("image-too-large", f"{original[0]}x{original[1]} pixels are over {MAX_PIXELS:,}")
+    try:
+        picture.draft("RGB", (2 * size, 2 * size))  # a JPEG shrinks while it is decoded
+        picture.load()
+        return ImageOps.exif_transpose(picture), original
+    except Exception as error:
+        if "truncated" in str(error):
+            raise Refused("truncated-image", f"the picture is cut short: {error}") from error
+        raise Refused("corrupt-image", f"the picture can't be decoded: {error}") from error
+
+
+def _rasterise(data: bytes, size: int) -> Image.Image:
+    """Render an SVG so that it fits into a square. Without system fonts: they differ between machines."""
+    import resvg_py
+
+    try:
+        if data[:2] == GZIP_MAGIC:
+            data = zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(data, MAX_SVG_BYTES + 1)
+        if len(data) > MAX_SVG_BYTES:
+            raise Refused("image-too-large", f"the SVG is over {MAX_SVG_BYTES:,} bytes")
+        rendered = resvg_py.svg_to_bytes(
+            svg_string=data.decode("utf-8-sig"), width=size, height=size, dpi=CSS_DPI, skip_system_fonts=True
+        )
+        picture = Image.open(io.BytesIO(bytes(rendered)))
+        picture.load()
+    except Refused:
+        raise
+    except (ValueError, OSError, zlib.error, gzip.BadGzipFile, Image.DecompressionBombError) as error:
+        raise Refused("undecodable-svg", f"the SVG can't be rendered: {error}") from error
+    return picture
+
+
+def _letterbox(picture: Image.Image, size: int) -> Pixels:
+    """Composite on white, fit into the square, centre."""
+    if picture.mode.startswith("I") or picture.mode == "F":  # 16 bits a channel
+        deep = np.asarray(picture, dtype=np.float32)
+        picture = Image.fromarray((deep / max(float(deep.max()), 65535.0) * 255).astype(np.uint8))
+    if picture.mode != "RGB":
+        picture = _composite(picture.convert("RGBA"))
+    scale = size / max(picture.size)
+    width, height = (max(1, round(side * scale)) for side in picture.size)
+    square = Image.new("RGB", (size, size), WHITE)
+    fitted = picture.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3.0)
+    square.paste(fitted, ((size - width) // 2, (size - height) // 2))
+    return np.asarray(square)
+
+
+def _composite(layered: Image.Image) -> Image.Image:
+    """Lay a picture with transparency on white, or on grey if it is drawn in white and would vanish."""
+    on_white = Image.alpha_composite(Image.new("RGBA", layered.size, (*WHITE, 255)), layered)
+    if on_white.getcolors(1) is None:
+        return on_white.convert("RGB")
+    return Image.alpha_composite(Image.new("RGBA", layered.size, (*GREY, 255)), layered).convert("RGB")

@@ -1,0 +1,100 @@
+"""How inputs are prepared, and what a corpus says about itself. Imports pydantic only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from ..workflows.spec import Spec
+
+SPLITS: tuple[Literal["train"], Literal["val"], Literal["test"]] = ("train", "val", "test")
+SCHEMA_VERSION = 1
+
+PAD, BOS, EOS = 0, 1, 2
+SPECIAL_TOKENS = ("[PAD]", "[BOS]", "[EOS]")
+BYTE_VALUES = 256
+
+CPUS_PER_TASK = 0.75
+"""CPUs a decoding task reserves: with the half one of the stage itself, two fit into a cluster of two."""
+
+
+class Preparation(Spec):
+    """How a picture, a caption and a recording become arrays; training and serving share it."""
+
+    image_size: int = Field(64, ge=8, le=1024)
+    """Side of the square picture the model sees, in pixels."""
+    stored_image_size: int = Field(72, ge=8, le=2048)
+    """Side of the stored picture; what is over `image_size` is room for augmentation."""
+    sample_rate: int = Field(16_000, ge=4_000, le=48_000)
+    """Hertz."""
+    n_mels: int = Field(64, ge=8, le=256)
+    """Mel bands."""
+    hop_ms: float = Field(10.0, gt=0, le=100)
+    """Milliseconds between the starts of two frames."""
+    window_ms: float = Field(25.0, gt=0, le=200)
+    """Milliseconds a frame looks at."""
+    max_frames: int = Field(256, ge=8)
+    """Frames kept of a recording; what is longer is cut."""
+    max_tokens: int = Field(32, ge=4)
+    """Tokens kept of a caption, with the two that mark its ends."""
+    vocab_size: int = Field(2_000, ge=BYTE_VALUES + len(SPECIAL_TOKENS))
+    """Tokens the byte-level BPE may have; a small corpus gives fewer."""
+    caption_languages: tuple[str, ...] = Field(("en",), min_length=1)
+    """Languages whose captions are kept, besides those of the speech; the first is the reference."""
+    speech_languages: tuple[str, ...] = ("fr", "es", "ca", "ro")
+    """Languages whose recordings are kept, in order of preference."""
+
+    @model_validator(mode="after")
+    def _room_for_augmentation(self) -> Preparation:
+        if self.stored_image_size < self.image_size:
+            raise ValueError(
+                f"stored_image_size {self.stored_image_size} is smaller than image_size {self.image_size}"
+            )
+        return self
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """Languages whose captions are kept, each once."""
+        return tuple(dict.fromkeys((*self.caption_languages, *self.speech_languages)))
+
+
+class Splits(Spec):
+    """Shares of the captions that go to each split, decided by a hash of the caption."""
+
+    train: float = Field(0.8, gt=0, le=1)
+    val: float = Field(0.1, ge=0, lt=1)
+    test: float = Field(0.1, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _whole(self) -> Splits:
+        total = self.train + self.val + self.test
+        if abs(total - 1) > 1e-9:
+            raise ValueError(f"train, val and test must add up to 1, not {total:g}")
+        return self
+
+
+class SplitCounts(Spec):
+    """Rows of a split."""
+
+    pictures: int
+    captions: int
+    clips: int
+
+
+class CorpusInfo(Spec):
+    """What `corpus.json` says."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    source: str
+    """The source's kind."""
+    source_digest: str
+    splits: Mapping[str, SplitCounts]
+    classes: tuple[str, ...]
+    """Category of each label."""
+    vocab_size: int
+    """Tokens that the tokenizer has."""
+    preparation: Preparation
+    quarantined: Mapping[str, int]
+    """Refused files by reason."""
