@@ -79,7 +79,7 @@ def spec_type() -> Any:  # noqa: ANN401 - a type that is only known once the sou
 
 def source_of(spec: SourceSpec) -> Source:
     """The source that a spec belongs to."""
-    return source(spec.kind)
+    return next(one for one in list_sources() if isinstance(spec, one.spec))
 
 
 def fetch(name: str, cache: Path, log: Log) -> Path:

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from ..workflows.errors import EaglerayError
 from ..workflows.stage import StageContext
 from . import decoding
+from .catalog import source_of
 from .contracts import QUARANTINE
 from .operators import text
 from .quarantine import Quarantine
@@ -83,13 +83,14 @@ def write_corpus(ctx: StageContext, spec: PreprocessSpec, listing: Listing, fold
 
     kept, pictures = _write_pictures(ctx, spec, records, folder, quarantine, progress)
     tokenizer, captions = _write_captions(ctx, spec, kept)
-    clips = clips.filter(pc.is_in(clips["id"], pa.array([one.id for one in kept], pa.string())))
+    whole = {record.id for record in kept}
+    clips = clips.filter(pa.array([record in whole for record in clips["id"].to_pylist()], pa.bool_()))
     speech = _write_speech(ctx, spec, kept, clips, folder, quarantine, progress)
 
     refused = [vars(one) for one in sorted(quarantine.refusals)]
     write_table(pa.Table.from_pylist(refused, schema=QUARANTINE), ctx.output / "quarantine.parquet")
     info = CorpusInfo(
-        source=spec.source.kind,
+        source=source_of(spec.source).name,
         source_digest=spec.source.digest,
         splits={
             split: SplitCounts(pictures=pictures[split], captions=captions[split], clips=speech[split])
@@ -115,7 +116,7 @@ def _records(listing: Listing, spec: PreprocessSpec) -> list[Record]:
 
 
 def _order(record: Record) -> tuple[int, str]:
-    return SPLITS.index(record.placement.split), record.id  # pyright: ignore[reportArgumentType]
+    return SPLITS.index(record.placement.split), record.id
 
 
 def _clips(records: Iterable[Record], languages: Sequence[str]) -> pa.Table:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +93,10 @@ def run(
 
     if not files.num_rows:
         return
+
+    def decode_block(block: pa.Table) -> pa.Table:
+        return decode(block, folder, preparation)
+
     blocks = [files.slice(start, block_rows) for start in range(0, files.num_rows, block_rows)]
     context = ray.data.DataContext.get_current().copy()
     context.execution_options.preserve_order = True
@@ -101,11 +104,11 @@ def run(
     context.print_on_execution_start = False
     with ray.data.DataContext.current(context):
         decoded = ray.data.from_arrow(blocks).map_batches(
-            partial(decode, folder=folder, preparation=preparation),
+            decode_block,
             batch_size=None,
             batch_format="pyarrow",
             num_cpus=CPUS_PER_TASK,
-            concurrency=min(parallelism or _cores(), len(blocks)),
+            compute=ray.data.TaskPoolStrategy(size=min(parallelism or _cores(), len(blocks))),
         )
         yield from decoded.iter_batches(batch_size=None, batch_format="pyarrow")
 

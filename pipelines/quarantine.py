@@ -97,8 +97,8 @@ class Quarantine:
         counts = ", ".join(f"{count} {reason}" for reason, count in self.counts().items())
         examples = "; ".join(f"{one.path}: {one.message}" for one in sorted(self.refusals)[:NUM_EXAMPLES])
         raise EaglerayError(
-            f"{len(self.refusals)} of {self.num_files} files refused, the budget is {self.allowed} ({counts}); "
-            f"first: {examples}",
+            f"{len(self.refusals)} of {self.num_files} files refused ({counts}), budget {self.allowed}; "
+            f"{examples}",
             "mend the files, or allow more with error_budget (below 1 a share of all files, else a number)",
         )
 

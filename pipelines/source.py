@@ -27,7 +27,6 @@ LocalFolder = Annotated[Path, AfterValidator(lambda path: Path(os.path.abspath(p
 class SourceSpec(Spec):
     """Base of every source's spec."""
 
-    kind: str
     digest: str = Field(pattern=r"^[0-9a-f]{64}$")
     """sha256 of the unpacked files, as `tree_digest` computes it."""
     path: LocalFolder | None = Runtime(None)

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from ..workflows.spec import Spec
 
-SPLITS: tuple[Literal["train"], Literal["val"], Literal["test"]] = ("train", "val", "test")
+SPLITS: tuple[str, ...] = ("train", "val", "test")
 SCHEMA_VERSION = 1
 
 PAD, BOS, EOS = 0, 1, 2
@@ -23,25 +23,25 @@ CPUS_PER_TASK = 0.75
 class Preparation(Spec):
     """How a picture, a caption and a recording become arrays; training and serving share it."""
 
-    image_size: int = Field(64, ge=8, le=1024)
+    image_size: int = Field(default=64, ge=8, le=1024)
     """Side of the square picture the model sees, in pixels."""
-    stored_image_size: int = Field(72, ge=8, le=2048)
+    stored_image_size: int = Field(default=72, ge=8, le=2048)
     """Side of the stored picture; what is over `image_size` is room for augmentation."""
-    sample_rate: int = Field(16_000, ge=4_000, le=48_000)
+    sample_rate: int = Field(default=16_000, ge=4_000, le=48_000)
     """Hertz."""
-    n_mels: int = Field(64, ge=8, le=256)
+    n_mels: int = Field(default=64, ge=8, le=256)
     """Mel bands."""
-    hop_ms: float = Field(10.0, gt=0, le=100)
+    hop_ms: float = Field(default=10.0, gt=0, le=100)
     """Milliseconds between the starts of two frames."""
-    window_ms: float = Field(25.0, gt=0, le=200)
+    window_ms: float = Field(default=25.0, gt=0, le=200)
     """Milliseconds a frame looks at."""
-    max_frames: int = Field(256, ge=8)
+    max_frames: int = Field(default=256, ge=8)
     """Frames kept of a recording; what is longer is cut."""
-    max_tokens: int = Field(32, ge=4)
+    max_tokens: int = Field(default=32, ge=4)
     """Tokens kept of a caption, with the two that mark its ends."""
-    vocab_size: int = Field(2_000, ge=BYTE_VALUES + len(SPECIAL_TOKENS))
+    vocab_size: int = Field(default=2_000, ge=BYTE_VALUES + len(SPECIAL_TOKENS))
     """Tokens the byte-level BPE may have; a small corpus gives fewer."""
-    caption_languages: tuple[str, ...] = Field(("en",), min_length=1)
+    caption_languages: tuple[str, ...] = Field(default=("en",), min_length=1)
     """Languages whose captions are kept, besides those of the speech; the first is the reference."""
     speech_languages: tuple[str, ...] = ("fr", "es", "ca", "ro")
     """Languages whose recordings are kept, in order of preference."""
@@ -63,9 +63,9 @@ class Preparation(Spec):
 class Splits(Spec):
     """Shares of the captions that go to each split, decided by a hash of the caption."""
 
-    train: float = Field(0.8, gt=0, le=1)
-    val: float = Field(0.1, ge=0, lt=1)
-    test: float = Field(0.1, ge=0, lt=1)
+    train: float = Field(default=0.8, gt=0, le=1)
+    val: float = Field(default=0.1, ge=0, lt=1)
+    test: float = Field(default=0.1, ge=0, lt=1)
 
     @model_validator(mode="after")
     def _whole(self) -> Splits:

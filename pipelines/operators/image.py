@@ -179,23 +179,30 @@ def _rasterise(data: bytes, size: int) -> Image.Image:
 
 
 def _letterbox(picture: Image.Image, size: int) -> Pixels:
-    """Composite on white, fit into the square, centre."""
+    """Composite on a background, fit into the square, centre."""
     if picture.mode.startswith("I") or picture.mode == "F":  # 16 bits a channel
         deep = np.asarray(picture, dtype=np.float32)
         picture = Image.fromarray((deep / max(float(deep.max()), 65535.0) * 255).astype(np.uint8))
+    background = WHITE
     if picture.mode != "RGB":
-        picture = _composite(picture.convert("RGBA"))
+        layered = picture.convert("RGBA")
+        background = _background(layered)
+        picture = _lay(layered, background)
     scale = size / max(picture.size)
     width, height = (max(1, round(side * scale)) for side in picture.size)
-    square = Image.new("RGB", (size, size), WHITE)
+    square = Image.new("RGB", (size, size), background)
     fitted = picture.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3.0)
     square.paste(fitted, ((size - width) // 2, (size - height) // 2))
     return np.asarray(square)
 
 
-def _composite(layered: Image.Image) -> Image.Image:
-    """Lay a picture with transparency on white, or on grey if it is drawn in white and would vanish."""
-    on_white = Image.alpha_composite(Image.new("RGBA", layered.size, (*WHITE, 255)), layered)
-    if on_white.getcolors(1) is None:
-        return on_white.convert("RGB")
-    return Image.alpha_composite(Image.new("RGBA", layered.size, (*GREY, 255)), layered).convert("RGB")
+def _background(layered: Image.Image) -> tuple[int, int, int]:
+    """White, or grey for a picture with transparency that is drawn in white and would vanish."""
+    visible = layered.getchannel("A").getbbox() is not None
+    vanishes = visible and _lay(layered, WHITE).getcolors(1) is not None
+    return GREY if vanishes else WHITE
+
+
+def _lay(layered: Image.Image, background: tuple[int, int, int]) -> Image.Image:
+    below = Image.new("RGBA", layered.size, (*background, 255))
+    return Image.alpha_composite(below, layered).convert("RGB")

@@ -44,7 +44,7 @@ class TuxpaintSpec(SourceSpec):
     """Tux Paint's stamps: 1,033 pictures in 16 categories with captions and speech in many languages."""
 
     kind: Literal["tuxpaint"] = "tuxpaint"
-    digest: str = Field(DIGEST, pattern=r"^[0-9a-f]{64}$")
+    digest: str = Field(default=DIGEST, pattern=r"^[0-9a-f]{64}$")
     """sha256 of the files in the stamps folder, as `tree_digest` computes it."""
 
 
