@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -98,11 +99,14 @@ def run(
         return decode(block, folder, preparation)
 
     blocks = [files.slice(start, block_rows) for start in range(0, files.num_rows, block_rows)]
-    context = ray.data.DataContext.get_current().copy()
+    with warnings.catch_warnings():
+        # Ray 2.60 warns of its own fields when it copies them.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        context = ray.data.DataContext.get_current().copy()
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    with ray.data.DataContext.current(context):
+    with ray.data.DataContext.current(context):  # a dataset keeps the one it was made in
         decoded = ray.data.from_arrow(blocks).map_batches(
             decode_block,
             batch_size=None,
@@ -110,7 +114,7 @@ def run(
             num_cpus=CPUS_PER_TASK,
             compute=ray.data.TaskPoolStrategy(size=min(parallelism or _cores(), len(blocks))),
         )
-        yield from decoded.iter_batches(batch_size=None, batch_format="pyarrow")
+    yield from decoded.iter_batches(batch_size=None, batch_format="pyarrow")
 
 
 def refusals(decoded: pa.Table, operator: str) -> list[Refusal]:

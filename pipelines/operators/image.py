@@ -143,7 +143,7 @@ def _open(data: bytes, size: int) -> tuple[Image.Image, tuple[int, int]]:
             "not-an-image", f"the content is no known picture: it starts with {data[:12]!r}"
         ) from error
     except Exception as error:  # Pillow's format plugins raise anything on hostile bytes
-        raise Refused("corrupt-image", f"the picture can't be decoded: {error}") from error
+        raise _broken(error) from error
     original = picture.size
     if original[0] * original[1] > MAX_PIXELS:
         raise Refused("image-too-large", f"{original[0]}x{original[1]} pixels are over {MAX_PIXELS:,}")
@@ -152,9 +152,14 @@ def _open(data: bytes, size: int) -> tuple[Image.Image, tuple[int, int]]:
         picture.load()
         return ImageOps.exif_transpose(picture), original
     except Exception as error:
-        if "truncated" in str(error):
-            raise Refused("truncated-image", f"the picture is cut short: {error}") from error
-        raise Refused("corrupt-image", f"the picture can't be decoded: {error}") from error
+        raise _broken(error) from error
+
+
+def _broken(error: Exception) -> Refused:
+    """Cut short or garbled; Pillow says which in words only."""
+    if "truncated" in str(error).lower():
+        return Refused("truncated-image", f"the picture is cut short: {error}")
+    return Refused("corrupt-image", f"the picture can't be decoded: {error}")
 
 
 def _rasterise(data: bytes, size: int) -> Image.Image:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import unicodedata
 from collections.abc import Iterable, Sequence
 
@@ -37,7 +38,9 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
         show_progress=False,
     )
     tokenizer.train_from_iterator(sorted(texts), trainer)
-    return tokenizer
+    # The special tokens keep their ids, but "[EOS]" in a caption shall be five characters, not a token.
+    plain = {**json.loads(tokenizer.to_str()), "added_tokens": []}
+    return Tokenizer.from_str(json.dumps(plain, ensure_ascii=False))
 
 
 def token_ids(tokenizer: Tokenizer, texts: Sequence[str], max_tokens: int) -> list[list[int]]:
