@@ -147,8 +147,9 @@ class CorpusReader:
     def _pictures(self, rows: Rows, seeds: Seeds | None) -> NDArray[np.float32]:
         """(B, 3, H, W), augmented if there are seeds."""
         stored = self.info.preparation.stored_image_size
-        pixels = np.stack([np.frombuffer(self._images[row].as_buffer(), np.uint8) for row in rows.tolist()])
-        pixels = pixels.reshape(-1, stored, stored, 3)
+        pixels = np.empty((len(rows), stored, stored, 3), np.uint8)
+        for i, row in enumerate(rows.tolist()):
+            pixels[i] = np.frombuffer(self._images[row].as_buffer(), np.uint8).reshape(pixels[i].shape)
         size = self.info.preparation.image_size
         if seeds is None:
             return image.normalise(image.center(pixels, size))

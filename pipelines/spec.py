@@ -64,8 +64,8 @@ class Splits(Spec):
     """Shares of the captions that go to each split, decided by a hash of the caption."""
 
     train: float = Field(default=0.8, gt=0, le=1)
-    val: float = Field(default=0.1, ge=0, lt=1)
-    test: float = Field(default=0.1, ge=0, lt=1)
+    val: float = Field(default=0.05, ge=0, lt=1)
+    test: float = Field(default=0.15, ge=0, lt=1)
 
     @model_validator(mode="after")
     def _whole(self) -> Splits:

@@ -83,8 +83,10 @@ def center(images: Pixels, size: int) -> Pixels:
     """(B, S, S, 3) → (B, size, size, 3): the whole picture, without augmentation."""
     if images.shape[1] == size:
         return images
-    resized = [Image.fromarray(one).resize((size, size), Image.Resampling.BICUBIC) for one in images]
-    return np.stack([np.asarray(one) for one in resized])
+    resized = np.empty((len(images), size, size, 3), np.uint8)
+    for row, one in enumerate(images):
+        resized[row] = np.asarray(Image.fromarray(one).resize((size, size), Image.Resampling.BICUBIC))
+    return resized
 
 
 def augment(images: Pixels, seeds: NDArray[np.uint64], size: int) -> Pixels:
@@ -92,7 +94,10 @@ def augment(images: Pixels, seeds: NDArray[np.uint64], size: int) -> Pixels:
 
     A row's result depends on its pixels and its seed only, not on the rows beside it.
     """
-    return np.stack([_augment_one(one, int(seed), size) for one, seed in zip(images, seeds, strict=True)])
+    augmented = np.empty((len(images), size, size, 3), np.uint8)
+    for row, (one, seed) in enumerate(zip(images, seeds.tolist(), strict=True)):
+        augmented[row] = _augment_one(one, seed, size)
+    return augmented
 
 
 def _augment_one(pixels: Pixels, seed: int, size: int) -> Pixels:

@@ -64,7 +64,7 @@ def fetch(spec: TuxpaintSpec, cache: Path, log: Log) -> Path:
         package = _download(Path(work), log)
         log(f"unpacking {package.name}")
         unpacked = Path(work, "unpacked")
-        _command(["dpkg-deb", "-x", str(package), str(unpacked)], Path(work))
+        _command(["dpkg-deb", "-x", str(package), str(unpacked)], Path(work), f"is there room in {cache}?")
         verify(unpacked / STAMPS, spec.digest)
         try:
             unpacked.rename(kept)
@@ -116,7 +116,7 @@ def content_digest(spec: TuxpaintSpec) -> str:
 SOURCE = Source(
     spec=TuxpaintSpec,
     summary="captioned, spoken-about pictures of Tux Paint, in many languages",
-    licence="GPL-2",
+    licence="GPL-2; single files CC BY, CC BY-SA, GFDL or public domain (see docs/corpora.md)",
     origin=f"Debian package {PACKAGE} {VERSION}",
     size_bytes=161_000_000,
     modalities=("image", "text", "speech"),
@@ -240,7 +240,7 @@ def _verify_package(package: Path) -> None:
         raise EaglerayError(f"{package.name} has the digest {found}, expected {DEB_DIGEST}")
 
 
-def _command(command: Sequence[str], folder: Path) -> None:
+def _command(command: Sequence[str], folder: Path, remedy: str = "") -> None:
     """Run a program.
 
     Raises:
@@ -251,4 +251,4 @@ def _command(command: Sequence[str], folder: Path) -> None:
     )
     if done.returncode != 0:
         said = (done.stderr or done.stdout).strip().splitlines() or [f"exit status {done.returncode}"]
-        raise EaglerayError(f"{' '.join(command[:1])}: {said[-1]}")
+        raise EaglerayError(f"{' '.join(command[:1])}: {said[-1]}", remedy)

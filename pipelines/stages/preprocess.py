@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from ...workflows.artifacts import Corpus
+from ...workflows.errors import EaglerayError
 from ...workflows.spec import RunOptions, Runtime, StageSpec
 from ...workflows.stage import StageContext, stage
 from ..catalog import source_of, spec_type
@@ -17,6 +20,8 @@ if TYPE_CHECKING:
     AnySource = SourceSpec
 else:
     AnySource = spec_type()
+
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 class PreprocessSpec(StageSpec):
@@ -51,9 +56,18 @@ def preprocess(ctx: StageContext, spec: PreprocessSpec) -> dict[str, Any]:
     from ..corpus import write_corpus  # Ray and Arrow load here, not in `plan`
 
     source = source_of(spec.source)
-    folder = source.fetch(spec.source, ctx.cache, ctx.log)
-    ctx.log(f"listing {folder}")
-    info = write_corpus(ctx, spec, source.list_records(folder), folder)
+    try:
+        folder = source.fetch(spec.source, ctx.cache, ctx.log)
+        ctx.log(f"listing {folder}")
+        info = write_corpus(ctx, spec, source.list_records(folder), folder)
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        raise EaglerayError(
+            f"the corpus can't be written: {os.strerror(error.errno)}",
+            "free some space or choose another folder; what other stages finished is kept",
+            str(error.filename or ctx.output),
+        ) from error
     return info.model_dump(mode="json", include={"splits", "quarantined", "vocab_size", "source"}) | {
         "classes": len(info.classes)
     }

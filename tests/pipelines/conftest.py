@@ -123,14 +123,15 @@ def stamps(tmp_path: Path) -> Stamps:
 
 
 @pytest.fixture(scope="session")
-def build(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Callable[[PreprocessSpec], Built]:
+def build(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Built]:
     """Run the stage on a spec."""
 
-    def run(spec: PreprocessSpec) -> Built:
+    def run(spec: PreprocessSpec, prepare: Callable[[Path], None] = lambda output: None) -> Built:
         work = tmp_path_factory.mktemp("build")
         recorder = Recorder()
         for name in ("output", "scratch", "cache"):
             (work / name).mkdir()
+        prepare(work / "output")
         ctx = StageContext(
             "run", "corpus", "0" * 64, work / "output", work / "scratch", work / "cache", recorder
         )
@@ -148,6 +149,6 @@ def source_stamps(tmp_path_factory: pytest.TempPathFactory) -> Stamps:
 
 
 @pytest.fixture(scope="session")
-def corpus(build: Callable[[PreprocessSpec], Built], source_stamps: Stamps) -> Built:
+def corpus(build: Callable[..., Built], source_stamps: Stamps) -> Built:
     """The corpus of 32 whole records."""
     return build(source_stamps.spec())

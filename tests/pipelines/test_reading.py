@@ -157,6 +157,13 @@ def test_fields_have_their_contracted_types(reader):
     }
 
 
+@pytest.mark.parametrize("seeds", [None, np.zeros(0, np.uint64)])
+def test_no_rows_are_an_empty_batch(reader, seeds):
+    batch = reader.examples(np.zeros(0, np.int64), seeds)
+    assert {len(array) for array in batch.values()} == {0}
+    assert batch["image"].shape[1:] == (3, 16, 16)
+
+
 def test_a_folder_that_is_no_corpus_is_refused(tmp_path):
     with pytest.raises(EaglerayError, match="no corpus"):
         CorpusReader(tmp_path, "train")

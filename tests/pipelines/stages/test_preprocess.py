@@ -152,6 +152,16 @@ def test_too_many_bad_captions_stop_the_run_before_anything_is_decoded(build, so
         build(stamps.spec())
 
 
+def test_a_full_disk_is_one_error_that_says_so(build, source_stamps, tmp_path):
+    def prepare(output: Path) -> None:
+        (output / "speech").mkdir()
+        (output / "speech/train-00000.parquet").symlink_to("/dev/full")
+
+    with pytest.raises(EaglerayError, match="No space left on device") as error:
+        build(source_stamps.spec(), prepare)
+    assert "free some space" in error.value.remedy
+
+
 def test_an_empty_folder_is_an_error_that_names_it(build, stamps):
     with pytest.raises(EaglerayError) as error:
         build(stamps.spec())
