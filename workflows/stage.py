@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Protocol
 
 from .artifacts import Artifact
+from .errors import EaglerayError
 from .spec import StageSpec
 
 
@@ -53,6 +57,7 @@ class StageKind:
     summary: str
     outside: Callable[[Any], str] | None = None
     cached: bool = True
+    check: Callable[[str, Any], None] | None = None
     cpus: Callable[[Any], float] = field(default=lambda spec: spec.run.num_cpus)
 
 
@@ -63,6 +68,7 @@ def stage(
     gives: type[Artifact],
     outside: Callable[[Any], str] | None = None,
     cached: bool = True,
+    check: Callable[[str, Any], None] | None = None,
     cpus: Callable[[Any], float] | None = None,
 ) -> Callable[[Callable[..., Mapping[str, Any] | None]], StageKind]:
     """Register the decorated function as a stage kind.
@@ -78,6 +84,7 @@ def stage(
         outside: gives the digest of data that enters from outside, part of the fingerprint.
         cached: False for a stage done for its effect (a deployment): it always runs, and the
             function itself must be idempotent.
+        check: given the stage's name and spec, refuses what can't work, when a plan is made.
         cpus: CPUs that must exist in the cluster while it runs, workers included.
     """
 
@@ -92,7 +99,36 @@ def stage(
             summary=(function.__doc__ or "").strip().partition("\n")[0],
             outside=outside,
             cached=cached,
+            check=check,
             **options,
         )
 
     return register
+
+
+def discover(packages: Sequence[str]) -> dict[str, StageKind]:
+    """Find every stage kind in the modules of these packages and of installed extensions.
+
+    An extension is a distribution with an entry point in the group `eagleray.stages` that names a
+    package of stage modules.
+
+    Raises:
+        EaglerayError: when two modules declare the same kind.
+    """
+    kinds: dict[str, StageKind] = {}
+    extensions = [entry.value for entry in entry_points(group="eagleray.stages")]
+    for package in [*packages, *extensions]:
+        found = importlib.import_module(package)
+        for info in pkgutil.iter_modules(found.__path__, f"{package}."):
+            module = importlib.import_module(info.name)
+            for kind in vars(module).values():
+                if not isinstance(kind, StageKind) or kind.function.__module__ != info.name:
+                    continue
+                if kind.name in kinds:
+                    raise EaglerayError(
+                        f"two modules declare the stage kind {kind.name!r}",
+                        "rename one of them",
+                        f"{kinds[kind.name].function.__module__} and {info.name}",
+                    )
+                kinds[kind.name] = kind
+    return kinds
