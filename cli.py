@@ -41,7 +41,9 @@ Home = Annotated[
 ]
 Store = Annotated[
     str | None,
-    typer.Option(envvar="EAGLERAY_STORE", help="Where artifacts lie: a folder, s3://… or gs://… [default: HOME/store]"),
+    typer.Option(
+        envvar="EAGLERAY_STORE", help="Where artifacts lie: a folder, s3://… or gs://… [default: HOME/store]"
+    ),
 ]
 Database = Annotated[
     str | None,

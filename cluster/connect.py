@@ -29,7 +29,9 @@ class Connection:
     local: bool
 
 
-def connect(address: str | None, home: Path, num_cpus: float, packages: list[str] | None = None) -> Connection:
+def connect(
+    address: str | None, home: Path, num_cpus: float, packages: list[str] | None = None
+) -> Connection:
     """Connect this process to a cluster; without an address, to the laptop's own, started if need be.
 
     Args:

@@ -297,7 +297,11 @@ def _explain(item: Any, model: type[BaseModel]) -> str:  # noqa: ANN401 - pydant
 def _fields_at(model: type[BaseModel], location: Path_) -> list[str]:
     """Field names of the model that stands at a location inside `model`."""
     for part in location:
-        options = [m for m in _models(model.model_fields[str(part)].annotation)] if part in model.model_fields else []
+        options = (
+            [m for m in _models(model.model_fields[str(part)].annotation)]
+            if part in model.model_fields
+            else []
+        )
         tagged = [m for m in options if "kind" in m.model_fields and m.model_fields["kind"].default == part]
         if part in model.model_fields and options:
             following = location[location.index(part) + 1 :]

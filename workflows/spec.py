@@ -18,7 +18,7 @@ class Spec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
-def Runtime(default: Any = ..., **constraints: Any) -> Any:  # noqa: N802, ANN401 - stands where pydantic's Field does
+def Runtime(default: Any = ..., **constraints: Any) -> Any:  # noqa: ANN401 - stands where pydantic's Field does
     """Declare a field that says how to run and not what is made: recorded, never hashed."""
     return Field(default, json_schema_extra={"runtime": True}, **constraints)
 
@@ -26,13 +26,13 @@ def Runtime(default: Any = ..., **constraints: Any) -> Any:  # noqa: N802, ANN40
 class RunOptions(Spec):
     """How the engine runs a stage; every stage has one under `run`."""
 
-    num_cpus: float = Field(1.0, gt=0)
+    num_cpus: float = Field(default=1.0, gt=0)
     """CPUs the stage's own task reserves (its workers reserve their own)."""
-    retries: int = Field(1, ge=0)
+    retries: int = Field(default=1, ge=0)
     """How often a failed attempt is tried again."""
-    backoff_s: float = Field(2.0, ge=0)
+    backoff_s: float = Field(default=2.0, ge=0)
     """Seconds before the first retry; doubles with each."""
-    timeout_s: float | None = Field(None, gt=0)
+    timeout_s: float | None = Field(default=None, gt=0)
     """Seconds an attempt may take; none by default."""
 
 

@@ -18,7 +18,9 @@ from .spec import StageSpec
 class Emit(Protocol):
     """Carries an event of a running stage to the run's log; called from any process."""
 
-    def __call__(self, event: str, /, **fields: Any) -> None: ...  # noqa: ANN401
+    def __call__(self, event: str, /, **fields: Any) -> None:  # noqa: ANN401
+        """Emit one event."""
+        ...
 
 
 @dataclass(frozen=True)

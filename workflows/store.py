@@ -14,7 +14,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -267,7 +267,7 @@ def make_record(
 
 
 @contextmanager
-def explained_io(where: str, needed_bytes: int = 0) -> Iterator[None]:
+def explained_io(where: str, needed_bytes: int = 0) -> Generator[None]:
     """Turn a full disk or a denied write into an error that says so."""
     try:
         yield
@@ -279,6 +279,8 @@ def explained_io(where: str, needed_bytes: int = 0) -> Iterator[None]:
             ) from error
         if isinstance(error, PermissionError) or error.errno == errno.EROFS:
             raise EaglerayError(
-                f"can't write there: {error.strerror or error}", "choose another folder, or get the right", where
+                f"can't write there: {error.strerror or error}",
+                "choose another folder, or get the right",
+                where,
             ) from error
         raise

@@ -27,9 +27,7 @@ class EvaluateSpec(StageSpec):
 
 
 @stage(EvaluateSpec, takes={"corpus": Corpus, "checkpoint": Checkpoint}, gives=Report)
-def evaluate(
-    ctx: StageContext, spec: EvaluateSpec, corpus: Corpus, checkpoint: Checkpoint
-) -> dict[str, Any]:
+def evaluate(ctx: StageContext, spec: EvaluateSpec, corpus: Corpus, checkpoint: Checkpoint) -> dict[str, Any]:
     """Measure retrieval and classification on held-out pictures, each with interval and chance."""
     from ...pipelines.reading import CorpusReader
     from ..training.checkpoint import load_model

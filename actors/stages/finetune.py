@@ -20,12 +20,8 @@ class FinetuneSpec(TrainingSpec):
     optimizer: OptimizerSpec = OptimizerSpec(learning_rate=3e-4)
 
 
-@stage(
-    FinetuneSpec, takes={"corpus": Corpus, "checkpoint": Checkpoint}, gives=Checkpoint, cpus=reserved_cpus
-)
-def finetune(
-    ctx: StageContext, spec: FinetuneSpec, corpus: Corpus, checkpoint: Checkpoint
-) -> dict[str, Any]:
+@stage(FinetuneSpec, takes={"corpus": Corpus, "checkpoint": Checkpoint}, gives=Checkpoint, cpus=reserved_cpus)
+def finetune(ctx: StageContext, spec: FinetuneSpec, corpus: Corpus, checkpoint: Checkpoint) -> dict[str, Any]:
     """Train on from a checkpoint, with another objective or another corpus."""
     from ..training.checkpoint import read_info
     from ..training.ray_train import train_checkpoint

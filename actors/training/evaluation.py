@@ -119,9 +119,7 @@ def interval(
     if len(sums) < 2:
         return 0.0, 1.0
 
-    def ratio(
-        total: NDArray[np.float64], count: NDArray[np.float64], axis: int = -1
-    ) -> NDArray[np.float64]:
+    def ratio(total: NDArray[np.float64], count: NDArray[np.float64], axis: int = -1) -> NDArray[np.float64]:
         return total.sum(axis=axis) / count.sum(axis=axis)
 
     found = bootstrap(

@@ -12,17 +12,17 @@ from ...workflows.spec import Runtime, Spec, StageSpec
 class ParallelSpec(Spec):
     """The mesh: data × tensor × pipeline workers. It says how to run, never what is made."""
 
-    data: int = Field(1, ge=1)
+    data: int = Field(default=1, ge=1)
     """Workers that share a batch's rows; parameters, gradients and optimizer state are sharded over them."""
-    tensor: int = Field(1, ge=1)
+    tensor: int = Field(default=1, ge=1)
     """Workers that share every attention's heads and every MLP's columns."""
-    pipeline: int = Field(1, ge=1)
+    pipeline: int = Field(default=1, ge=1)
     """Workers that share the layers, in order."""
-    microbatches: int | None = Field(None, ge=1)
+    microbatches: int | None = Field(default=None, ge=1)
     """Slices of a worker's rows that follow each other through the pipeline; by default twice `pipeline`."""
     schedule: Literal["gpipe", "1f1b"] = "1f1b"
     """Order of the microbatches' forward and backward passes."""
-    cpus_per_worker: float = Field(1.0, gt=0)
+    cpus_per_worker: float = Field(default=1.0, gt=0)
     """CPUs each worker reserves in the cluster."""
 
     @property
@@ -41,30 +41,30 @@ class ParallelSpec(Spec):
 class OptimizerSpec(Spec):
     """AdamW (arXiv 1711.05101) with linear warm-up and cosine decay to a tenth."""
 
-    learning_rate: float = Field(1e-3, gt=0)
-    weight_decay: float = Field(0.05, ge=0)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=0.05, ge=0)
     betas: tuple[float, float] = (0.9, 0.98)
-    warmup_steps: int = Field(20, ge=0)
-    max_grad_norm: float = Field(1.0, gt=0)
+    warmup_steps: int = Field(default=20, ge=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
 
 
 class ObjectiveSpec(Spec):
     """Weights of the terms of the loss."""
 
-    contrastive: float = Field(1.0, ge=0)
+    contrastive: float = Field(default=1.0, ge=0)
     """InfoNCE between every two modalities that a sample has."""
-    caption: float = Field(0.25, ge=0)
+    caption: float = Field(default=0.25, ge=0)
     """Next-token loss of the caption, decoded from picture and speech."""
-    classification: float = Field(0.0, ge=0)
+    classification: float = Field(default=0.0, ge=0)
     """Cross-entropy of the picture's category."""
 
 
 class TrainingSpec(StageSpec):
     """What `pretrain` and `finetune` have in common."""
 
-    steps: int = Field(300, ge=1)
+    steps: int = Field(default=300, ge=1)
     """Optimizer steps."""
-    batch_size: int = Field(64, ge=2)
+    batch_size: int = Field(default=64, ge=2)
     """Rows per step over all workers; the negatives of InfoNCE are these rows."""
     seed: int = 0
     """Seed of initialisation, order and augmentation."""

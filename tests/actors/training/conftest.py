@@ -64,7 +64,9 @@ def _enter(results: Any, rank: int, world_size: int, port: int, function: Any, a
     torch.distributed.destroy_process_group()
 
 
-def losses(rank: int, job: Any, restore: Path | None = None, save: Path | None = None) -> list[dict[str, float]]:
+def losses(
+    rank: int, job: Any, restore: Path | None = None, save: Path | None = None
+) -> list[dict[str, float]]:
     """Train, and return every step's terms and gradient norm."""
     from eagleray.actors.training.loop import Trainer
 
