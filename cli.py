@@ -1,37 +1,48 @@
-"""The `eagleray` command: finds the stages, parses, calls, prints."""
+"""The `eagleray` command: parses, calls, prints."""
 
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
+from .display import RunView, describe_event, field_rows, plan_rows, print_table, status_rows
+from .session import Session
+from .workflows.artifacts import Bundle, Deployment
 from .workflows.errors import EaglerayError
+from .workflows.state import TABLE, State
 
-STAGE_PACKAGES = ("eagleray.pipelines.stages", "eagleray.actors.stages")
+if TYPE_CHECKING:
+    from .actors.serving.running import Deployed
+    from .cluster.connect import Connection
+    from .session import PreparedRun
+
+DEBUG = "--debug"
+CANCELLED_EXIT = 130  # as a shell reports a program that Ctrl-C ended
+FOLLOW_EVERY_S = 1.0
 
 app = typer.Typer(
     name="eagleray",
     no_args_is_help=True,
-    add_completion=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="One typed YAML file becomes a trained, evaluated and served multimodal model, on Ray.",
-    epilog="Start with: eagleray plan examples/quickstart.yaml, then eagleray run examples/quickstart.yaml",
+    epilog="Start with `eagleray plan examples/quickstart.yaml`, then `eagleray run` the same file.",
 )
-corpora = typer.Typer(no_args_is_help=True, help="The corpora that a spec can name as a source.")
+corpora = typer.Typer(no_args_is_help=True, help="List and fetch the corpora that a spec can name.")
 app.add_typer(corpora, name="corpora")
-console = Console(highlight=False)
-errors = Console(stderr=True, highlight=False)
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 SpecFile = Annotated[Path, typer.Argument(metavar="SPEC", help="The workflow's YAML file.")]
-RunId = Annotated[str, typer.Argument(metavar="RUN", help="The run's id, or `last`.")]
+RunId = Annotated[str, typer.Argument(metavar="[RUN]", help="A run's id, its beginning, or `last`.")]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="STAGE.FIELD=VALUE", help="Override a field; may be repeated."),
@@ -51,11 +62,17 @@ Database = Annotated[
 ]
 Address = Annotated[
     str | None,
-    typer.Option(help="A Ray cluster that runs (HOST:PORT, ray://…, auto); without it, one on this machine."),
+    typer.Option(help="A Ray cluster: HOST:PORT, ray://… or auto [default: one on this machine]"),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-
 DEFAULT_HOME = Path(".eagleray")
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option(DEBUG, help="Show the traceback of an error.")] = False,
+) -> None:
+    """Take the options that stand before a command; `main` reads `--debug` itself."""
 
 
 @app.command()
@@ -67,31 +84,12 @@ def run(
     store: Store = None,
     database: Database = None,
 ) -> None:
-    """Carry out a workflow: stages whose result exists are skipped, the others run as soon as they can.
+    """Carry out a workflow: what is cached is skipped, every other stage runs as soon as it can.
 
-    Killed at any moment, it is taken up again by `eagleray resume`.
+    Killed at any moment, the run is taken up again by `eagleray resume`.
     """
-    from .session import Session
-
     session = Session(home, store, database)
-    workflow = session.load(spec, overrides or [])
-    raise typer.Exit(session.carry_out(workflow, address, console))
-
-
-@app.command()
-def plan(
-    spec: SpecFile,
-    overrides: Overrides = None,
-    as_json: AsJson = False,
-    home: Home = DEFAULT_HOME,
-    store: Store = None,
-) -> None:
-    """Show what `run` would do, and why: which stages are cached, which would run. Allocates nothing."""
-    from .display import print_table
-    from .session import Session, plan_rows
-
-    session = Session(home, store, None)
-    print_table(console, plan_rows(session.plan(session.load(spec, overrides or []))), as_json, "no stages")
+    _carry_out(session, session.prepare(session.load(spec, overrides or [])), address)
 
 
 @app.command()
@@ -103,7 +101,298 @@ def resume(
     database: Database = None,
 ) -> None:
     """Take up a run that was killed, cancelled or failed; what was finished is not done again."""
-    from .session import Session
+    session = Session(home, store, database)
+    _carry_out(session, session.prepare_again(run_id), address)
+
+
+@app.command()
+def plan(
+    spec: SpecFile,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+    home: Home = DEFAULT_HOME,
+    store: Store = None,
+) -> None:
+    """Show what `run` would do and why: what is cached, what would run. Allocates nothing."""
+    session = Session(home, store)
+    print_table(out, plan_rows(session.plan(session.load(spec, overrides or []))), as_json, "no stages")
+
+
+@app.command()
+def cancel(run_id: RunId = "last", home: Home = DEFAULT_HOME, database: Database = None) -> None:
+    """End a run from another terminal; `eagleray resume` takes it up again."""
+    log = Session(home, database=database).log
+    info = log.find(run_id)
+    state = log.status(info.id).state
+    if state is not State.RUNNING:
+        raise EaglerayError(f"run {info.id} does not run: it is {state}", "see `eagleray runs`")
+    log.append(info.id, [(None, "cancel", {})])
+    while log.status(info.id).state is State.RUNNING:
+        time.sleep(FOLLOW_EVERY_S)
+    out.print(f"run {info.id} is {log.status(info.id).state}")
+
+
+@app.command()
+def runs(as_json: AsJson = False, home: Home = DEFAULT_HOME, database: Database = None) -> None:
+    """List the runs of this home, newest first."""
+    log = Session(home, database=database).log
+    rows: list[Mapping[str, Any]] = []
+    for info in log.runs():
+        status = log.status(info.id)
+        done = sum(TABLE[stage.state].has_artifact for stage in status.stages.values())
+        rows.append(
+            {
+                "run": info.id,
+                "workflow": info.workflow,
+                "state": status.state.value,
+                "stages_done": f"{done}/{len(status.stages)}",
+                "started": time.strftime("%Y-%m-%d %H:%M", time.localtime(info.created_s)),
+                "set": " ".join(info.overrides),
+            }
+        )
+    print_table(out, rows, as_json, "no run yet: eagleray run SPEC")
+
+
+@app.command()
+def status(
+    run_id: RunId = "last", as_json: AsJson = False, home: Home = DEFAULT_HOME, database: Database = None
+) -> None:
+    """Show where each stage of a run stands."""
+    log = Session(home, database=database).log
+    info = log.find(run_id)
+    found = log.status(info.id)
+    if not as_json:
+        out.print(f"run {info.id} of {info.workflow}: {found.state} {found.reason}".rstrip())
+    print_table(out, status_rows(found), as_json, "it has not begun")
+
+
+@app.command()
+def logs(
+    run_id: RunId = "last",
+    stage: Annotated[str | None, typer.Option(help="Only this stage.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the run ends.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line.")] = False,
+    home: Home = DEFAULT_HOME,
+    database: Database = None,
+) -> None:
+    """Print a run's events: states, progress with metrics, and what the stages had to say."""
+    log = Session(home, database=database).log
+    info = log.find(run_id)
+    seen = 0
+    while True:
+        going = follow and log.status(info.id).state is State.RUNNING
+        for event in log.events(info.id, after=seen):
+            seen = event.number
+            if stage not in (None, event.stage):
+                continue
+            if as_json:
+                line = {"time_s": event.time_s, "stage": event.stage, "event": event.event, **event.fields}
+                typer.echo(json.dumps(line, ensure_ascii=False))
+            else:
+                clock = time.strftime("%H:%M:%S", time.localtime(event.time_s))
+                text = describe_event(event.event, event.fields)
+                out.print(Text.assemble((f"{clock} {event.stage or '':>10} ", "dim"), text))
+        if not going:
+            return
+        time.sleep(FOLLOW_EVERY_S)
+
+
+@app.command()
+def schema(
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """Print the JSON Schema of workflow files, with which editors complete and check them.
+
+    For VS Code and others with the YAML language server: `eagleray schema > eagleray.schema.json`, and
+    `# yaml-language-server: $schema=eagleray.schema.json` as the file's first line.
+    """
+    from .workflows.schema import schema as make_schema
+
+    typer.echo(json.dumps(make_schema(Session(home).kinds), indent=2, ensure_ascii=False))
+
+
+@app.command()
+def stages(
+    kind: Annotated[str | None, typer.Argument(metavar="[KIND]", help="Show this kind's fields.")] = None,
+    as_json: AsJson = False,
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """List the stage kinds, or the fields of one with their defaults."""
+    kinds = Session(home).kinds
+    if kind is None:
+        rows = [
+            {
+                "kind": found.name,
+                "takes": ", ".join(f"{name}: {given.__name__}" for name, given in found.takes.items()),
+                "gives": found.gives.__name__,
+                "summary": found.summary,
+            }
+            for found in kinds.values()
+        ]
+        print_table(out, rows, as_json, "no stage kinds")
+    elif kind in kinds:
+        print_table(out, field_rows(kinds[kind].spec), as_json, "no fields")
+    else:
+        raise EaglerayError(f"there is no stage kind {kind!r}", f"there are: {', '.join(kinds)}")
+
+
+@app.command()
+def serve(
+    source: Annotated[
+        str, typer.Argument(metavar="[RUN|FOLDER]", help="A run, or a bundle's folder.")
+    ] = "last",
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
+    address: Address = None,
+    home: Home = DEFAULT_HOME,
+    store: Store = None,
+    database: Database = None,
+) -> None:
+    """Serve a run's bundle, or a bundle's folder, until Ctrl-C."""
+    from .actors.serving.spec import ServingOptions
+    from .cluster.connect import connect
 
     session = Session(home, store, database)
-    raise typer.Exit(session.resume(run_id, address, console))
+    opened = _bundle(session, source)
+    options = ServingOptions(host=host, port=port, application=f"serve-{port}")
+    needed = 1 + options.autoscaling.min_replicas * options.cpus_per_replica
+    with connect(address, session.home, needed) as connection:
+        from .actors.serving.running import serve_until_interrupted
+
+        def announce(deployed: Deployed) -> None:
+            _announce(deployed.url, deployed.command, connection)
+            out.print("Ctrl-C ends it.")
+
+        serve_until_interrupted(opened.path, options, opened.digest or None, announce)
+
+
+@app.command()
+def submit(
+    spec: SpecFile,
+    address: Annotated[str, typer.Option(help="The cluster's dashboard: http://HEAD:8265")],
+    overrides: Overrides = None,
+    home: Annotated[
+        str, typer.Option(help="Folder for runs and artifacts, on the cluster; all its machines must see it.")
+    ] = "~/.eagleray",
+    store: Annotated[str | None, typer.Option(help="Where artifacts lie: a folder, s3://… or gs://…")] = None,
+    database: Annotated[str | None, typer.Option(help="URL of the run log.")] = None,
+    wait: Annotated[bool, typer.Option(help="Print the job's log until it ends.")] = True,
+) -> None:
+    """Run a workflow as a job of a cluster: it stands in the Ray dashboard, and outlives this terminal."""
+    from .cluster.jobs import follow, submit
+
+    Session(DEFAULT_HOME).load(spec, overrides or [])  # refused here before anything travels
+    given = {"--home": home, "--store": store, "--database": database}
+    words = [word for name, value in given.items() if value for word in (name, value)]
+    job = submit(spec, overrides or [], address, words)
+    out.print(f"job {job} at {address}")
+    if wait and not follow(job, address, typer.echo):
+        raise typer.Exit(1)
+
+
+@app.command()
+def down(home: Home = DEFAULT_HOME) -> None:
+    """Stop this home's own Ray cluster, and with it what it serves."""
+    from .cluster import local
+
+    out.print("stopped" if local.stop(home.absolute()) else "no cluster of this home is running")
+
+
+@corpora.command("list")
+def list_corpora(as_json: AsJson = False) -> None:
+    """List the corpora that can be fetched."""
+    from .pipelines.catalog import list_sources
+
+    rows = [
+        {
+            "corpus": one.name,
+            "modalities": ", ".join(one.modalities),
+            "size_mb": one.size_bytes // 1_000_000,
+            "licence": one.licence,
+            "summary": one.summary,
+        }
+        for one in list_sources()
+    ]
+    print_table(out, rows, as_json, "no corpora")
+
+
+@corpora.command("fetch")
+def fetch_corpus(
+    name: Annotated[str, typer.Argument(metavar="CORPUS", help="One of `eagleray corpora list`.")],
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """Fetch a corpus, verify its digest and print the folder of the unpacked copy."""
+    from .pipelines.catalog import fetch
+
+    typer.echo(fetch(name, home.absolute() / "downloads", err.print))
+
+
+def main() -> None:
+    """Run a command; an error is shown once, without a traceback unless `--debug`."""
+    words = [word for word in sys.argv[1:] if word != DEBUG]
+    debug = len(words) < len(sys.argv) - 1
+    try:
+        app(words)
+    except EaglerayError as error:
+        if debug:
+            raise
+        err.print(Text.assemble(("error: ", "bold red"), str(error)))
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(CANCELLED_EXIT)
+    except Exception as error:
+        if debug:
+            raise
+        text = f"{type(error).__name__}: {error}"
+        remedy = "this is a fault of Eagleray: run again with --debug, and report what it prints"
+        err.print(Text.assemble(("error: ", "bold red"), f"{text}\n  → {remedy}"))
+        sys.exit(1)
+
+
+def _carry_out(session: Session, run: PreparedRun, address: str | None) -> None:
+    connections: list[Connection] = []
+    names = [stage.name for stage in run.plan.stages]
+    out.print(f"run {run.id} of {run.workflow.name}")
+    with RunView(out, names) as view:
+
+        def on_connected(connection: Connection) -> None:
+            connections.append(connection)
+            out.print(f"Ray's dashboard: {connection.dashboard or connection.address}")
+
+        state = session.carry_out(run, address, on_connected, view.show)
+    found = session.log.status(run.id)
+    for name, stage in found.stages.items():
+        if stage.state is State.FAILED:
+            err.print(Text.assemble(("error: ", "bold red"), f"{name}: {stage.reason}"))
+            if DEBUG in sys.argv:
+                err.print(stage.details)
+        elif TABLE[stage.state].has_artifact and issubclass(run.plan[name].kind.gives, Deployment):
+            _announce(stage.facts["url"], stage.facts["command"], connections[0])
+            out.print("`eagleray down` ends what is served.")
+    if state is not State.SUCCEEDED:
+        err.print(f"run {run.id} {state}; what was finished is kept: eagleray resume {run.id}")
+        raise typer.Exit(CANCELLED_EXIT if state is State.CANCELLED else 1)
+    out.print(f"run {run.id} succeeded")
+
+
+def _announce(url: str, command: str, connection: Connection) -> None:
+    out.print(f"serving at {url}, its pages at {url}/docs; try:\n  {command}")
+    if connection.dashboard:
+        out.print(f"Ray's dashboard: {connection.dashboard}")
+
+
+def _bundle(session: Session, source: str) -> Bundle:
+    """The bundle in a folder, or that a run made."""
+    if (Path(source) / "bundle.json").is_file():
+        return Bundle(Path(source).absolute(), "", "", {})
+    run = session.log.find(source)
+    for stage in reversed(session.plan(session.reload(run.id)).stages):
+        if issubclass(stage.kind.gives, Bundle) and stage.record is not None:
+            opened = session.store.open(stage.record)
+            assert isinstance(opened, Bundle)
+            return opened
+    raise EaglerayError(f"run {run.id} has made no bundle", "give it an `export` stage, and resume it")
+
+
+if __name__ == "__main__":
+    main()

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..workflows.errors import EaglerayError
 from . import local
+from .package import package
 
 NAMESPACE = "eagleray"
+WORKER_ENVIRONMENT = {"OMP_NUM_THREADS": "1"}
+IN_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray's Jobs API sets it for a job's own process
 
 
 @dataclass(frozen=True)
@@ -29,9 +34,8 @@ class Connection:
     local: bool
 
 
-def connect(
-    address: str | None, home: Path, num_cpus: float, packages: list[str] | None = None
-) -> Connection:
+@contextmanager
+def connect(address: str | None, home: Path, num_cpus: float, keep: bool = False) -> Generator[Connection]:
     """Connect this process to a cluster; without an address, to the laptop's own, started if need be.
 
     Args:
@@ -39,22 +43,43 @@ def connect(
         home: folder of the laptop's cluster record.
         num_cpus: what the work needs at once; the laptop's cluster gets at least as many logical CPUs,
             so that any topology can be proven on it.
-        packages: wheels or folders that a remote cluster's workers import.
+        keep: whether a cluster started here outlives the connection.
 
     Raises:
         EaglerayError: when nothing answers at the address, or the cluster is too small.
     """
     import ray
 
-    if address is not None:
-        connection = Connection(address, "", local=False)
-    else:
-        found = _local_cluster(home, num_cpus)
+    started = False
+    if address is None:
+        found = local.running(home)
+        if found is not None and found.num_cpus < num_cpus:
+            local.stop(home)  # only this home's runs and deployments use it
+            found = None
+        if found is None:
+            started = True
+            found = local.start(home, max(os.cpu_count() or 1, round(num_cpus + 0.49)) + 1)
         connection = Connection(found.address, found.dashboard, local=True)
-    environment: dict[str, Any] = {"env_vars": {"OMP_NUM_THREADS": "1"}}
-    if packages:
-        environment["py_modules"] = packages
-    os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+    else:
+        connection = Connection(address, "", local=False)
+    try:
+        dashboard = _attach(connection, home, num_cpus)
+        yield Connection(connection.address, connection.dashboard or dashboard, connection.local)
+    finally:
+        ray.shutdown()
+        if started and not keep:
+            local.stop(home)
+
+
+def _attach(connection: Connection, home: Path, num_cpus: float) -> str:
+    """Make this process a driver; returns the dashboard's URL as Ray knows it."""
+    import ray
+
+    environment: dict[str, Any] = {}
+    if IN_JOB not in os.environ:  # a job's environment was set when it was submitted
+        environment["env_vars"] = WORKER_ENVIRONMENT
+        if not connection.local:
+            environment["py_modules"] = [str(package(home / "wheel"))]
     try:
         context = ray.init(
             address=connection.address,
@@ -65,26 +90,14 @@ def connect(
         )
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise EaglerayError(
-            f"no Ray cluster answers at {connection.address}: {error}".splitlines()[0],
+            f"no Ray cluster answers at {connection.address}: {str(error).splitlines()[0]}",
             "check the address, or leave --address out to run on this machine",
         ) from error
     total = float(ray.cluster_resources().get("CPU", 0))
     if total < num_cpus:
-        ray.shutdown()
         raise EaglerayError(
             f"the run needs {num_cpus:g} CPUs at once, the cluster at {connection.address} has {total:g}",
             "use fewer workers, or a larger cluster",
         )
-    dashboard = connection.dashboard or str(getattr(context, "dashboard_url", "") or "")
-    if dashboard and "://" not in dashboard:
-        dashboard = f"http://{dashboard}"
-    return Connection(connection.address, dashboard, connection.local)
-
-
-def _local_cluster(home: Path, num_cpus: float) -> local.LocalCluster:
-    wanted = max(os.cpu_count() or 1, round(num_cpus + 0.49)) + 1
-    found = local.running(home)
-    if found is not None and found.num_cpus < num_cpus:
-        local.stop(home)  # only this home's runs and deployments use it
-        found = None
-    return found or local.start(home, wanted)
+    dashboard = str(getattr(context, "dashboard_url", "") or "")
+    return f"http://{dashboard}" if dashboard and "://" not in dashboard else dashboard

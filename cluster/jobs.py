@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import shlex
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ..workflows.errors import EaglerayError
+from .connect import WORKER_ENVIRONMENT
+from .package import package
 
 
-def submit(spec: Path, overrides: Sequence[str], address: str, wheel: Path, options: Sequence[str]) -> str:
-    """Submit `eagleray run SPEC` as a job and return its submission id.
+def submit(spec: Path, overrides: Sequence[str], address: str, options: Sequence[str]) -> str:
+    """Submit `eagleray run SPEC` as a job, with this code, and return its submission id.
 
     Args:
         spec: the workflow file; it travels with the job.
         overrides: `--set` values.
         address: of the dashboard, `http://HEAD:8265`.
-        wheel: this code, imported by the job and its workers.
         options: further words of the `run` command.
 
     Raises:
@@ -30,16 +32,36 @@ def submit(spec: Path, overrides: Sequence[str], address: str, wheel: Path, opti
     for override in overrides:
         words += ["--set", override]
     with tempfile.TemporaryDirectory() as folder:
-        shutil.copyfile(spec, Path(folder) / spec.name)
+        travelling = Path(folder) / "job"
+        travelling.mkdir()
+        shutil.copyfile(spec, travelling / spec.name)
         try:
             client = JobSubmissionClient(address)
             return client.submit_job(
                 entrypoint=f"python -m eagleray.cli {shlex.join(words)}",
-                runtime_env={"working_dir": folder, "py_modules": [str(wheel)]},
+                runtime_env={
+                    "working_dir": str(travelling),
+                    "py_modules": [str(package(Path(folder) / "wheel"))],
+                    "env_vars": WORKER_ENVIRONMENT,
+                },
                 metadata={"workflow": spec.stem},
             )
         except (ConnectionError, RuntimeError) as error:
             raise EaglerayError(
                 f"no Jobs API answers at {address}: {str(error).splitlines()[0]}",
-                "give the dashboard's address, http://HEAD:8265",
+                "give the dashboard's address, http://HEAD:8265, and its token in RAY_AUTH_TOKEN",
             ) from error
+
+
+def follow(job: str, address: str, write: Callable[[str], None]) -> bool:
+    """Pass a job's log on until it ends; whether it succeeded."""
+    from ray.job_submission import JobStatus, JobSubmissionClient
+
+    client = JobSubmissionClient(address)
+
+    async def tail() -> None:
+        async for text in client.tail_job_logs(job):
+            write(text.rstrip("\n"))
+
+    asyncio.run(tail())
+    return client.get_job_status(job) == JobStatus.SUCCEEDED

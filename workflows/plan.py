@@ -36,6 +36,7 @@ class PlannedStage:
         fingerprint: identity of its result; empty when blocked.
         cpus: CPUs it needs at once.
         record: of the cached artifact.
+        error: why it is impossible.
     """
 
     name: str
@@ -46,6 +47,7 @@ class PlannedStage:
     fingerprint: str
     cpus: float
     record: Record | None = None
+    error: EaglerayError | None = None
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ def _decide(
             kind.check(name, spec)
         outside = kind.outside(spec) if kind.outside else None
     except EaglerayError as error:
-        return PlannedStage(name, kind, spec, Decision.BLOCKED, str(error), "", cpus)
+        return PlannedStage(name, kind, spec, Decision.BLOCKED, str(error), "", cpus, error=error)
     inputs = {key: planned[source].fingerprint for key, source in spec.inputs.items()}
     digest = fingerprint(kind, spec, inputs, outside)
     if not kind.cached:
