@@ -256,7 +256,7 @@ def serve(
     opened = _bundle(session, source)
     options = ServingOptions(host=host, port=port, application=f"serve-{port}")
     needed = 1 + options.autoscaling.min_replicas * options.cpus_per_replica
-    with connect(address, session.home, needed) as connection:
+    with connect(address, session.home, needed, out.print) as connection:
         from .actors.serving.running import serve_until_interrupted
 
         def announce(deployed: Deployed) -> None:
@@ -359,7 +359,7 @@ def _carry_out(session: Session, run: PreparedRun, address: str | None) -> None:
             connections.append(connection)
             out.print(f"Ray's dashboard: {connection.dashboard or connection.address}")
 
-        state = session.carry_out(run, address, on_connected, view.show)
+        state = session.carry_out(run, address, out.print, on_connected, view.show)
     found = session.log.status(run.id)
     for name, stage in found.stages.items():
         if stage.state is State.FAILED:

@@ -10,7 +10,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .workflows.artifacts import Deployment
 from .workflows.engine import Executor, OnEvent, execute
 from .workflows.errors import EaglerayError
 from .workflows.loading import Workflow, load_workflow, parse_workflow
@@ -91,6 +90,7 @@ class Session:
         self,
         run: PreparedRun,
         address: str | None,
+        log: Callable[[str], None],
         on_connected: Callable[[Connection], None],
         on_event: OnEvent,
     ) -> State:
@@ -100,6 +100,7 @@ class Session:
             run: from `prepare`.
             address: of the cluster; None for one on this machine, which is started if need be, and
                 left running while it serves something.
+            log: takes a line for people about the cluster.
             on_connected: is told of the cluster.
             on_event: is told of every event.
         """
@@ -120,9 +121,10 @@ class Session:
         @contextmanager
         def open_executor() -> Generator[Executor]:
             from .cluster.connect import connect
-            from .cluster.executor import RayExecutor
 
-            with connect(address, self.home, run.plan.cpus, keep=_serves(run.plan)) as connection:
+            with connect(address, self.home, run.plan.cpus, log) as connection:
+                from .cluster.executor import RayExecutor  # imports Ray, which then reads its environment
+
                 on_connected(connection)
                 with closing(RayExecutor()) as executor:
                     yield executor
@@ -139,7 +141,3 @@ class Session:
             if stage.decision is Decision.BLOCKED:
                 raise stage.error or EaglerayError(stage.reason, where=stage.name)
         return plan
-
-
-def _serves(plan: Plan) -> bool:
-    return any(issubclass(stage.kind.gives, Deployment) for stage in plan.stages)

@@ -40,9 +40,11 @@ class RayExecutor:
     def submit(self, task: StageTask) -> None:
         """Start an attempt."""
         self._attempts += 1
-        options = {"num_cpus": task.spec.run.num_cpus, "max_retries": 0, "max_calls": 1}
-        remote = ray.remote(run_task).options(name=f"{task.stage} ({task.run_id})", **options)
-        reference = remote.remote(task, QueueEmit(self._queue, task.stage, self._attempts))
+        attempt = ray.remote(max_calls=1, max_retries=0)(run_task)  # the engine retries, in a new process
+        name = f"{task.stage} of run {task.run_id}"
+        reference = attempt.options(num_cpus=task.spec.run.num_cpus, name=name).remote(
+            task, QueueEmit(self._queue, task.stage, self._attempts)
+        )
         self._running[reference] = task.stage, self._attempts
 
     def poll(self, timeout_s: float) -> list[Update]:

@@ -6,15 +6,20 @@ It stays up while something is served, so that the printed request still works, 
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TextIO
 
 from ..workflows.errors import EaglerayError
 
@@ -37,6 +42,79 @@ class LocalCluster:
     address: str
     dashboard: str
     num_cpus: int
+
+
+@contextmanager
+def use(
+    home: Path, num_cpus: int, log: Callable[[str], None], keep: Callable[[], bool]
+) -> Generator[LocalCluster]:
+    """Use the cluster of this home, started if none is up; the last user stops it unless `keep()`.
+
+    Every user holds a shared lock; who gets an exclusive one is alone.
+
+    Args:
+        home: folder of the cluster's record.
+        num_cpus: that it must have; a smaller one is replaced when no one else uses it.
+        log: takes a line for people.
+        keep: asked at the end whether the cluster goes on.
+
+    Raises:
+        EaglerayError: when it is too small and in use, or does not come up.
+    """
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / "cluster.lock").open("w") as lock:
+        while True:
+            if _alone(lock):
+                _fit(home, num_cpus, log)
+            fcntl.flock(lock, fcntl.LOCK_SH)  # waits for whoever is starting it
+            cluster = running(home)
+            if cluster is not None and cluster.num_cpus < num_cpus:
+                raise EaglerayError(
+                    f"the run needs {num_cpus} CPUs at once; the cluster of this home, which another run "
+                    f"uses, has {cluster.num_cpus}",
+                    "wait for the other run, or choose another --home",
+                )
+            if cluster is not None:
+                break
+        try:
+            yield cluster
+        finally:
+            if not keep() and _alone(lock):
+                stop(home)
+
+
+def _alone(lock: TextIO) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _fit(home: Path, num_cpus: int, log: Callable[[str], None]) -> None:
+    """Have a cluster of at least that size."""
+    cluster = running(home)
+    if cluster is not None and cluster.num_cpus < num_cpus:
+        log(f"restarting the local cluster with {num_cpus} CPUs instead of {cluster.num_cpus}")
+        stop(home)
+        cluster = None
+    if cluster is None:
+        log("starting a local Ray cluster")
+        start(home, num_cpus)
+
+
+def token_environment(home: Path) -> dict[str, str]:
+    """What a process must have in its environment to speak to this home's cluster.
+
+    Whoever reaches a cluster's ports runs code on it, so each home has a token, for its owner alone.
+    """
+    path = home / "ray-token"
+    if not path.is_file():
+        home.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with open(descriptor, "w") as file:
+            file.write(secrets.token_hex(32))
+    return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(path)}
 
 
 def running(home: Path) -> LocalCluster | None:
@@ -71,7 +149,7 @@ def start(home: Path, num_cpus: int) -> LocalCluster:
             stdin=subprocess.DEVNULL,
             start_new_session=True,
             preexec_fn=_default_signals,
-            env={**os.environ, "RAY_DISABLE_IMPORT_WARNING": "1"},
+            env={**os.environ, **token_environment(home)},
         )
     deadline = time.monotonic() + START_TIMEOUT_S
     while not (_open("127.0.0.1", port) and _open("127.0.0.1", dashboard_port)):

@@ -82,7 +82,7 @@ def make_plan(
         history: records of earlier runs, newest first, to say what changed.
     """
     planned: dict[str, PlannedStage] = {}
-    for name in topological_order(workflow.stages):
+    for name in topological_order({name: spec.inputs.values() for name, spec in workflow.stages.items()}):
         planned[name] = _decide(name, workflow.stages[name], planned, kinds, find, history)
     return Plan(workflow.name, tuple(planned.values()))
 

@@ -251,7 +251,7 @@ class RunLog:
             host, _, pid = owner.rpartition(":")
             raise EaglerayError(
                 f"run {run_id} is being carried out by process {pid} on {host}",
-                f"follow it with `eagleray logs {run_id} --follow`, or end it with `eagleray cancel {run_id}`",
+                f"follow it: eagleray logs {run_id} -f; or end it: eagleray cancel {run_id}",
             )
 
     def beat(self, run_id: str) -> None:

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -107,11 +108,11 @@ class Trainer:
         """Take one optimizer step on this worker's rows."""
         started = time.monotonic()
         self.objective.start_step(batch)
-        inputs = {k: v for k, v in batch.items() if k not in ("group", "label")}
+        inputs: dict[str, Any] = {k: v for k, v in batch.items() if k not in ("group", "label")}
         if self.spec.parallel.num_microbatches > 1 and self.spec.objective.contrastive > 0:
             with torch.no_grad():
                 outputs = self._forward.step(**inputs)
-            if self.is_last:
+            if outputs is not None:  # the last pipeline rank's
                 self.objective.fill_bank(outputs)
         rows = torch.arange(batch["label"].shape[0], device=self.device) if self.is_last else None
         self._train.step(target=rows, return_outputs=False, **inputs)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +34,7 @@ def cut_layers(costs: Sequence[float], num_slices: int) -> list[range]:
                 if (slices - 1, start) in best
             )
     cuts = best[num_slices, len(costs)][1]
-    return [range(start, end) for start, end in zip(cuts, cuts[1:], strict=False)]
+    return [range(start, end) for start, end in pairwise(cuts)]
 
 
 class ModelSlice(nn.Module):

@@ -2,20 +2,8 @@
 
 from __future__ import annotations
 
-import io
-import socket
-from collections.abc import Callable
-from pathlib import Path
-
-import numpy as np
-import pytest
-import soundfile
-import torch
-from eagleray.models.multimodal import MultimodalModel
 from eagleray.models.spec import AudioSpec, DecoderSpec, ModelSpec, TextSpec, VisionSpec
 from eagleray.pipelines.spec import Preparation
-from eagleray.workflows.stage import StageContext
-from PIL import Image
 
 NUM_PICTURES = 12
 PREPARATION = Preparation(

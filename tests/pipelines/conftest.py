@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+from PIL import Image, ImageDraw
+
 from eagleray.pipelines.source import tree_digest
 from eagleray.pipelines.spec import Preparation
 from eagleray.pipelines.stages.preprocess import PreprocessSpec, preprocess
 from eagleray.workflows.stage import StageContext
-from PIL import Image, ImageDraw
 
 NOUNS = ["frog", "rose", "truck", "lemon", "drum", "star", "house", "shoe"]
 COLOURS = {"red": (220, 30, 30), "blue": (30, 60, 220), "green": (20, 160, 60), "gold": (230, 180, 20)}

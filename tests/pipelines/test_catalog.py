@@ -6,9 +6,10 @@ import sys
 from typing import get_args
 
 import pytest
+from pydantic import TypeAdapter
+
 from eagleray.pipelines import catalog
 from eagleray.workflows.errors import EaglerayError
-from pydantic import TypeAdapter
 
 MODULE = """
 from typing import Literal

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import soundfile
+
 from eagleray.pipelines import decoding
 from eagleray.pipelines.operators import audio
 from eagleray.pipelines.spec import Preparation

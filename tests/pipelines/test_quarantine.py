@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 
 import pytest
+
 from eagleray.pipelines.quarantine import Quarantine, Refusal, Refused
 from eagleray.workflows.errors import EaglerayError
 

@@ -6,13 +6,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer
+
 from eagleray.pipelines.contracts import MODALITIES, shard_paths
 from eagleray.pipelines.operators import audio, image, text
 from eagleray.pipelines.reading import CorpusReader, training_rows
 from eagleray.workflows.errors import EaglerayError
-from hypothesis import given
-from hypothesis import strategies as st
-from tokenizers import Tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,11 @@ from itertools import pairwise
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from eagleray.pipelines.contracts import SPEECH, shard_paths
-from eagleray.pipelines.shards import ShardWriter
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from eagleray.pipelines.contracts import SPEECH, shard_paths
+from eagleray.pipelines.shards import ShardWriter
 
 # Large enough that Parquet cuts the column into pages.
 NOISE = np.random.default_rng(0).integers(0, 256, (50, 60_000), np.uint8)

@@ -6,9 +6,10 @@ import subprocess
 import sys
 
 import pytest
+from pydantic import ValidationError
+
 from eagleray.pipelines.spec import Preparation
 from eagleray.pipelines.stages.preprocess import PreprocessSpec
-from pydantic import ValidationError
 
 
 def test_a_stage_file_loads_neither_ray_nor_torch_nor_arrow():

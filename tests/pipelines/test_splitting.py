@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from eagleray.pipelines.spec import Splits
-from eagleray.pipelines.splitting import place
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
+
+from eagleray.pipelines.spec import Splits
+from eagleray.pipelines.splitting import place
 
 captions = st.lists(
     st.one_of(st.none(), st.sampled_from(["A frog.", "a frog", "A ROSE", "a rose.", "x", ""])), max_size=20

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+
 from eagleray.actors.serving.bundle import EMBEDDING, Lineage, load_bundle, open_graph
 from eagleray.actors.serving.exporting import ExportOptions, export_bundle
 from eagleray.actors.serving.indexing import open_splits, sample_rows

@@ -5,6 +5,7 @@ import asyncio
 import httpx
 import numpy as np
 import pytest
+
 from eagleray.actors.serving.bundle import Hit
 from eagleray.actors.serving.ingress import BUNDLE_HEADER, build_api
 from eagleray.actors.serving.messages import Health, Problem, refusal

@@ -3,9 +3,10 @@
 import base64
 
 import pytest
+from pydantic import ValidationError
+
 from eagleray.actors.serving.inputs import prepare
 from eagleray.actors.serving.messages import Input, Refusal
-from pydantic import ValidationError
 
 
 def b64(data: bytes) -> str:

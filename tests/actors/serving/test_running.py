@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import numpy as np
 import pytest
+
 from eagleray.actors.serving.spec import AutoscalingSpec, BatchingSpec, LimitsSpec, ServingOptions
 from eagleray.workflows.errors import EaglerayError
 
@@ -26,8 +27,9 @@ def options(free_port):
 
 @pytest.fixture(scope="module")
 def deployed(ray_cluster, bundle_folder, options):
-    from eagleray.actors.serving import running
     from ray import serve
+
+    from eagleray.actors.serving import running
 
     yield running.deploy(bundle_folder, options)
     serve.shutdown()
@@ -183,8 +185,9 @@ def test_a_damaged_bundle_replaces_nothing(deployed, bundle_folder, options, tmp
 @pytest.fixture
 def failing(deployed, options):
     """Options of an application beside the one that runs, on the same Serve."""
-    from eagleray.actors.serving import running
     from ray import serve
+
+    from eagleray.actors.serving import running
 
     yield options.model_copy(
         update={

@@ -4,10 +4,11 @@ import json
 
 import httpx
 import pytest
+from pydantic import ValidationError
+
 from eagleray.actors.stages.serve import ServeSpec, serve
 from eagleray.workflows.artifacts import Bundle, Deployment
 from eagleray.workflows.spec import RunOptions
-from pydantic import ValidationError
 
 
 def test_the_kind_is_done_for_its_effect():

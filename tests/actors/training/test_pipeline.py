@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,7 +22,7 @@ def test_no_single_move_of_a_cut_makes_the_costliest_slice_cheaper(costs, data):
     num_slices = data.draw(st.integers(1, len(costs)))
     slices = cut_layers(costs, num_slices)
     worst = max(sum(costs[i] for i in part) for part in slices)
-    for left, right in zip(slices, slices[1:], strict=False):
+    for left, right in pairwise(slices):
         for cut in range(left.start + 1, right.stop):
             moved = [range(left.start, cut), range(cut, right.stop)]
             others = [part for part in slices if part not in (left, right)]

@@ -1,9 +1,5 @@
 """Every mesh computes what one process computes: losses, gradient norms, and resumed weights."""
 
-import json
-from pathlib import Path
-
-import numpy as np
 import pytest
 
 from eagleray.actors.training.loop import TrainingJob

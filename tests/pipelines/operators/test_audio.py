@@ -9,11 +9,12 @@ from contextlib import suppress
 import numpy as np
 import pytest
 import soundfile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from eagleray.pipelines.operators import audio
 from eagleray.pipelines.quarantine import Refused
 from eagleray.pipelines.spec import Preparation
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 RATE = 16_000
 PREPARATION = Preparation()

@@ -7,11 +7,12 @@ from contextlib import suppress
 
 import numpy as np
 import pytest
-from eagleray.pipelines.operators import image
-from eagleray.pipelines.quarantine import Refused
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+
+from eagleray.pipelines.operators import image
+from eagleray.pipelines.quarantine import Refused
 
 
 def encode(picture: Image.Image, file_format: str = "PNG", **options: object) -> bytes:

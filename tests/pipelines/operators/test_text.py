@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from eagleray.pipelines.operators import text
-from eagleray.pipelines.spec import BOS, EOS, PAD, SPECIAL_TOKENS
 from hypothesis import given
 from hypothesis import strategies as st
+
+from eagleray.pipelines.operators import text
+from eagleray.pipelines.spec import BOS, EOS, PAD, SPECIAL_TOKENS
 
 CAPTIONS = ["A red frog.", "A blue frog.", "Una rana roja.", "Une grenouille.", "A red truck."] * 3
 TOKENIZER = text.train_tokenizer(CAPTIONS, 320)

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from eagleray.pipelines.source import tree_digest
 from eagleray.pipelines.sources import tuxpaint
 from eagleray.pipelines.sources.tuxpaint import (

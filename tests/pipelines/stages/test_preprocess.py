@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+
 from eagleray.pipelines.contracts import QUARANTINE, TABLES, shard_paths
 from eagleray.pipelines.reading import CorpusReader
 from eagleray.pipelines.splitting import normalise
