@@ -14,6 +14,7 @@ def ray_cluster() -> Iterator[None]:
     import ray
 
     ray.init(
+        address="local",  # never some other cluster of this machine
         num_cpus=8,
         include_dashboard=False,
         log_to_driver=False,

@@ -1,4 +1,4 @@
-"""A small real corpus for training tests, and gloo process groups to train on it."""
+"""Gloo process groups to train in."""
 
 from __future__ import annotations
 
@@ -9,22 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 import torch.multiprocessing as mp
-
-from eagleray.models.spec import AudioSpec, DecoderSpec, ModelSpec, TextSpec, VisionSpec
-
-
-@pytest.fixture(scope="session")
-def small_model() -> ModelSpec:
-    return ModelSpec(
-        vision=VisionSpec(image_size=32, window_size=4, embed_dim=16, depths=(2, 2), num_heads=(2, 4)),
-        audio=AudioSpec(n_mels=16, max_frames=64, d_model=16, num_layers=2, num_heads=2),
-        text=TextSpec(d_model=32, num_layers=2, num_heads=4, max_tokens=16),
-        decoder=DecoderSpec(d_model=32, num_layers=2, num_heads=4),
-        embed_dim=16,
-    )
 
 
 def spawn(function: Callable[..., Any], world_size: int, *arguments: Any) -> list[Any]:

@@ -5,12 +5,13 @@ import pytest
 from eagleray.actors.training.loop import TrainingJob
 from eagleray.actors.training.spec import ObjectiveSpec, OptimizerSpec, ParallelSpec, TrainingSpec
 
+from ..conftest import MODEL
 from .conftest import losses, spawn
 
 STEPS = 4
 
 
-def job_of(corpus, model, **parallel) -> TrainingJob:
+def job_of(corpus, **parallel) -> TrainingJob:
     spec = TrainingSpec(
         kind="pretrain",
         steps=STEPS,
@@ -20,12 +21,12 @@ def job_of(corpus, model, **parallel) -> TrainingJob:
         checkpoint_every=2,
         parallel=ParallelSpec(**parallel),
     )
-    return TrainingJob(spec, model, corpus)
+    return TrainingJob(spec, MODEL, corpus)
 
 
 @pytest.fixture(scope="module")
-def alone(small_corpus, small_model):
-    return spawn(losses, 1, job_of(small_corpus, small_model))[0]
+def alone(corpus_folder):
+    return spawn(losses, 1, job_of(corpus_folder))[0]
 
 
 @pytest.mark.parametrize(
@@ -40,8 +41,8 @@ def alone(small_corpus, small_model):
     ],
     ids=lambda p: "-".join(f"{k}{v}" for k, v in p.items()),
 )
-def test_every_mesh_computes_what_one_process_computes(alone, small_corpus, small_model, parallel):
-    job = job_of(small_corpus, small_model, **parallel)
+def test_every_mesh_computes_what_one_process_computes(alone, corpus_folder, parallel):
+    job = job_of(corpus_folder, **parallel)
     for reports in spawn(losses, job.spec.parallel.num_workers, job):
         assert len(reports) == STEPS
         for mine, theirs in zip(reports, alone, strict=True):
