@@ -84,7 +84,9 @@ def write_corpus(ctx: StageContext, spec: PreprocessSpec, listing: Listing, fold
     kept, pictures = _write_pictures(ctx, spec, records, folder, quarantine, progress)
     tokenizer, captions = _write_captions(ctx, spec, kept)
     whole = {record.id for record in kept}
+    all_clips = clips.num_rows
     clips = clips.filter(pa.array([record in whole for record in clips["id"].to_pylist()], pa.bool_()))
+    progress.advance(all_clips - clips.num_rows)  # a recording without its picture is not read
     speech = _write_speech(ctx, spec, kept, clips, folder, quarantine, progress)
 
     refused = [vars(one) for one in sorted(quarantine.refusals)]

@@ -24,6 +24,7 @@ from ..pipelines.conftest import Recorder, sound
 
 NUM_PICTURES = 24
 NOUNS = ("frog", "rose", "truck", "lemon", "drum", "star", "house", "shoe")
+CATEGORIES = ("living", "things")
 COLOURS = ("red", "blue", "green")
 PREPARATION = Preparation(
     image_size=32, stored_image_size=36, n_mels=16, max_frames=64, max_tokens=16, vocab_size=300
@@ -42,7 +43,7 @@ MakeContext = Callable[[str], StageContext]
 @pytest.fixture(scope="session")
 def corpus_pictures() -> dict[str, bytes]:
     """Id → PNG of every picture of the corpus; no two are alike."""
-    return {f"things/{i:02}.png": _png(i) for i in range(NUM_PICTURES)}
+    return {f"{CATEGORIES[i % 2]}/{i:02}.png": _png(i) for i in range(NUM_PICTURES)}
 
 
 @pytest.fixture(scope="session")

@@ -53,7 +53,7 @@ def _enter(results: Any, rank: int, world_size: int, port: int, function: Any, a
 def losses(
     rank: int, job: Any, restore: Path | None = None, save: Path | None = None
 ) -> list[dict[str, float]]:
-    """Train, and return every step's terms and gradient norm."""
+    """Train, and return every step's terms and gradient norm; checkpoints go to `save`/STEP."""
     from eagleray.actors.training.loop import Trainer
 
     trainer = Trainer(job)
@@ -62,6 +62,6 @@ def losses(
     reports: list[dict[str, float]] = []
     trainer.run(
         lambda report: reports.append({**report.terms, "grad_norm": report.grad_norm}),
-        lambda trainer, report: trainer.save(save) if save is not None else None,
+        lambda trainer, report: trainer.save(save / str(trainer.step)) if save is not None else None,
     )
     return reports

@@ -44,6 +44,16 @@ def alone(corpus_folder):
 def test_every_mesh_computes_what_one_process_computes(alone, corpus_folder, parallel):
     job = job_of(corpus_folder, **parallel)
     for reports in spawn(losses, job.spec.parallel.num_workers, job):
-        assert len(reports) == STEPS
-        for mine, theirs in zip(reports, alone, strict=True):
-            assert mine == pytest.approx(theirs, abs=1e-4)
+        assert_equal(reports, alone)
+
+
+def test_training_goes_on_on_another_mesh_as_if_nothing_had_happened(alone, corpus_folder, tmp_path):
+    spawn(losses, 2, job_of(corpus_folder, data=2), None, tmp_path)
+    (reports, _) = spawn(losses, 2, job_of(corpus_folder, pipeline=2), tmp_path / "2")
+    assert_equal(reports, alone[2:])
+
+
+def assert_equal(reports, expected):
+    assert len(reports) == len(expected)
+    for mine, theirs in zip(reports, expected, strict=True):
+        assert mine == pytest.approx(theirs, rel=1e-5, abs=1e-5)
