@@ -19,6 +19,7 @@ from .errors import EaglerayError
 Location = tuple[str | int, ...]
 MAX_DEPTH = 64
 MAX_VALUES = 100_000
+MAX_DIGITS = 1000  # of a whole number; Python writes at most 4,300 decimal ones
 _BOOLEANS = {"true": True, "false": False}
 
 
@@ -161,6 +162,8 @@ def _tag(name: str) -> str:
 
 
 def _int(text: str) -> int:
+    if len(text) > MAX_DIGITS:
+        raise ValueError(text)
     return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
 
 

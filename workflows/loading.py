@@ -19,7 +19,7 @@ from .graph import find_cycle
 from .spec import StageSpec
 from .stage import StageKind
 
-NAME = re.compile(r"[a-z][a-z0-9_-]*")
+NAME = re.compile(r"[a-z][a-z0-9_-]{0,99}")
 REFERENCE = re.compile(r"\$\{env:([A-Za-z_][A-Za-z0-9_]*)\}")
 SHOWN_CHARACTERS = 60
 Model = TypeVar("Model", bound=BaseModel)
@@ -102,10 +102,12 @@ def parse_workflow(
 def _override(document: Document, override: str) -> None:
     target, sign, value = override.partition("=")
     stage, *field_path = target.split(".")
-    where = f"--set {override}"
+    where = f"--set {override}".encode(errors="backslashreplace").decode()
     stages = document.data.get("stages")
     known = list(stages) if isinstance(stages, dict) else []
-    if not sign or not field_path or not all(field_path):
+    if where != f"--set {override}":
+        document.problems.append(f"{where}: is not UTF-8 text")
+    elif not sign or not field_path or not all(field_path):
         document.problems.append(f"{where}: expected STAGE.FIELD=VALUE")
     elif stage not in known:
         document.problems.append(f"{where}: there is no stage {stage!r}; {nearest(stage, known)}")
@@ -120,7 +122,7 @@ def _check_stages(document: Document, kinds: Mapping[str, StageKind]) -> dict[st
     for name, raw in stages.items():
         location = ("stages", name)
         if not NAME.fullmatch(name):
-            document.problem(location, "a stage's name is a-z, 0-9, - and _, and begins with a letter")
+            document.problem(location, "a stage's name is a letter, then at most 99 of a-z, 0-9, - and _")
         if not isinstance(raw, dict):
             document.problem(location, "expected a mapping with `kind` and the fields of that kind")
         elif "kind" not in raw:
@@ -136,7 +138,10 @@ def _check_stages(document: Document, kinds: Mapping[str, StageKind]) -> dict[st
     reads = {name: _references(stages[name]) for name in known}
     for name, sources in reads.items():
         _check_inputs(document, name, sources, known)
-    inside = {name: [s for s in sources.values() if s in known] for name, sources in reads.items()}
+    inside = {
+        name: [source for key, source in sources.items() if key in known[name].takes and source in known]
+        for name, sources in reads.items()
+    }
     if cycle := find_cycle(inside):
         document.problem(("stages", cycle[0], "inputs"), f"a cycle: {' reads '.join(cycle)}")
     return specs
@@ -161,12 +166,13 @@ def _check_inputs(
         elif source not in stages:
             document.problem(location, f"there is no stage {source!r}; {nearest(source, list(stages))}")
         elif source in known and not issubclass(known[source].gives, kind.takes[key]):
-            given, wanted = known[source].gives, kind.takes[key]
-            message = f"expected a {wanted.__name__}, but {source!r} gives a {given.__name__}"
+            gives, wanted = known[source].gives, kind.takes[key]
+            message = f"expected a {wanted.__name__}, but {source!r} gives a {gives.__name__}"
             fitting = ", ".join(_givers(wanted, known))
             document.problem(location, f"{message}; stages that give one: {fitting or 'none'}")
+    given = stages[name].get("inputs", {})
     for key, wanted in kind.takes.items():
-        if key not in sources:
+        if isinstance(given, dict) and key not in given:
             fitting = _givers(wanted, known)
             hint = f"add `inputs: {{{key}: {fitting[0]}}}`" if fitting else "no stage gives one"
             document.problem(("stages", name), f"input {key!r} (a {wanted.__name__}) is missing; {hint}")
@@ -241,7 +247,7 @@ def _explain(item: Any, valid: Sequence[str]) -> str:  # noqa: ANN401 - pydantic
     if kind in ("literal_error", "union_tag_invalid"):
         expected = str(context.get("expected") or context.get("expected_tags"))
         tag = context.get("tag", given)
-        valid = re.findall(r"'([^']*)'", expected)
+        valid = [one.strip("'") for one in re.split(", | or ", expected)]
         return f"unknown value {_show(tag)}; {nearest(str(tag), valid)}"
     message = str(item["msg"]).removeprefix("Value error, ").removeprefix("Input ")
     shown = f", got {_show(given)}" if isinstance(given, str | int | float | None) else ""

@@ -125,6 +125,8 @@ def _what_changed(
     before = next((r for r in history if r.stage == name and r.kind == kind.name), None)
     if before is None:
         return "was never run"
-    found = changes(before.spec, identity(spec))
+    ours, theirs = identity(spec), dict(before.spec)
+    ours["inputs"] = theirs["inputs"] = None  # names of stages decide nothing
+    found = changes(theirs, ours)
     found += [f"input {key} changed" for key, value in inputs.items() if before.inputs.get(key) != value]
     return "; ".join(found) or "its outside data changed"

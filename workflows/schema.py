@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from .loading import NAME
 from .stage import StageKind
 
 
@@ -19,6 +20,7 @@ def schema(kinds: Mapping[str, StageKind]) -> dict[str, Any]:
         reference = references[model, "validation"]
         body = definitions["$defs"][reference["$ref"].rpartition("/")[2]]
         body["required"] = sorted({*body.get("required", []), "kind", *(["inputs"] if kind.takes else [])})
+        body["properties"]["kind"] = {"const": kind.name}
         body["properties"]["inputs"] = {
             "type": "object",
             "description": "Input name → the stage whose output it is.",
@@ -39,12 +41,17 @@ def schema(kinds: Mapping[str, StageKind]) -> dict[str, Any]:
         "required": ["version", "name", "stages"],
         "properties": {
             "version": {"const": 1, "description": "Version of this format."},
-            "name": {"type": "string", "description": "Name of the workflow."},
+            "name": {
+                "type": "string",
+                "minLength": 1,
+                "maxLength": 200,
+                "description": "Name of the workflow.",
+            },
             "stages": {
                 "type": "object",
                 "minProperties": 1,
                 "description": "Stage name → its spec.",
-                "propertyNames": {"pattern": "^[a-z][a-z0-9_-]*$"},
+                "propertyNames": {"pattern": f"^{NAME.pattern}$"},
                 "additionalProperties": {"oneOf": options, "discriminator": {"propertyName": "kind"}},
             },
         },

@@ -1,0 +1,103 @@
+"""What the workflow tests share: a home, an S3 server, a Postgres server, and small stage kinds."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent / "packages"))
+
+from workflow_harness import Home
+
+from eagleray.workflows.store import ArtifactStore
+
+KEY, SECRET = "AKIAKEY", "s3cr3t-Key"
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return Home.at(tmp_path / "home")
+
+
+@pytest.fixture(scope="session")
+def s3_uri() -> Iterator[Callable[[], str]]:
+    """Gives URIs of fresh prefixes, keys included, on an S3-compatible server."""
+    server_module = pytest.importorskip("moto.server")
+    boto3 = pytest.importorskip("boto3")
+    server = server_module.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    _, port = server.get_host_and_port()
+    options = {"aws_access_key_id": KEY, "aws_secret_access_key": SECRET, "region_name": "us-east-1"}
+    client = boto3.client("s3", endpoint_url=f"http://127.0.0.1:{port}", **options)
+    client.create_bucket(Bucket="artifacts")
+    query = f"endpoint_override=127.0.0.1:{port}&scheme=http&region=us-east-1"
+    yield lambda: f"s3://{KEY}:{SECRET}@artifacts/{uuid.uuid4().hex}?{query}"
+    server.stop()
+
+
+@pytest.fixture(params=["folder", "file", "s3"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> ArtifactStore:
+    """A store in a folder, at a file:// URI, and on an S3-compatible server."""
+    place = tmp_path / "a store"
+    if request.param == "s3":
+        uri = request.getfixturevalue("s3_uri")()
+    else:
+        uri = str(place) if request.param == "folder" else place.as_uri()
+    return ArtifactStore(uri, tmp_path / "cache")
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Callable[[], str]]:
+    """Gives URLs of fresh databases of a Postgres server, which listens on a socket in a folder only."""
+    psycopg = pytest.importorskip("psycopg")
+    installed = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    found = shutil.which("initdb") or (str(installed[-1]) if installed else None)
+    if found is None:
+        pytest.skip("there is no Postgres server here (initdb)")
+    binaries = Path(found).resolve().parent
+    user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"] if os.getuid() == 0 else []
+    if user and shutil.which(user[0]) is None:
+        pytest.skip("Postgres doesn't run as root, and there is no setpriv to run it as another")
+    folder = Path(tempfile.mkdtemp(prefix="eagleray-pg-", dir="/tmp"))  # a socket's path must be short
+    if user:
+        os.chown(folder, 65534, 65534)
+    data = folder / "data"
+    initdb = [*user, binaries / "initdb", "-D", data, "-U", "me", "-A", "trust", "--no-sync", "-E", "UTF8"]
+    subprocess.run(initdb, check=True, capture_output=True, cwd=folder)
+    options = ["-c", "listen_addresses=", "-c", "fsync=off"]
+    command = [*user, binaries / "postgres", "-D", data, "-k", folder, *options]
+    with (folder / "log").open("wb") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder)
+    try:
+        admin = f"host={folder} user=me dbname=postgres"
+        for _ in range(300):
+            try:
+                connection = psycopg.connect(admin, autocommit=True)
+                break
+            except psycopg.OperationalError:
+                assert server.poll() is None, (folder / "log").read_text()
+                time.sleep(0.1)
+        else:
+            pytest.fail((folder / "log").read_text())
+
+        def create() -> str:
+            name = f"runs_{uuid.uuid4().hex}"
+            connection.execute(f"CREATE DATABASE {name}")
+            return f"postgresql+psycopg://me:pw@/{name}?host={folder}"
+
+        yield create
+        connection.close()
+    finally:
+        server.send_signal(signal.SIGINT)  # a fast shutdown, which waits for no client
+        server.wait(30)
+        shutil.rmtree(folder, ignore_errors=True)
