@@ -1,4 +1,4 @@
-"""Artifacts: immutable, content-addressed folders with a manifest, and the store they lie in."""
+"""The types of artifact: what a stage gives and the next one takes."""
 
 from __future__ import annotations
 

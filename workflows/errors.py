@@ -10,13 +10,15 @@ class EaglerayError(Exception):
         cause: what happened, in one sentence, with the offending value.
         remedy: what the person can do about it; empty when nothing can be done.
         where: the file, line and column, field path, stage or address it happened at.
+        retryable: whether the same may go well a moment later, without anyone's doing.
     """
 
-    def __init__(self, cause: str, remedy: str = "", where: str = "") -> None:
-        super().__init__(cause, remedy, where)  # all three, so that the error survives pickling
+    def __init__(self, cause: str, remedy: str = "", where: str = "", retryable: bool = False) -> None:
+        super().__init__(cause, remedy, where, retryable)  # all, so that the error survives pickling
         self.cause = cause
         self.remedy = remedy
         self.where = where
+        self.retryable = retryable
 
     def __str__(self) -> str:
         head = f"{self.where}: {self.cause}" if self.where else self.cause

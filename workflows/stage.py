@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Protocol
 
 from .artifacts import Artifact
@@ -89,11 +90,14 @@ def stage(
         check: given the stage's name and spec, refuses what can't work, when a plan is made.
         cpus: CPUs that must exist in the cluster while it runs, workers included.
     """
+    name = spec.model_fields["kind"].default
+    if not isinstance(name, str):
+        raise TypeError(f'{spec.__name__} needs a field such as `kind: Literal["train"] = "train"`')
 
     def register(function: Callable[..., Mapping[str, Any] | None]) -> StageKind:
         options = {"cpus": cpus} if cpus else {}
         return StageKind(
-            name=spec.model_fields["kind"].default,
+            name=name,
             spec=spec,
             takes=dict(takes or {}),
             gives=gives,
@@ -115,22 +119,34 @@ def discover(packages: Sequence[str]) -> dict[str, StageKind]:
     package of stage modules.
 
     Raises:
-        EaglerayError: when two modules declare the same kind.
+        EaglerayError: when two modules declare the same kind, or an extension can't be imported.
     """
     kinds: dict[str, StageKind] = {}
-    extensions = [entry.value for entry in entry_points(group="eagleray.stages")]
-    for package in [*packages, *extensions]:
-        found = importlib.import_module(package)
-        for info in pkgutil.iter_modules(found.__path__, f"{package}."):
-            module = importlib.import_module(info.name)
-            for kind in vars(module).values():
-                if not isinstance(kind, StageKind) or kind.function.__module__ != info.name:
-                    continue
-                if kind.name in kinds:
+    modules = [module for package in packages for module in _modules(package)]
+    for extension in entry_points(group="eagleray.stages"):
+        try:
+            modules += _modules(extension.value)
+        except Exception as error:  # another's code: any
+            name = extension.dist.name if extension.dist else extension.name
+            raise EaglerayError(
+                f"the extension {name} can't be imported: {type(error).__name__}: {error}",
+                f"mend it, or uninstall it: pip uninstall {name}",
+                extension.value,
+            ) from error
+    for module in modules:
+        for kind in vars(module).values():
+            if isinstance(kind, StageKind) and kind.function.__module__ == module.__name__:
+                if kinds.get(kind.name, kind) is not kind:
                     raise EaglerayError(
                         f"two modules declare the stage kind {kind.name!r}",
                         "rename one of them",
-                        f"{kinds[kind.name].function.__module__} and {info.name}",
+                        f"{kinds[kind.name].function.__module__} and {module.__name__}",
                     )
                 kinds[kind.name] = kind
     return kinds
+
+
+def _modules(package: str) -> list[ModuleType]:
+    found = importlib.import_module(package)
+    names = [info.name for info in pkgutil.iter_modules(found.__path__, f"{package}.")]
+    return [importlib.import_module(name) for name in names]
