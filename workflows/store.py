@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import os
 import shutil
+import tempfile
 import time
 import uuid
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from . import artifacts
 from .artifacts import Artifact
 from .errors import EaglerayError
 from .fingerprint import digest_of
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
 
 CHUNK_BYTES = 1 << 20
+READERS = 16
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class FileEntry(BaseModel):
@@ -90,18 +92,43 @@ class ArtifactStore:
     """
 
     def __init__(self, uri: str, cache: Path) -> None:
-        self.uri = uri
+        self.uri = uri if "://" in uri else str(Path(uri).absolute())  # a worker's current folder is another
         self.cache = cache
         self._opened: tuple[FileSystem, str] | None = None
+
+    @property
+    def shown(self) -> str:
+        """Its URI without keys, for people."""
+        scheme, separator, place = self.uri.rpartition("://")
+        return scheme + separator + place.partition("?")[0].rpartition("@")[2] if separator else place
+
+    def prepare(self) -> None:
+        """Make its folders, and refuse a place that can't be written to before anything is made for it."""
+        from pyarrow.fs import LocalFileSystem
+
+        filesystem, root = self._filesystem()
+        with self._explained():
+            filesystem.create_dir(f"{root}/content", recursive=True)
+            filesystem.create_dir(f"{root}/records", recursive=True)
+            if isinstance(filesystem, LocalFileSystem):
+                tempfile.TemporaryFile(dir=f"{root}/records").close()
 
     def find(self, fingerprint: str) -> Record | None:
         """The record of a fingerprint, if it led to an artifact."""
         filesystem, root = self._filesystem()
+        path = f"{root}/records/{fingerprint}.json"
+        with self._explained():
+            try:
+                with filesystem.open_input_stream(path) as stream:
+                    text = stream.read()
+            except FileNotFoundError:
+                return None
         try:
-            with filesystem.open_input_stream(f"{root}/records/{fingerprint}.json") as stream:
-                return Record.model_validate_json(stream.read())
-        except FileNotFoundError:
-            return None
+            return Record.model_validate_json(text)
+        except ValidationError:
+            raise EaglerayError(
+                "this is not a record that can be read", "remove it; what it stands for is made again", path
+            ) from None
 
     def list(self) -> list[Record]:
         """All records, newest first."""
@@ -109,8 +136,11 @@ class ArtifactStore:
 
         filesystem, root = self._filesystem()
         selector = FileSelector(f"{root}/records", allow_not_found=True)
-        names = [info.base_name for info in filesystem.get_file_info(selector) if info.extension == "json"]
-        records = [self.find(name.removesuffix(".json")) for name in names]
+        with self._explained():
+            infos = filesystem.get_file_info(selector)
+        names = [info.base_name.removesuffix(".json") for info in infos if info.extension == "json"]
+        with ThreadPoolExecutor(READERS) as pool:  # on object storage each takes some 30 ms
+            records = list(pool.map(self.find, names))
         return sorted((r for r in records if r), key=lambda r: r.created_s, reverse=True)
 
     def commit(self, record: Record, folder: Path) -> Record:
@@ -123,19 +153,16 @@ class ArtifactStore:
         Raises:
             EaglerayError: when the disk is full or the place can't be written.
         """
-        from pyarrow.fs import FileType, LocalFileSystem, copy_files
+        from pyarrow.fs import LocalFileSystem, copy_files
 
+        self.prepare()
         filesystem, root = self._filesystem()
         content = f"{root}/content/{record.digest}"
-        with explained_io(self.uri, record.size_bytes):
-            if filesystem.get_file_info(content).type != FileType.Directory or not self._whole(record):
+        with self._explained(record.size_bytes):
+            if not self._whole(record):
                 if isinstance(filesystem, LocalFileSystem):
-                    arriving = Path(f"{content}.{uuid.uuid4().hex}")
-                    shutil.copytree(folder, arriving)
-                    try:
-                        arriving.rename(content)
-                    except OSError:  # another run put the same content meanwhile
-                        shutil.rmtree(arriving)
+                    with _arriving(Path(content), lambda: self._whole(record)) as arriving:
+                        _copy(record, folder, arriving)
                 else:
                     copy_files(str(folder), content, destination_filesystem=filesystem)
             self._put_if_absent(f"{root}/records/{record.fingerprint}.json", record.model_dump_json(indent=1))
@@ -151,29 +178,39 @@ class ArtifactStore:
         if not isinstance(filesystem, LocalFileSystem):
             path = self.cache / record.digest
             if not path.is_dir():
-                arriving = self.cache / f"{record.digest}.{uuid.uuid4().hex}"
-                arriving.mkdir(parents=True)
-                with explained_io(str(self.cache), record.size_bytes):
-                    copy_files(content, str(arriving), source_filesystem=filesystem)
-                if describe(record.type, arriving)[0] != record.digest:
-                    shutil.rmtree(arriving)
-                    raise EaglerayError("an artifact's files are not those of its record", where=content)
-                arriving.rename(path)
-        if not path.is_dir():
-            raise EaglerayError(
-                f"the content of {record.stage!r} is gone, though its record is there",
-                f"remove the record records/{record.fingerprint}.json, and run again",
-                content,
-            )
-        kind: type[Artifact] = getattr(artifacts, record.type)
+                with (
+                    self._explained(),
+                    explained_io(str(self.cache), record.size_bytes),
+                    _arriving(path, lambda: True) as arriving,
+                ):
+                    if record.files and self._whole(record):
+                        copy_files(content, str(arriving), source_filesystem=filesystem)
+                    if describe(record.type, arriving)[0] != record.digest:
+                        raise self._damaged(record)
+        elif not self._whole(record):
+            raise self._damaged(record)
+        kind = next((kind for kind in _artifact_types(Artifact) if kind.__name__ == record.type), Artifact)
         return kind(path, record.digest, record.fingerprint, record.facts)
 
     def _whole(self, record: Record) -> bool:
-        """Whether all files of a content folder arrived; on object storage an upload may stop halfway."""
+        """Whether all files of a content folder are there; on object storage an upload may stop halfway."""
+        from pyarrow.fs import FileType, LocalFileSystem
+
         filesystem, root = self._filesystem()
-        paths = [f"{root}/content/{record.digest}/{entry.path}" for entry in record.files]
-        sizes = [info.size for info in filesystem.get_file_info(paths)]
-        return sizes == [entry.size_bytes for entry in record.files]
+        content = f"{root}/content/{record.digest}"
+        with self._explained():
+            infos = filesystem.get_file_info([f"{content}/{entry.path}" for entry in record.files])
+            there = not isinstance(filesystem, LocalFileSystem) or (
+                filesystem.get_file_info(content).type == FileType.Directory
+            )  # object storage has no folders
+        return there and [info.size for info in infos] == [entry.size_bytes for entry in record.files]
+
+    def _damaged(self, record: Record) -> EaglerayError:
+        return EaglerayError(
+            f"what {record.stage!r} made is no longer there as its record says",
+            f"remove content/{record.digest} and records/{record.fingerprint}.json there, and run again",
+            self.shown,
+        )
 
     def _put_if_absent(self, path: str, text: str) -> None:
         from pyarrow.fs import FileType, LocalFileSystem
@@ -201,19 +238,32 @@ class ArtifactStore:
             try:
                 if "://" in self.uri:
                     filesystem, root = FileSystem.from_uri(self.uri)
+                    if not root:
+                        raise ValueError("it names no bucket")
                 else:
                     filesystem, root = LocalFileSystem(), str(Path(self.uri).absolute())
             except (ValueError, OSError) as error:
                 raise EaglerayError(
-                    f"no artifact store can be opened there: {error}",
+                    f"no artifact store can be opened there: {str(error).replace(self.uri, self.shown)}",
                     "give a folder, or a URI such as s3://BUCKET/PREFIX",
-                    self.uri,
+                    self.shown,
                 ) from None
-            with explained_io(self.uri):
-                filesystem.create_dir(f"{root}/content", recursive=True)
-                filesystem.create_dir(f"{root}/records", recursive=True)
             self._opened = filesystem, root.rstrip("/")
         return self._opened
+
+    @contextmanager
+    def _explained(self, needed_bytes: int = 0) -> Generator[None]:
+        """Turn what goes wrong with its filesystem into an error that says so."""
+        try:
+            with explained_io(self.shown, needed_bytes):
+                yield
+        except OSError as error:  # of object storage these have no number, and may pass
+            raise EaglerayError(
+                f"the artifact store can't be used: {error}",
+                "check its address, its keys and the network, then `eagleray resume last`",
+                self.shown,
+                retryable=True,
+            ) from None
 
 
 def describe(artifact: str, folder: Path) -> tuple[str, tuple[FileEntry, ...]]:
@@ -261,9 +311,42 @@ def make_record(
         spec=dict(spec),
         parents={name: record.digest for name, record in inputs.items()},
         inputs={name: record.fingerprint for name, record in inputs.items()},
-        facts=json.loads(json.dumps(facts)),
+        facts=dict(facts),
         created_s=time.time(),
     )
+
+
+def _artifact_types(kind: type[Artifact]) -> Iterator[type[Artifact]]:
+    for below in kind.__subclasses__():
+        yield below
+        yield from _artifact_types(below)
+
+
+@contextmanager
+def _arriving(place: Path, is_whole: Callable[[], bool]) -> Generator[Path]:
+    """An empty folder that takes a place once it is filled; what stands there gives way if it isn't whole."""
+    arriving = place.with_name(f"{place.name}.{uuid.uuid4().hex}")
+    try:
+        arriving.mkdir(parents=True)
+        yield arriving
+        try:
+            arriving.rename(place)
+        except OSError:
+            if not place.is_dir():
+                raise
+            if not is_whole():  # else another run put the same meanwhile
+                place.rename(f"{arriving}.old")
+                arriving.rename(place)
+    finally:
+        shutil.rmtree(arriving, ignore_errors=True)
+        shutil.rmtree(f"{arriving}.old", ignore_errors=True)
+
+
+def _copy(record: Record, folder: Path, target: Path) -> None:
+    for entry in record.files:  # shutil.copytree would hide that the disk is full
+        path = target / entry.path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(folder / entry.path, path)
 
 
 @contextmanager
@@ -272,15 +355,15 @@ def explained_io(where: str, needed_bytes: int = 0) -> Generator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in FULL:
             needed = f" ({needed_bytes / 2**20:.0f} MiB were to be written)" if needed_bytes else ""
             raise EaglerayError(
                 f"the disk is full{needed}", "free some space, then `eagleray resume last`", where
             ) from error
         if isinstance(error, PermissionError) or error.errno == errno.EROFS:
             raise EaglerayError(
-                f"can't write there: {error.strerror or error}",
-                "choose another folder, or get the right",
-                where,
+                (error.strerror or str(error)).lower(),
+                "choose another folder, or get the right to it",
+                str(error.filename or where),
             ) from error
         raise

@@ -17,11 +17,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent / "packages"))
 
-from workflow_harness import Home
+from workflow_harness import KEY, SECRET, Home
 
 from eagleray.workflows.store import ArtifactStore
-
-KEY, SECRET = "AKIAKEY", "s3cr3t-Key"
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from eagleray.workflows.state import State
 from eagleray.workflows.store import ArtifactStore, Record
 from eagleray.workflows.task import StageTask, run_task
 
+KEY, SECRET = "AKIAKEY", "s3cr3t-Key"  # of the S3 server
 PACKAGES = ("small_stages",)
 KINDS = discover(PACKAGES)
 
