@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from .plan import Decision, Plan, PlannedStage
-from .runs import RunLog
+from .runs import RunLog, TakenError
 from .state import TABLE, State
 from .store import Record
 from .task import StageTask
@@ -110,8 +110,12 @@ def execute(
         try:
             with open_executor() as executor:
                 engine.work(executor)
+        except TakenError:  # whoever carries the run out now writes its log
+            raise
         except BaseException as error:
-            engine.abandon(str(error) or type(error).__name__)
+            reason = str(error) or type(error).__name__
+            engine.abandon(reason)
+            engine.end(reason)
             raise
     return engine.end()
 
@@ -148,10 +152,14 @@ class _Engine:
     def work(self, executor: Executor) -> None:
         try:
             while not self.finished():
+                self.flush()
                 self.start_ready(executor)
                 self.flush()
-                for update in executor.poll(POLL_S):
-                    self.take(update)
+                if any(stage.state is State.RUNNING for stage in self.stages.values()):
+                    for update in executor.poll(POLL_S):
+                        self.take(update)
+                else:  # all that is left waits for its next attempt
+                    time.sleep(POLL_S)
                 self.check_timeouts(executor)
                 self.flush()
                 if self.is_cancelled():
@@ -160,11 +168,8 @@ class _Engine:
             self.cancel(executor, "interrupted by the keyboard")
 
     def is_cancelled(self) -> bool:
-        """Whether someone asked to cancel the run; says now and then that this process lives."""
+        """Whether someone asked to cancel the run."""
         now = time.monotonic()
-        if now - self.beaten > BEAT_EVERY_S:
-            self.beaten = now
-            self.log.beat(self.run_id)
         if now - self.asked <= CANCEL_CHECK_EVERY_S:
             return False
         self.asked = now
@@ -247,12 +252,12 @@ class _Engine:
                 self.enter(name, State.CANCELLED, reason)
         self.flush()
 
-    def end(self) -> State:
+    def end(self, reason: str = "") -> State:
         """Say how the run ended: as the worst of its stages did."""
         states = {stage.state for stage in self.stages.values()}
         bad = [state for state in (State.FAILED, State.CANCELLED) if state in states]
         outcome = bad[0] if bad else State.SUCCEEDED
-        self.say(None, "state", {"state": outcome.value})
+        self.say(None, "state", {"state": outcome.value, "reason": reason})
         self.flush()
         return outcome
 
@@ -265,5 +270,10 @@ class _Engine:
         self.on_event(stage, event, fields)
 
     def flush(self) -> None:
+        """Write what was said; before that, now and then, that this process still carries the run out."""
+        now = time.monotonic()
+        if now - self.beaten > BEAT_EVERY_S:
+            self.beaten = now
+            self.log.beat(self.run_id)
         self.log.append(self.run_id, self.pending)
         self.pending = []

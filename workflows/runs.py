@@ -7,6 +7,7 @@ a killed run is recognised, and how two processes are kept from carrying out the
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import socket
@@ -46,8 +47,12 @@ _EVENTS = sa.Table(
     sa.Column("time_s", sa.Float, nullable=False),
     sa.Column("stage", sa.String(200)),
     sa.Column("event", sa.String(40), nullable=False),
-    sa.Column("fields", sa.JSON, nullable=False),
+    sa.Column("fields", sa.Text, nullable=False),  # JSON, but Postgres' own would refuse a loss of NaN
 )
+
+
+class TakenError(EaglerayError):
+    """Another process carries the run out."""
 
 
 @dataclass(frozen=True)
@@ -154,9 +159,12 @@ class RunLog:
             self._engine = sa.create_engine(self.url, pool_pre_ping=True)
             if self.url.get_backend_name() == "sqlite":
                 sa_event.listen(self._engine, "connect", _configure_sqlite)
-            _METADATA.create_all(self._engine)
+            try:
+                _METADATA.create_all(self._engine)
+            except exc.SQLAlchemyError:  # another process makes the tables at this moment
+                _create_missing(self._engine)
         except (exc.SQLAlchemyError, OSError, ImportError) as error:
-            raise self._explained(error, url) from error
+            raise self._explained(error) from error
 
     def create(self, workflow: Workflow) -> str:
         """Add a run and return its id: date, time and four random letters."""
@@ -176,11 +184,11 @@ class RunLog:
         """Add events, each (stage, event, fields), in one transaction."""
         now = time.time()
         rows = [
-            {"run_id": run_id, "time_s": now, "stage": stage, "event": event, "fields": dict(fields)}
+            {"run_id": run_id, "time_s": now, "stage": stage, "event": event, "fields": json.dumps(fields)}
             for stage, event, fields in entries
         ]
         if rows:
-            self._write(_EVENTS.insert().values(rows))
+            self._write(_EVENTS.insert(), rows)
 
     def events(self, run_id: str, after: int = 0) -> list[Event]:
         """A run's events whose number is above `after`, in order."""
@@ -189,7 +197,10 @@ class RunLog:
             .where(_EVENTS.c.run_id == run_id, _EVENTS.c.number > after)
             .order_by(_EVENTS.c.number)
         )
-        return [Event(row.number, row.time_s, row.stage, row.event, row.fields) for row in self._read(query)]
+        return [
+            Event(row.number, row.time_s, row.stage, row.event, json.loads(row.fields))
+            for row in self._read(query)
+        ]
 
     def runs(self, limit: int = 50) -> list[RunInfo]:
         """Runs, newest first."""
@@ -216,8 +227,9 @@ class RunLog:
 
     def status(self, run_id: str) -> RunStatus:
         """Where a run stands; one whose process is gone is interrupted."""
+        owned = self._is_owned(run_id)  # before its events: a process writes its last ones, then lets go
         status = derive_status(self.events(run_id))
-        if status.state in (State.RUNNING, State.WAITING) and not self._is_owned(run_id):
+        if status.state in (State.RUNNING, State.WAITING) and not owned:
             status.state, status.reason = State.INTERRUPTED, "its process is gone"
             for stage in status.stages.values():
                 if stage.state in (State.RUNNING, State.RETRYING):
@@ -238,29 +250,40 @@ class RunLog:
         """Become the process that carries the run out.
 
         Raises:
-            EaglerayError: when another process does.
+            TakenError: when another process does.
         """
-        owner = self._read(sa.select(_RUNS.c.owner).where(_RUNS.c.id == run_id))[0].owner
-        changed = 0
-        if not self._is_owned(run_id) or owner == _me():
-            values = {"owner": _me(), "alive_s": time.time()}
-            changed = self._write(
-                _RUNS.update().where(_RUNS.c.id == run_id, _RUNS.c.owner == owner).values(values)
-            )
-        if not changed:
-            host, _, pid = owner.rpartition(":")
-            raise EaglerayError(
-                f"run {run_id} is being carried out by process {pid} on {host}",
-                f"follow it: eagleray logs {run_id} -f; or end it: eagleray cancel {run_id}",
-            )
+        owner = self._owner(run_id)
+        free = owner == _me() or not self._is_owned(run_id)
+        if not free or not self._update(run_id, owner, owner=_me(), alive_s=time.time()):
+            raise self._taken(run_id)
 
     def beat(self, run_id: str) -> None:
-        """Say that the process which carries the run out is alive."""
-        self._write(_RUNS.update().where(_RUNS.c.id == run_id).values(alive_s=time.time()))
+        """Say that this process, which carries the run out, is alive.
+
+        Raises:
+            TakenError: when another process took the run over, since this one seemed to be gone.
+        """
+        if not self._update(run_id, _me(), alive_s=time.time()):
+            raise self._taken(run_id)
 
     def release(self, run_id: str) -> None:
-        """Say that no process carries the run out any more."""
-        self._write(_RUNS.update().where(_RUNS.c.id == run_id).values(owner="", alive_s=0.0))
+        """Say that this process no longer carries the run out."""
+        self._update(run_id, _me(), owner="", alive_s=0.0)
+
+    def _update(self, run_id: str, owner: str, /, **values: str | float) -> bool:
+        """Change a run's row if that owner still has it."""
+        mine = _RUNS.c.id == run_id, _RUNS.c.owner == owner
+        return bool(self._write(_RUNS.update().where(*mine).values(**values)))
+
+    def _owner(self, run_id: str) -> str:
+        return self._read(sa.select(_RUNS.c.owner).where(_RUNS.c.id == run_id))[0].owner
+
+    def _taken(self, run_id: str) -> TakenError:
+        host, _, pid = self._owner(run_id).rpartition(":")
+        return TakenError(
+            f"run {run_id} is being carried out by process {pid} on {host}",
+            f"follow it: eagleray logs {run_id} -f; or end it: eagleray cancel {run_id}",
+        )
 
     def _is_owned(self, run_id: str) -> bool:
         row = self._read(sa.select(_RUNS.c.owner, _RUNS.c.alive_s).where(_RUNS.c.id == run_id))[0]
@@ -269,10 +292,12 @@ class RunLog:
             return False
         return host != socket.gethostname() or _alive(int(pid))
 
-    def _write(self, statement: sa.Insert | sa.Update) -> int:
+    def _write(
+        self, statement: sa.Insert | sa.Update, rows: Sequence[Mapping[str, Any]] | None = None
+    ) -> int:
         try:
             with self._engine.begin() as connection:
-                return connection.execute(statement).rowcount
+                return connection.execute(statement, rows).rowcount
         except exc.SQLAlchemyError as error:
             raise self._explained(error) from error
 
@@ -283,9 +308,9 @@ class RunLog:
         except exc.SQLAlchemyError as error:
             raise self._explained(error) from error
 
-    def _explained(self, error: Exception, url: str = "") -> EaglerayError:
+    def _explained(self, error: Exception) -> EaglerayError:
         first = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
-        shown = self.url.render_as_string() if hasattr(self, "url") else url.partition("://")[0]
+        shown = self.url.render_as_string() if hasattr(self, "url") else "--database"
         if "full" in first:
             return EaglerayError(
                 f"the disk is full: {first}", "free some space, then `eagleray resume`", shown
@@ -297,6 +322,14 @@ class RunLog:
 
 def _info(row: sa.Row[*tuple[Any, ...]]) -> RunInfo:
     return RunInfo(row.id, row.workflow, row.filename, row.text, tuple(row.overrides), row.created_s)
+
+
+def _create_missing(engine: sa.Engine) -> None:
+    with engine.begin() as connection:
+        for table in _METADATA.sorted_tables:
+            connection.execute(sa.schema.CreateTable(table, if_not_exists=True))
+            for index in table.indexes:
+                connection.execute(sa.schema.CreateIndex(index, if_not_exists=True))
 
 
 def _me() -> str:
@@ -315,5 +348,5 @@ def _alive(pid: int) -> bool:
 
 def _configure_sqlite(connection: Any, _: object) -> None:  # noqa: ANN401 - a DBAPI connection
     # A write-ahead log lets `status` read while a run writes, and survives a killed process.
-    connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA busy_timeout=30000")
+    connection.execute("PRAGMA journal_mode=WAL")

@@ -27,18 +27,16 @@ class Traits(NamedTuple):
     """Nothing more happens to it in this run."""
     has_artifact: bool
     """Its artifact is in the store."""
-    resumable: bool
-    """`eagleray resume` would carry it on."""
 
 
 TABLE: dict[State, Traits] = {
-    State.WAITING: Traits(terminal=False, has_artifact=False, resumable=True),
-    State.RUNNING: Traits(terminal=False, has_artifact=False, resumable=True),
-    State.RETRYING: Traits(terminal=False, has_artifact=False, resumable=True),
-    State.HIT: Traits(terminal=True, has_artifact=True, resumable=False),
-    State.SUCCEEDED: Traits(terminal=True, has_artifact=True, resumable=False),
-    State.FAILED: Traits(terminal=True, has_artifact=False, resumable=True),
-    State.BLOCKED: Traits(terminal=True, has_artifact=False, resumable=True),
-    State.CANCELLED: Traits(terminal=True, has_artifact=False, resumable=True),
-    State.INTERRUPTED: Traits(terminal=True, has_artifact=False, resumable=True),
+    State.WAITING: Traits(terminal=False, has_artifact=False),
+    State.RUNNING: Traits(terminal=False, has_artifact=False),
+    State.RETRYING: Traits(terminal=False, has_artifact=False),
+    State.HIT: Traits(terminal=True, has_artifact=True),
+    State.SUCCEEDED: Traits(terminal=True, has_artifact=True),
+    State.FAILED: Traits(terminal=True, has_artifact=False),
+    State.BLOCKED: Traits(terminal=True, has_artifact=False),
+    State.CANCELLED: Traits(terminal=True, has_artifact=False),
+    State.INTERRUPTED: Traits(terminal=True, has_artifact=False),
 }
