@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import fcntl
+import json
+import os
 import re
 import shutil
 from collections.abc import Generator, Mapping
@@ -10,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from .errors import EaglerayError
 from .fingerprint import identity
@@ -41,21 +44,21 @@ class StageTask:
     fingerprint: str
     inputs: Mapping[str, Record]
     packages: tuple[str, ...]
-    store: str
+    store: str = field(repr=False)  # may hold keys
     home: Path
     secrets: Mapping[str, str] = field(repr=False)
 
 
 @dataclass(frozen=True)
 class RedactedEmit:
-    """Passes events on with the values of secrets blotted out. Picklable."""
+    """Passes events on as JSON values, with the values of secrets blotted out. Picklable."""
 
     emit: Emit
     secrets: Mapping[str, str] = field(repr=False)
 
     def __call__(self, event: str, /, **fields: Any) -> None:  # noqa: ANN401
         """Emit one event."""
-        self.emit(event, **redact(fields, self.secrets))
+        self.emit(event, **redact(plain(fields), self.secrets))
 
 
 def run_task(task: StageTask, emit: Emit) -> Record:
@@ -72,8 +75,9 @@ def run_task(task: StageTask, emit: Emit) -> Record:
     except EaglerayError as error:
         if not task.secrets:
             raise
-        raise EaglerayError(*redact(list(error.args), task.secrets)) from None
-    except Exception as error:
+        cause, remedy, where = redact([error.cause, error.remedy, error.where], task.secrets)
+        raise EaglerayError(cause, remedy, where, error.retryable) from None
+    except (Exception, SystemExit) as error:
         if not task.secrets:
             raise
         # its message, arguments and traceback may all hold a secret
@@ -88,8 +92,10 @@ def _run(task: StageTask, emit: Emit) -> Record:
         found = store.find(task.fingerprint) if kind.cached else None
         if found is not None:
             return found
+        store.prepare()
         output = scratch / "output"
-        shutil.rmtree(output, ignore_errors=True)
+        if output.exists():
+            shutil.rmtree(output)
         for folder in (output, scratch / "work", task.home / "downloads"):
             folder.mkdir(parents=True, exist_ok=True)
         context = StageContext(
@@ -103,7 +109,7 @@ def _run(task: StageTask, emit: Emit) -> Record:
         )
         opened = {name: store.open(record) for name, record in task.inputs.items()}
         facts = kind.function(context, resolve(task.spec, task.secrets), **opened)
-        record = _commit(task, kind, store, output, redact(dict(facts or {}), task.secrets))
+        record = _commit(task, kind, store, output, redact(plain(facts or {}), task.secrets))
         shutil.rmtree(scratch)
     return record
 
@@ -142,35 +148,66 @@ def resolve(spec: StageSpec, secrets: Mapping[str, str]) -> StageSpec:
     return type(spec).model_validate(replace(spec.model_dump()))
 
 
+def plain(value: Any) -> Any:  # noqa: ANN401 - any value
+    """The value as JSON has it: NumPy's and torch's scalars as numbers, what else JSON lacks as text."""
+
+    def replace(value: Any) -> Any:  # noqa: ANN401 - any value
+        try:
+            return value.item()
+        except (AttributeError, ValueError, RuntimeError):  # no scalar
+            return str(value)
+
+    return json.loads(json.dumps(value, default=replace))
+
+
 def redact(value: Any, secrets: Mapping[str, str]) -> Any:  # noqa: ANN401 - any JSON value
     """The value with every secret's value replaced by its reference."""
-    if isinstance(value, str):
-        for name, secret in secrets.items():
-            value = value.replace(secret, f"${{env:{name}}}") if secret else value
+    forms = _forms(secrets)
+    if not forms:
         return value
-    if isinstance(value, Mapping):
-        return {key: redact(item, secrets) for key, item in value.items()}
-    return [redact(item, secrets) for item in value] if isinstance(value, list | tuple) else value
+    pattern = re.compile("|".join(map(re.escape, forms)))
+
+    def blot(value: Any) -> Any:  # noqa: ANN401 - any JSON value
+        if isinstance(value, str):
+            return pattern.sub(lambda match: f"${{env:{forms[match[0]]}}}", value)
+        if isinstance(value, Mapping):
+            return {blot(key): blot(item) for key, item in value.items()}
+        return [blot(item) for item in value] if isinstance(value, list | tuple) else value
+
+    return blot(value)
+
+
+def _forms(secrets: Mapping[str, str]) -> dict[str, str]:
+    """What a secret looks like in text, JSON, messages and addresses → its variable; longest first."""
+    found: dict[str, str] = {}
+    for name, secret in secrets.items():
+        escaped = json.dumps(secret), json.dumps(secret, ensure_ascii=False), repr(secret)
+        for form in (secret, *(text[1:-1] for text in escaped), quote(secret, safe="")):
+            if form:
+                found[form] = name
+    return dict(sorted(found.items(), key=lambda item: -len(item[0])))
 
 
 def _refuse_secrets(folder: Path, task: StageTask) -> None:
-    """Refuse to commit a file that holds a secret's value."""
-    wanted = {secret.encode(): name for name, secret in task.secrets.items() if secret}
+    """Refuse to commit a file that holds a secret's value, or is named by it."""
+    wanted = {os.fsencode(form): name for form, name in _forms(task.secrets).items()}
     if not wanted:
         return
-    pattern = re.compile(b"|".join(re.escape(secret) for secret in wanted))
+    pattern = re.compile(b"|".join(map(re.escape, wanted)))
     overlap = max(map(len, wanted))
     for path in (p for p in folder.rglob("*") if p.is_file()):
-        tail = b""
+        match = pattern.search(os.fsencode(path.relative_to(folder)))
         with path.open("rb") as stream:
-            while chunk := stream.read(CHUNK_BYTES):
-                if match := pattern.search(tail + chunk):
-                    raise EaglerayError(
-                        f"{path.name} holds the value of the environment variable {wanted[match[0]]}",
-                        "a stage must not write secrets into its artifact",
-                        task.stage,
-                    )
+            tail = b""
+            while not match and (chunk := stream.read(CHUNK_BYTES)):
+                match = pattern.search(tail + chunk)
                 tail = chunk[-overlap:]
+        if match:
+            raise EaglerayError(
+                f"{path.name} holds the value of the environment variable {wanted[match[0]]}",
+                "a stage must not write secrets into its artifact",
+                task.stage,
+            )
 
 
 @contextmanager
