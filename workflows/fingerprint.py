@@ -61,8 +61,7 @@ def fingerprint(
 
 def digest_of(value: Any) -> str:  # noqa: ANN401 - any canonical value
     """sha256, hex, of a value's canonical JSON."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(_canonical(value).encode()).hexdigest()
 
 
 def changes(old: Any, new: Any, path: str = "") -> list[str]:  # noqa: ANN401 - any canonical value
@@ -71,9 +70,14 @@ def changes(old: Any, new: Any, path: str = "") -> list[str]:  # noqa: ANN401 - 
         found: list[str] = []
         for key in sorted({*old, *new}):
             where = f"{path}.{key}" if path else str(key)
-            found += changes(old.get(key), new.get(key), where)
+            if key not in old:
+                found.append(f"{where}: nothing → {_short(new[key])}")
+            elif key not in new:
+                found.append(f"{where}: {_short(old[key])} → nothing")
+            else:
+                found += changes(old[key], new[key], where)
         return found
-    return [] if old == new else [f"{path}: {_short(old)} → {_short(new)}"]
+    return [] if _canonical(old) == _canonical(new) else [f"{path}: {_short(old)} → {_short(new)}"]
 
 
 def _encode(value: Any, where: str) -> Any:  # noqa: ANN401 - any field value
@@ -92,6 +96,10 @@ def _encode(value: Any, where: str) -> Any:  # noqa: ANN401 - any field value
     if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
         return {key: _encode(item, f"{where}.{key}") for key, item in value.items()}
     raise TypeError(f"{where}: a {type(value).__name__} has no canonical encoding")
+
+
+def _canonical(value: Any) -> str:  # noqa: ANN401 - any canonical value
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def _short(value: Any) -> str:  # noqa: ANN401 - any canonical value

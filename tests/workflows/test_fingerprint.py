@@ -141,5 +141,10 @@ def test_changes_are_named_exactly_where_two_values_differ(old: Any, new: Any) -
 
 def test_a_change_is_told_by_its_path_with_both_values() -> None:
     old = {"steps": 300, "model": {"width": 64, "depth": 2}, "gone": "x" * 100}
-    new = {"steps": 200, "model": {"width": 64, "depth": 3}}
-    assert changes(old, new) == [f'gone: "{"x" * 36}… → null', "model.depth: 2 → 3", "steps: 300 → 200"]
+    new = {"steps": 200, "model": {"width": 64, "depth": 3}, "fresh": None}
+    assert changes(old, new) == [
+        "fresh: nothing → null",
+        f'gone: "{"x" * 36}… → nothing',
+        "model.depth: 2 → 3",
+        "steps: 300 → 200",
+    ]
