@@ -18,6 +18,7 @@ POLL_S = 0.5
 BEAT_EVERY_S = 5.0
 CANCEL_CHECK_EVERY_S = 1.0
 EVERY_STEP_BELOW = 50
+MAX_DOUBLINGS = 10
 PROGRESS_EVERY_S = 1.0
 
 
@@ -217,7 +218,7 @@ class _Engine:
         stage = self.stages[name]
         options = stage.planned.spec.run
         if failure.retryable and stage.attempt <= options.retries:
-            wait_s = options.backoff_s * 2 ** (stage.attempt - 1)
+            wait_s = options.backoff_s * 2 ** min(stage.attempt - 1, MAX_DOUBLINGS)
             stage.not_before = time.monotonic() + wait_s
             reason = f"{failure.message}; attempt {stage.attempt + 1} in {wait_s:g} s"
             self.enter(name, State.RETRYING, reason, details=failure.details)

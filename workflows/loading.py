@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from .spec import StageSpec
 from .stage import StageKind
 
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,99}")
+TITLE = r"^[^\x00-\x1f\x7f]+$"  # one line
 REFERENCE = re.compile(r"\$\{env:([A-Za-z_][A-Za-z0-9_]*)\}")
 SHOWN_CHARACTERS = 60
 Model = TypeVar("Model", bound=BaseModel)
@@ -50,7 +52,7 @@ class _TopLevel(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     version: Literal[1]
-    name: str = Field(min_length=1, max_length=200)
+    name: str = Field(min_length=1, max_length=200, pattern=TITLE)
     stages: dict[str, Any] = Field(min_length=1)
 
 
@@ -77,7 +79,8 @@ def load_workflow(
         raise EaglerayError("there is no such file", remedy, str(path)) from None
     except (OSError, ValueError) as error:
         raise EaglerayError(f"the file can't be read: {error}", where=str(path)) from None
-    return parse_workflow(text, str(path), overrides, kinds, environment)
+    filename = os.fsencode(path).decode(errors="backslashreplace")
+    return parse_workflow(text, filename, overrides, kinds, environment)
 
 
 def parse_workflow(

@@ -192,11 +192,10 @@ class RunLog:
 
     def events(self, run_id: str, after: int = 0) -> list[Event]:
         """A run's events whose number is above `after`, in order."""
-        query = (
-            sa.select(_EVENTS)
-            .where(_EVENTS.c.run_id == run_id, _EVENTS.c.number > after)
-            .order_by(_EVENTS.c.number)
-        )
+        return self._events(run_id, _EVENTS.c.number > after)
+
+    def _events(self, run_id: str, condition: sa.ColumnElement[bool]) -> list[Event]:
+        query = sa.select(_EVENTS).where(_EVENTS.c.run_id == run_id, condition).order_by(_EVENTS.c.number)
         return [
             Event(row.number, row.time_s, row.stage, row.event, json.loads(row.fields))
             for row in self._read(query)
@@ -228,7 +227,10 @@ class RunLog:
     def status(self, run_id: str) -> RunStatus:
         """Where a run stands; one whose process is gone is interrupted."""
         owned = self._is_owned(run_id)  # before its events: a process writes its last ones, then lets go
-        status = derive_status(self.events(run_id))
+        progress = sa.and_(_EVENTS.c.run_id == run_id, _EVENTS.c.event == "progress")
+        newest = sa.select(sa.func.max(_EVENTS.c.number)).where(progress).group_by(_EVENTS.c.stage)
+        deciding = _EVENTS.c.event.not_in(("progress", "log")) | _EVENTS.c.number.in_(newest)
+        status = derive_status(self._events(run_id, deciding))  # of many thousand events a few dozen
         if status.state in (State.RUNNING, State.WAITING) and not owned:
             status.state, status.reason = State.INTERRUPTED, "its process is gone"
             for stage in status.stages.values():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .loading import NAME
+from .loading import NAME, TITLE
 from .stage import StageKind
 
 
@@ -45,6 +45,7 @@ def schema(kinds: Mapping[str, StageKind]) -> dict[str, Any]:
                 "type": "string",
                 "minLength": 1,
                 "maxLength": 200,
+                "pattern": TITLE,
                 "description": "Name of the workflow.",
             },
             "stages": {

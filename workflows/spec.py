@@ -31,7 +31,7 @@ class RunOptions(Spec):
     retries: int = Field(default=1, ge=0)
     """How often a failed attempt is tried again."""
     backoff_s: float = Field(default=2.0, ge=0)
-    """Seconds before the first retry; doubles with each."""
+    """Seconds before the first retry; doubles with each of the next ten."""
     timeout_s: float | None = Field(default=None, gt=0)
     """Seconds an attempt may take; none by default."""
 

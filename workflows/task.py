@@ -182,7 +182,11 @@ def _forms(secrets: Mapping[str, str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for name, secret in secrets.items():
         escaped = json.dumps(secret), json.dumps(secret, ensure_ascii=False), repr(secret)
-        for form in (secret, *(text[1:-1] for text in escaped), quote(secret, safe="")):
+        for form in (
+            secret,
+            *(text[1:-1] for text in escaped),
+            quote(secret, safe="", errors="surrogateescape"),
+        ):
             if form:
                 found[form] = name
     return dict(sorted(found.items(), key=lambda item: -len(item[0])))

@@ -244,6 +244,13 @@ def test_retries_wait_twice_as_long_each_time() -> None:
     assert reasons == [f"it broke; attempt {n} in {s} s" for n, s in ((2, 2), (3, 4), (4, 8))]
 
 
+def test_a_thousand_retries_without_a_wait_are_a_thousand_retries() -> None:
+    script = {"a": [Attempt(0.0, succeeds=False)] * 1100}
+    played = Played(Plan("w", (planned("a", retries=1100, backoff_s=0.0),)), script)
+    assert played.play() is State.SUCCEEDED
+    assert len(played.executor.history) == 1101
+
+
 def test_others_go_on_while_one_waits_for_its_next_attempt() -> None:
     stages = (planned("a", retries=1, backoff_s=60.0), planned("b"), planned("c", ["b"]))
     played = Played(Plan("w", stages), {"a": [Attempt(1.0, succeeds=False)]})

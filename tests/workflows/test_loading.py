@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -53,6 +54,7 @@ def test_a_checked_workflow_has_its_stages_in_the_files_order() -> None:
             "version: 2\nname: x\nstages: {a: {kind: write}}\n",
             "flow.yaml:1:1: version: unknown value 2; valid here: 1",
         ),
+        ('version: 1\nname: "a\\0b"\nstages: {a: {kind: write}}\n', "flow.yaml:2:1: name: string should"),
         ("version: 1\nname: x\nstages: {}\n", "flow.yaml:3:1: stages: dictionary should have at least 1"),
         ("version: 1\nname: x\nstages: [a]\n", "flow.yaml:3:1: stages: should be a valid dictionary"),
         ("version: 1\nname: x\nstages:\n", "flow.yaml:3:1: stages: should be a valid dictionary, got None"),
@@ -287,6 +289,12 @@ def test_a_file_is_read_as_its_text_is(tmp_path: Path) -> None:
     path.write_text(CHAIN, encoding="utf-8")
     workflow = load_workflow(path, [], KINDS, {})
     assert (workflow.text, workflow.filename) == (CHAIN, str(path))
+
+
+def test_a_file_whose_name_is_no_text_can_be_named_all_the_same(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"b\xff.yaml")
+    path.write_text(CHAIN)
+    assert load_workflow(path, [], KINDS, {}).filename == f"{tmp_path}/b\\xff.yaml"
 
 
 def test_a_file_that_is_not_there_is_refused_with_its_neighbour(tmp_path: Path) -> None:

@@ -367,6 +367,15 @@ def test_taking_a_run_up_forgets_where_it_stood(before: list[Any], after: list[A
         assert stage.started_s == (other.started_s if other.started_s is None else other.started_s + shift)
 
 
+@given(EVENTS)
+def test_the_status_of_a_run_is_what_all_its_events_tell(entries: list[Any]) -> None:
+    log = RunLog("sqlite://")
+    run_id = log.create(parse(CHAIN))
+    log.claim(run_id)
+    log.append(run_id, entries)
+    assert log.status(run_id) == derive_status(log.events(run_id))
+
+
 def test_a_new_attempt_begins_its_progress_anew() -> None:
     status = derive_status(
         numbered(
