@@ -65,6 +65,15 @@ def test_weights_are_drawn_within_two_sigma_and_follow_the_seed():
     first, second = draw(), draw()
     for a, b in zip(first.parameters(), second.parameters(), strict=True):
         assert torch.equal(a, b)
-        assert a.abs().max() <= 0.04
     assert first[0].bias.count_nonzero() == 0
-    assert first[0].weight.std().item() == pytest.approx(0.02 * 0.88, rel=0.05)  # a normal cut at two sigma
+    for layer, sigma in ((first[0], 40**-0.5), (first[1], 0.02)):
+        assert layer.weight.abs().max() <= 2 * sigma
+        assert layer.weight.std().item() == pytest.approx(sigma * 0.88, rel=0.05)  # a normal cut at two sigma
+
+
+def test_a_linear_layer_keeps_a_signals_size_at_any_width():
+    for width in (16, 512):
+        torch.manual_seed(0)
+        layer = nn.Linear(width, width)
+        init_weights(layer)
+        assert layer(torch.randn(256, width)).std().item() == pytest.approx(0.88, rel=0.05)
