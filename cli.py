@@ -295,7 +295,9 @@ def down(home: Home = DEFAULT_HOME) -> None:
     """Stop this home's own Ray cluster, and with it what it serves."""
     from .cluster import local
 
-    out.print("stopped" if local.stop(home.absolute()) else "no cluster of this home is running")
+    out.print(
+        "stopped" if local.shut_down(home.expanduser().absolute()) else "no cluster of this home is running"
+    )
 
 
 @corpora.command("list")

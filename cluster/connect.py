@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import os
+import socket
+import tempfile
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +19,9 @@ from .package import package
 
 NAMESPACE = "eagleray"
 WORKER_ENVIRONMENT = {"OMP_NUM_THREADS": "1"}
+ANSWER_TIMEOUT_S = 5.0
+HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])  # RFC 9113, 3.4
+HTTP2_SETTINGS = b"\x04"  # the type of the frame with which a server answers; gRPC is HTTP/2
 IN_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray's Jobs API sets it for a job's own process
 
 
@@ -52,30 +57,69 @@ def connect(
         EaglerayError: when nothing answers at the address, or the cluster is too small.
     """
     if address is not None:
-        with _attached(address, num_cpus, lambda: package(home / "wheel")) as dashboard:
+        _check_answers(address)
+        with tempfile.TemporaryDirectory() as folder, _attached(address, num_cpus, Path(folder)) as dashboard:
             yield Connection(address, dashboard)
         return
-    serves = False
+    asked: list[bool] = []
     wanted = max(os.cpu_count() or 1, math.ceil(num_cpus)) + 1
-    with local.use(home, wanted, log, keep=lambda: serves) as cluster:
+    with local.use(home, wanted, log, lambda cluster: asked[0] if asked else cluster.serves) as cluster:
         os.environ.update(local.token_environment(home))  # Ray reads it when it is first imported
         with _attached(cluster.address, num_cpus, None):
             try:
                 yield Connection(cluster.address, cluster.dashboard)
             finally:
-                serves = _serves()
+                asked.append(_serves())
+
+
+def _check_answers(address: str) -> None:
+    """Refuse an address where no Ray head listens; Ray itself takes a minute to see it.
+
+    Raises:
+        EaglerayError: with what is wrong with the address.
+    """
+    if address == "auto":
+        return
+    host, separator, port = address.removeprefix("ray://").rpartition(":")
+    if not separator or not host or not port.isdigit() or "/" in host:
+        raise EaglerayError(
+            f"this is not the address of a Ray cluster: {address}",
+            "give HOST:PORT of its head (port 6379 by default), ray://HOST:10001, or auto",
+        )
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), ANSWER_TIMEOUT_S) as stream:
+            stream.settimeout(ANSWER_TIMEOUT_S)
+            if not os.environ.get("RAY_USE_TLS"):
+                stream.sendall(HTTP2_HELLO)
+                if stream.recv(9)[3:4] != HTTP2_SETTINGS:
+                    raise EaglerayError(
+                        f"what answers at {address} is no Ray head",
+                        "give its head's port (6379 by default), not the dashboard's: that is for "
+                        "`eagleray submit --address http://HEAD:8265`",
+                    )
+    except (OSError, OverflowError) as error:
+        raise EaglerayError(
+            f"no Ray cluster answers at {address}: {error}",
+            "check the address, or leave --address out to run on this machine",
+        ) from error
 
 
 @contextmanager
-def _attached(address: str, num_cpus: float, wheel: Callable[[], Path] | None) -> Generator[str]:
-    """Make this process a driver of a cluster; gives the dashboard's URL as Ray knows it."""
+def _attached(address: str, num_cpus: float, ship: Path | None) -> Generator[str]:
+    """Make this process a driver of a cluster; gives the dashboard's URL as Ray knows it.
+
+    Args:
+        address: of the cluster.
+        num_cpus: that it must have.
+        ship: a folder in which this code is packed for the cluster's workers; None if they have it.
+    """
     import ray
 
     environment: dict[str, Any] = {}
     if IN_JOB not in os.environ:  # a job's environment was set when it was submitted
         environment["env_vars"] = WORKER_ENVIRONMENT
-        if wheel is not None:
-            environment["py_modules"] = [str(wheel())]
+        if ship is not None:
+            environment["py_modules"] = [str(package(ship))]
     try:
         context = ray.init(
             address=address,
@@ -86,8 +130,9 @@ def _attached(address: str, num_cpus: float, wheel: Callable[[], Path] | None) -
         )
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise EaglerayError(
-            f"no Ray cluster answers at {address}: {str(error).strip().splitlines()[0]}",
-            "check the address, or leave --address out to run on this machine",
+            f"the Ray cluster at {address} takes no connection: {str(error).strip().splitlines()[0]}",
+            "if it wants a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN; its Ray and Python must have "
+            "the versions of these",
         ) from error
     try:
         total = float(ray.cluster_resources().get("CPU", 0))

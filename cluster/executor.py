@@ -89,6 +89,6 @@ class RayExecutor:
 
 
 def _failure(cause: BaseException, details: str) -> Failure:
-    if isinstance(cause, EaglerayError):  # names what a person must mend first
-        return Failure(str(cause), retryable=False, details=details)
+    if isinstance(cause, EaglerayError):
+        return Failure(str(cause), retryable=cause.retryable, details=details)
     return Failure(f"{type(cause).__name__}: {cause}", retryable=True, details=details)

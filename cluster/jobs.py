@@ -41,7 +41,7 @@ def submit(spec: Path, overrides: Sequence[str], address: str, options: Sequence
                 entrypoint=f"python -m eagleray.cli {shlex.join(words)}",
                 runtime_env={
                     "working_dir": str(travelling),
-                    "py_modules": [str(package(Path(folder) / "wheel"))],
+                    "py_modules": [str(package(Path(folder)))],
                     "env_vars": WORKER_ENVIRONMENT,
                 },
                 metadata={"workflow": spec.stem},

@@ -1,7 +1,8 @@
 """The laptop's own Ray cluster: one head process on loopback that outlives the command that started it.
 
 It stays up while something is served, so that the printed request still works, and is stopped by
-`eagleray down`. Its process is ours alone: other Ray clusters on the machine are left alone.
+`eagleray down`. All it writes lies in a folder of its own, with which its processes are recognised: other
+Ray clusters on the machine are left alone, and `ray.init()` of another program never finds this one.
 """
 
 from __future__ import annotations
@@ -10,14 +11,16 @@ import fcntl
 import json
 import os
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TextIO
 
@@ -25,62 +28,88 @@ from ..workflows.errors import EaglerayError
 
 START_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 30.0
+AGENTS_TIMEOUT_S = 3.0
+FOLDER_PREFIX = "eagleray-"
+LONGEST_TEMP = 30  # characters; Ray's sockets lie up to 77 further down, and a socket's path has 107
 
 
 @dataclass(frozen=True)
 class LocalCluster:
-    """A running head.
+    """A head that was started.
 
     Attributes:
-        pid: of `ray start --block`, leader of its own process group.
+        pid: of `ray start --block`, leader of its own session.
+        folder: of its sockets, logs and spilled objects.
         address: host:port of the global control store.
         dashboard: URL.
         num_cpus: logical CPUs; more than the machine has when a topology needs them.
+        serves: whether it was left running for what it serves.
     """
 
     pid: int
+    folder: str
     address: str
     dashboard: str
     num_cpus: int
+    serves: bool = False
 
 
 @contextmanager
 def use(
-    home: Path, num_cpus: int, log: Callable[[str], None], keep: Callable[[], bool]
+    home: Path, num_cpus: int, log: Callable[[str], None], serves: Callable[[LocalCluster], bool]
 ) -> Generator[LocalCluster]:
-    """Use the cluster of this home, started if none is up; the last user stops it unless `keep()`.
+    """Use the cluster of this home, started if none is up; the last user stops it unless it serves.
 
     Every user holds a shared lock; who gets an exclusive one is alone.
 
     Args:
         home: folder of the cluster's record.
-        num_cpus: that it must have; a smaller one is replaced when no one else uses it.
+        num_cpus: that it must have; a smaller one is replaced when no one else needs it.
         log: takes a line for people.
-        keep: asked at the end whether the cluster goes on.
+        serves: asked at the end whether the cluster serves something, and goes on.
 
     Raises:
         EaglerayError: when it is too small and in use, or does not come up.
     """
-    home.mkdir(parents=True, exist_ok=True)
-    with (home / "cluster.lock").open("w") as lock:
+    with _lock(home) as lock:
         while True:
             if _alone(lock):
                 _fit(home, num_cpus, log)
             fcntl.flock(lock, fcntl.LOCK_SH)  # waits for whoever is starting it
             cluster = running(home)
             if cluster is not None and cluster.num_cpus < num_cpus:
-                raise EaglerayError(
-                    f"the run needs {num_cpus} CPUs at once; the cluster of this home, which another run "
-                    f"uses, has {cluster.num_cpus}",
-                    "wait for the other run, or choose another --home",
-                )
+                raise _too_small(cluster, num_cpus)
             if cluster is not None:
                 break
         try:
             yield cluster
         finally:
-            if not keep() and _alone(lock):
+            if serves(cluster):
+                _write(home, replace(cluster, serves=True))
+            elif _alone(lock):
                 stop(home)
+
+
+def shut_down(home: Path) -> bool:
+    """Stop the cluster of this home, and with it what it serves; False if there is none.
+
+    Raises:
+        EaglerayError: when another process uses it.
+    """
+    with _lock(home) as lock:
+        if not _alone(lock):
+            raise EaglerayError(
+                "a command that goes on uses the cluster of this home",
+                "end it first: Ctrl-C in its terminal, or eagleray cancel",
+            )
+        return stop(home)
+
+
+@contextmanager
+def _lock(home: Path) -> Generator[TextIO]:
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / "cluster.lock").open("w") as lock:
+        yield lock
 
 
 def _alone(lock: TextIO) -> bool:
@@ -94,13 +123,24 @@ def _alone(lock: TextIO) -> bool:
 def _fit(home: Path, num_cpus: int, log: Callable[[str], None]) -> None:
     """Have a cluster of at least that size."""
     cluster = running(home)
-    if cluster is not None and cluster.num_cpus < num_cpus:
-        log(f"restarting the local cluster with {num_cpus} CPUs instead of {cluster.num_cpus}")
-        stop(home)
-        cluster = None
-    if cluster is None:
-        log("starting a local Ray cluster")
-        start(home, num_cpus)
+    if cluster is not None and cluster.num_cpus >= num_cpus:
+        return
+    if cluster is not None and cluster.serves:
+        raise _too_small(cluster, num_cpus)
+    log(f"starting a local Ray cluster with {num_cpus} CPUs")
+    stop(home)
+    start(home, num_cpus)
+
+
+def _too_small(cluster: LocalCluster, num_cpus: int) -> EaglerayError:
+    need = f"{num_cpus} CPUs are needed; the cluster of this home has {cluster.num_cpus}"
+    if cluster.serves:
+        return EaglerayError(
+            f"{need} and serves something", "eagleray down ends it; or choose another --home"
+        )
+    return EaglerayError(
+        f"{need} and another command uses it", "wait until that has ended, or choose another --home"
+    )
 
 
 def token_environment(home: Path) -> dict[str, str]:
@@ -119,12 +159,11 @@ def token_environment(home: Path) -> dict[str, str]:
 
 def running(home: Path) -> LocalCluster | None:
     """The cluster that was started with this home, if it is still up."""
-    try:
-        cluster = LocalCluster(**json.loads(_record(home).read_text()))
-    except (OSError, ValueError, TypeError):
+    cluster = _read(home)
+    if cluster is None or not _is_head(cluster):
         return None
     host, _, port = cluster.address.rpartition(":")
-    return cluster if _alive(cluster.pid) and _open(host, int(port)) else None
+    return cluster if _open(host, int(port)) else None
 
 
 def start(home: Path, num_cpus: int) -> LocalCluster:
@@ -135,11 +174,21 @@ def start(home: Path, num_cpus: int) -> LocalCluster:
     """
     home.mkdir(parents=True, exist_ok=True)
     port, dashboard_port = _free_port(), _free_port(8265)
+    temp = tempfile.gettempdir()
+    folder = tempfile.mkdtemp(prefix=FOLDER_PREFIX, dir=temp if len(temp) <= LONGEST_TEMP else "/tmp")
     log = home / "ray.log"
     command = [
         *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"),
-        *("--node-ip-address=127.0.0.1", f"--port={port}", f"--num-cpus={num_cpus}"),
+        # Ray opens its own folder to everyone, so it lies in one that is not
+        *(
+            "--node-ip-address=127.0.0.1",
+            f"--port={port}",
+            f"--num-cpus={num_cpus}",
+            f"--temp-dir={folder}/ray",
+        ),
         *("--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard_port}", "--disable-usage-stats"),
+        # these have fixed ports by default, which a second head on the machine could not have
+        *(f"--ray-client-server-port={_free_port()}", f"--dashboard-agent-listen-port={_free_port()}"),
     ]
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -151,35 +200,72 @@ def start(home: Path, num_cpus: int) -> LocalCluster:
             preexec_fn=_default_signals,
             env={**os.environ, **token_environment(home)},
         )
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while not (_open("127.0.0.1", port) and _open("127.0.0.1", dashboard_port)):
-        if process.poll() is not None or time.monotonic() > deadline:
-            _end(process.pid)
-            tail = log.read_text(errors="replace").strip().splitlines()[-3:]
-            raise EaglerayError(
-                f"the local Ray cluster did not start: {' '.join(tail) or 'no message'}",
-                "see the log, or use a cluster that runs with --address",
-                str(log),
-            )
-        time.sleep(0.1)
     url = f"http://127.0.0.1:{dashboard_port}"
-    cluster = LocalCluster(process.pid, f"127.0.0.1:{port}", url, num_cpus)
-    _record(home).write_text(json.dumps(asdict(cluster)))
+    cluster = LocalCluster(process.pid, folder, f"127.0.0.1:{port}", url, num_cpus)
+    _write(home, cluster)  # before it is up, so that whoever comes after a killed start ends it
+    deadline = time.monotonic() + START_TIMEOUT_S
+    try:
+        while not (_open("127.0.0.1", port) and _open("127.0.0.1", dashboard_port)):
+            if process.poll() is not None or time.monotonic() > deadline:
+                tail = log.read_text(errors="replace").strip().splitlines()[-3:]
+                raise EaglerayError(
+                    f"the local Ray cluster did not start: {' '.join(tail) or 'no message'}",
+                    "see the log, or use a cluster that runs with --address",
+                    str(log),
+                )
+            time.sleep(0.1)
+    except BaseException:
+        stop(home)
+        raise
     return cluster
 
 
 def stop(home: Path) -> bool:
-    """Stop the cluster that was started with this home; False if none is up."""
-    cluster = running(home)
-    _record(home).unlink(missing_ok=True)
+    """End what is left of the cluster that was started with this home; False if none was up."""
+    cluster = _read(home)
     if cluster is None:
         return False
-    _end(cluster.pid)
-    return True
+    was_up = _is_head(cluster)
+    if was_up:
+        with suppress(ProcessLookupError):
+            os.kill(cluster.pid, signal.SIGTERM)
+    _wait_until_gone(cluster)
+    for pid in _members(cluster):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    _wait_until_gone(cluster)
+    if Path(cluster.folder).name.startswith(FOLDER_PREFIX):
+        shutil.rmtree(cluster.folder, ignore_errors=True)
+    _record(home).unlink(missing_ok=True)
+    return was_up
+
+
+def _wait_until_gone(cluster: LocalCluster) -> None:
+    """Wait until no process of the cluster is left; without its head, agents may stay forever."""
+    deadline = time.monotonic() + STOP_TIMEOUT_S
+    while _members(cluster) and time.monotonic() < deadline:
+        if not _is_head(cluster):
+            deadline = min(deadline, time.monotonic() + AGENTS_TIMEOUT_S)
+        with suppress(ChildProcessError):
+            os.waitpid(cluster.pid, os.WNOHANG)
+        time.sleep(0.1)
 
 
 def _record(home: Path) -> Path:
     return home / "cluster.json"
+
+
+def _read(home: Path) -> LocalCluster | None:
+    try:
+        return LocalCluster(**json.loads(_record(home).read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _write(home: Path, cluster: LocalCluster) -> None:
+    arriving = _record(home).with_suffix(".arriving")
+    arriving.write_text(json.dumps(asdict(cluster)))
+    arriving.replace(_record(home))
 
 
 def _default_signals() -> None:
@@ -205,29 +291,53 @@ def _open(host: str, port: int) -> bool:
         return probe.connect_ex((host, port)) == 0
 
 
-def _alive(pid: int) -> bool:
+def _is_head(cluster: LocalCluster) -> bool:
+    """Whether the recorded process lives and is the head: another program may have its number by now."""
+    return _is_alive(cluster.pid) and cluster.folder in _command(cluster.pid)
+
+
+def _members(cluster: LocalCluster) -> list[int]:
+    """The cluster's processes: those of its head's session, if one of them has to do with its folder.
+
+    A session's number is free for others once its last process has ended.
+    """
+    session = [pid for pid in _processes() if _session(pid) == cluster.pid and _is_alive(pid)]
+    return session if any(_mentions(pid, cluster.folder) for pid in session) else []
+
+
+def _processes() -> list[int]:
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+
+
+def _session(pid: int) -> int:
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        return os.getsid(pid)
+    except OSError:
+        return -1
+
+
+def _is_alive(pid: int) -> bool:
+    """Whether a process is there and has not ended; one that has may wait for its parent to notice."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
         return False
-    except PermissionError:
-        return True
-    return True
 
 
-def _end(pid: int) -> None:
-    """End the head and what it started: all of them are in its session."""
-    for number, wait_s in ((signal.SIGTERM, STOP_TIMEOUT_S), (signal.SIGKILL, 5.0)):
-        try:
-            os.kill(pid, number) if number == signal.SIGTERM else os.killpg(pid, number)
-        except ProcessLookupError:
-            return
-        deadline = time.monotonic() + wait_s
-        while time.monotonic() < deadline:
-            try:
-                if os.waitpid(pid, os.WNOHANG)[0] == pid:
-                    return
-            except ChildProcessError:
-                if not _alive(pid):
-                    return
-            time.sleep(0.1)
+def _command(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def _mentions(pid: int, folder: str) -> bool:
+    """Whether a process was started with a folder, or has a file in it open."""
+    return folder in _command(pid) or any(path.startswith(f"{folder}/") for path in _open_files(pid))
+
+
+def _open_files(pid: int) -> Iterator[str]:
+    with suppress(OSError):
+        for descriptor in os.scandir(f"/proc/{pid}/fd"):
+            with suppress(OSError):
+                yield os.readlink(descriptor.path)

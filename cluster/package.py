@@ -2,39 +2,26 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import shutil
 from pathlib import Path
 
-from ..workflows.errors import EaglerayError
+NAME = __name__.partition(".")[0]
 
 
 def package(folder: Path) -> Path:
-    """A wheel of this code in `folder`, or, installed from one, the installed package itself.
+    """Copy this code to `folder`, as a package that Ray ships to workers (`py_modules`).
 
-    Raises:
-        EaglerayError: when the wheel can't be built, with pip's last line.
+    A wheel would not do: Ray installs one with all it requires, a second torch and a second Ray.
     """
-    root = Path(__file__).resolve().parent.parent
-    if not (root / "pyproject.toml").is_file():
-        return root
-    folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob("eagleray-*.whl"):
-        old.unlink()
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        "--quiet",
-        "--no-deps",
-        "--wheel-dir",
-        str(folder),
-        str(root),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    wheels = sorted(folder.glob("eagleray-*.whl"))
-    if done.returncode or not wheels:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise EaglerayError(f"the wheel for the cluster could not be built: {last}", where=str(root))
-    return wheels[-1]
+    target = folder / NAME
+    _copy(Path(__file__).resolve().parent.parent, target)
+    return target
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.mkdir(parents=True)
+    for path in source.iterdir():
+        if path.suffix == ".py":
+            shutil.copyfile(path, target / path.name)
+        elif (path / "__init__.py").is_file():  # in a checkout there are tests and more besides packages
+            _copy(path, target / path.name)
