@@ -33,7 +33,8 @@ class RayExecutor:
 
     def __init__(self) -> None:
         self.num_cpus = float(ray.cluster_resources().get("CPU", 0))
-        self._queue = Queue(actor_options={"num_cpus": 0})
+        # it may lie on any node, which a run must survive
+        self._queue = Queue(actor_options={"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1})
         self._running: dict[ray.ObjectRef[Any], tuple[str, int]] = {}
         self._attempts = 0
 
@@ -78,7 +79,7 @@ class RayExecutor:
         try:
             record: Record = ray.get(reference)
         except RayTaskError as error:
-            return Update(stage, failure=_failure(error.cause, str(error)))
+            return Update(stage, failure=_failure(error))
         except WorkerCrashedError as error:
             message = "its process was killed, perhaps for lack of memory"
             return Update(stage, failure=Failure(message, retryable=True, details=str(error)))
@@ -88,7 +89,12 @@ class RayExecutor:
         return Update(stage, record=record)
 
 
-def _failure(cause: BaseException, details: str) -> Failure:
+def _failure(error: RayTaskError) -> Failure:
+    cause: BaseException = error
+    while isinstance(cause, RayTaskError):  # one for each task that the error passed through
+        cause = cause.cause
     if isinstance(cause, EaglerayError):
-        return Failure(str(cause), retryable=cause.retryable, details=details)
-    return Failure(f"{type(cause).__name__}: {cause}", retryable=True, details=details)
+        return Failure(str(cause), retryable=cause.retryable, details=str(error))
+    if isinstance(cause, RayError):  # of Ray itself: it could not import the code, or not send the error
+        return Failure(str(error).strip().splitlines()[-1].strip(), retryable=True, details=str(error))
+    return Failure(f"{type(cause).__name__}: {cause}", retryable=True, details=str(error))

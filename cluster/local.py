@@ -27,7 +27,7 @@ from typing import TextIO
 from ..workflows.errors import EaglerayError
 
 START_TIMEOUT_S = 90.0
-STOP_TIMEOUT_S = 30.0
+STOP_TIMEOUT_S = 20.0
 AGENTS_TIMEOUT_S = 3.0
 FOLDER_PREFIX = "eagleray-"
 LONGEST_TEMP = 30  # characters; Ray's sockets lie up to 77 further down, and a socket's path has 107
@@ -205,7 +205,8 @@ def start(home: Path, num_cpus: int) -> LocalCluster:
     _write(home, cluster)  # before it is up, so that whoever comes after a killed start ends it
     deadline = time.monotonic() + START_TIMEOUT_S
     try:
-        while not (_open("127.0.0.1", port) and _open("127.0.0.1", dashboard_port)):
+        up = Path(folder, "ray", "ray_current_cluster")  # Ray's last step
+        while not (up.is_file() and _open("127.0.0.1", port) and _open("127.0.0.1", dashboard_port)):
             if process.poll() is not None or time.monotonic() > deadline:
                 tail = log.read_text(errors="replace").strip().splitlines()[-3:]
                 raise EaglerayError(
@@ -227,27 +228,31 @@ def stop(home: Path) -> bool:
         return False
     was_up = _is_head(cluster)
     if was_up:
-        with suppress(ProcessLookupError):
-            os.kill(cluster.pid, signal.SIGTERM)
-    _wait_until_gone(cluster)
-    for pid in _members(cluster):
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    _wait_until_gone(cluster)
+        _signal(cluster.pid, signal.SIGTERM)
+    if _is_ours(cluster):
+        _wait_until_gone(cluster.pid)
+        for pid in _in_session(cluster.pid):
+            _signal(pid, signal.SIGKILL)
+        _wait_until_gone(cluster.pid)
     if Path(cluster.folder).name.startswith(FOLDER_PREFIX):
         shutil.rmtree(cluster.folder, ignore_errors=True)
     _record(home).unlink(missing_ok=True)
     return was_up
 
 
-def _wait_until_gone(cluster: LocalCluster) -> None:
-    """Wait until no process of the cluster is left; without its head, agents may stay forever."""
+def _signal(pid: int, number: signal.Signals) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def _wait_until_gone(head: int) -> None:
+    """Wait until no process of a head's session is left; agents may stay without it."""
     deadline = time.monotonic() + STOP_TIMEOUT_S
-    while _members(cluster) and time.monotonic() < deadline:
-        if not _is_head(cluster):
-            deadline = min(deadline, time.monotonic() + AGENTS_TIMEOUT_S)
+    while _in_session(head) and time.monotonic() < deadline:
         with suppress(ChildProcessError):
-            os.waitpid(cluster.pid, os.WNOHANG)
+            os.waitpid(head, os.WNOHANG)
+        if not _is_alive(head):
+            deadline = min(deadline, time.monotonic() + AGENTS_TIMEOUT_S)
         time.sleep(0.1)
 
 
@@ -296,17 +301,17 @@ def _is_head(cluster: LocalCluster) -> bool:
     return _is_alive(cluster.pid) and cluster.folder in _command(cluster.pid)
 
 
-def _members(cluster: LocalCluster) -> list[int]:
-    """The cluster's processes: those of its head's session, if one of them has to do with its folder.
+def _is_ours(cluster: LocalCluster) -> bool:
+    """Whether the session of the recorded number is the cluster's: one of its processes has its folder.
 
     A session's number is free for others once its last process has ended.
     """
-    session = [pid for pid in _processes() if _session(pid) == cluster.pid and _is_alive(pid)]
-    return session if any(_mentions(pid, cluster.folder) for pid in session) else []
+    return any(_mentions(pid, cluster.folder) for pid in _in_session(cluster.pid))
 
 
-def _processes() -> list[int]:
-    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+def _in_session(number: int) -> list[int]:
+    pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    return [pid for pid in pids if _session(pid) == number and _is_alive(pid)]
 
 
 def _session(pid: int) -> int:
