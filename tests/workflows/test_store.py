@@ -204,6 +204,14 @@ def test_two_fingerprints_may_lead_to_the_same_content(store: ArtifactStore, tmp
     assert len(filesystem.get_file_info(FileSelector(content))) == 1
 
 
+def test_content_that_is_there_is_not_put_again(store: ArtifactStore, tmp_path: Path) -> None:
+    folder = fill(tmp_path / "out")
+    record = store.commit(described(folder), folder)
+    (folder / "a.txt").unlink()  # what isn't read need not be there
+    again = store.commit(record.model_copy(update={"fingerprint": "f2"}), folder)
+    assert content_of(store.open(again).path) == FILES
+
+
 # ── what was changed behind the store's back ───────────────────────────────────────────────────────
 
 

@@ -117,7 +117,8 @@ def test_what_json_lacks_is_told_as_text() -> None:
 
 
 def test_a_place_that_can_not_be_written_stops_an_attempt_before_its_work(home: Home) -> None:
-    (home.path / "store").write_text("")
+    (home.path / "store").mkdir()
+    (home.path / "store" / "content").write_text("")
     with pytest.raises(EaglerayError, match="the artifact store can't be used"):
         home.attempt(parse(CHAIN), "corpus")
     assert home.written() == []
