@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 CHUNK_BYTES = 1 << 20
 READERS = 16
+READS = 3
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -117,18 +118,20 @@ class ArtifactStore:
         """The record of a fingerprint, if it led to an artifact."""
         filesystem, root = self._filesystem()
         path = f"{root}/records/{fingerprint}.json"
-        with self._explained():
+        for _ in range(READS):  # pyarrow asks for a length, then for so much; a writer may come between
+            with self._explained():
+                try:
+                    with filesystem.open_input_stream(path) as stream:
+                        text = stream.read()
+                except FileNotFoundError:
+                    return None
             try:
-                with filesystem.open_input_stream(path) as stream:
-                    text = stream.read()
-            except FileNotFoundError:
-                return None
-        try:
-            return Record.model_validate_json(text)
-        except ValidationError:
-            raise EaglerayError(
-                "this is not a record that can be read", "remove it; what it stands for is made again", path
-            ) from None
+                return Record.model_validate_json(text)
+            except ValidationError:
+                continue
+        raise EaglerayError(
+            "this is not a record that can be read", "remove it; what it stands for is made again", path
+        )
 
     def list(self) -> list[Record]:
         """All records, newest first."""
