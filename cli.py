@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import time
 from collections.abc import Mapping
@@ -13,7 +14,15 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from .display import RunView, describe_event, field_rows, plan_rows, print_table, status_rows
+from .display import (
+    RunView,
+    describe_event,
+    field_rows,
+    plan_rows,
+    print_table,
+    status_rows,
+    status_table,
+)
 from .session import Session
 from .workflows.artifacts import Bundle, Deployment
 from .workflows.errors import EaglerayError
@@ -27,6 +36,7 @@ if TYPE_CHECKING:
 DEBUG = "--debug"
 CANCELLED_EXIT = 130  # as a shell reports a program that Ctrl-C ended
 FOLLOW_EVERY_S = 1.0
+FILE_WIDTH = 1000  # columns of a table that no one sees wrapped
 
 app = typer.Typer(
     name="eagleray",
@@ -38,8 +48,14 @@ app = typer.Typer(
 )
 corpora = typer.Typer(no_args_is_help=True, help="List and fetch the corpora that a spec can name.")
 app.add_typer(corpora, name="corpora")
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def _console(stderr: bool, width: int | None = None) -> Console:
+    return Console(stderr=stderr, width=width, highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+
+out = _console(stderr=False, width=None if sys.stdout.isatty() else FILE_WIDTH)
+err = _console(stderr=True)
 
 SpecFile = Annotated[Path, typer.Argument(metavar="SPEC", help="The workflow's YAML file.")]
 RunId = Annotated[str, typer.Argument(metavar="[RUN]", help="A run's id, its beginning, or `last`.")]
@@ -53,16 +69,22 @@ Home = Annotated[
 Store = Annotated[
     str | None,
     typer.Option(
-        envvar="EAGLERAY_STORE", help="Where artifacts lie: a folder, s3://… or gs://… [default: HOME/store]"
+        envvar="EAGLERAY_STORE",
+        help="Where artifacts lie: a folder, s3://… or gs://…",
+        show_default="HOME/store",
     ),
 ]
 Database = Annotated[
     str | None,
-    typer.Option(envvar="EAGLERAY_DATABASE", help="URL of the run log [default: SQLite in HOME]"),
+    typer.Option(
+        envvar="EAGLERAY_DATABASE",
+        help="URL of the run log: sqlite:///… or postgresql+psycopg://…",
+        show_default="SQLite in HOME",
+    ),
 ]
 Address = Annotated[
     str | None,
-    typer.Option(help="A Ray cluster: HOST:PORT, ray://… or auto [default: one on this machine]"),
+    typer.Option(help="A Ray cluster: HOST:PORT, ray://… or auto.", show_default="one on this machine"),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 DEFAULT_HOME = Path(".eagleray")
@@ -161,9 +183,16 @@ def status(
     log = Session(home, database=database).log
     info = log.find(run_id)
     found = log.status(info.id)
-    if not as_json:
-        out.print(f"run {info.id} of {info.workflow}: {found.state} {found.reason}".rstrip())
-    print_table(out, status_rows(found), as_json, "it has not begun")
+    if as_json:
+        rows = status_rows(found)
+        typer.echo(
+            json.dumps({"run": info.id, "workflow": info.workflow, "state": found.state, "stages": rows})
+        )
+        return
+    out.print(f"run {info.id} of {info.workflow}: {found.state}{f', {found.reason}' if found.reason else ''}")
+    out.print(status_table(found, out.width if out.is_terminal else 0))
+    if found.state in (State.FAILED, State.CANCELLED, State.INTERRUPTED):
+        out.print(f"take it up again: eagleray resume {info.id}")
 
 
 @app.command()
@@ -198,9 +227,7 @@ def logs(
 
 
 @app.command()
-def schema(
-    home: Home = DEFAULT_HOME,
-) -> None:
+def schema() -> None:
     """Print the JSON Schema of workflow files, with which editors complete and check them.
 
     For VS Code and others with the YAML language server: `eagleray schema > eagleray.schema.json`, and
@@ -208,17 +235,16 @@ def schema(
     """
     from .workflows.schema import schema as make_schema
 
-    typer.echo(json.dumps(make_schema(Session(home).kinds), indent=2, ensure_ascii=False))
+    typer.echo(json.dumps(make_schema(Session(DEFAULT_HOME).kinds), indent=2, ensure_ascii=False))
 
 
 @app.command()
 def stages(
     kind: Annotated[str | None, typer.Argument(metavar="[KIND]", help="Show this kind's fields.")] = None,
     as_json: AsJson = False,
-    home: Home = DEFAULT_HOME,
 ) -> None:
     """List the stage kinds, or the fields of one with their defaults."""
-    kinds = Session(home).kinds
+    kinds = Session(DEFAULT_HOME).kinds
     if kind is None:
         rows = [
             {
@@ -259,8 +285,10 @@ def serve(
     with connect(address, session.home, needed, out.print) as connection:
         from .actors.serving.running import serve_until_interrupted
 
+        _show_dashboard(connection)
+
         def announce(deployed: Deployed) -> None:
-            _announce(deployed.url, deployed.command, connection)
+            _announce(deployed.url, deployed.command)
             out.print("Ctrl-C ends it.")
 
         serve_until_interrupted(opened.path, options, opened.digest or None, announce)
@@ -278,7 +306,11 @@ def submit(
     database: Annotated[str | None, typer.Option(help="URL of the run log.")] = None,
     wait: Annotated[bool, typer.Option(help="Print the job's log until it ends.")] = True,
 ) -> None:
-    """Run a workflow as a job of a cluster: it stands in the Ray dashboard, and outlives this terminal."""
+    """Run a workflow as a job of a cluster: it stands in the Ray dashboard, and outlives this terminal.
+
+    This code travels with it; what it requires, Ray first of all, must be there for the head's `python`. A
+    cluster with a token takes it from RAY_AUTH_MODE=token and RAY_AUTH_TOKEN.
+    """
     from .cluster.jobs import follow, submit
 
     Session(DEFAULT_HOME).load(spec, overrides or [])  # refused here before anything travels
@@ -352,15 +384,15 @@ def main() -> None:
 
 
 def _carry_out(session: Session, run: PreparedRun, address: str | None) -> None:
-    connections: list[Connection] = []
     names = [stage.name for stage in run.plan.stages]
     out.print(f"run {run.id} of {run.workflow.name}")
+
+    def on_connected(connection: Connection) -> None:
+        _show_dashboard(connection)
+        # Ray's own handler, set when it connected, would leave without cancelling what runs
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+
     with RunView(out, names) as view:
-
-        def on_connected(connection: Connection) -> None:
-            connections.append(connection)
-            out.print(f"Ray's dashboard: {connection.dashboard or connection.address}")
-
         state = session.carry_out(run, address, out.print, on_connected, view.show)
     found = session.log.status(run.id)
     for name, stage in found.stages.items():
@@ -369,18 +401,22 @@ def _carry_out(session: Session, run: PreparedRun, address: str | None) -> None:
             if DEBUG in sys.argv:
                 err.print(stage.details)
         elif TABLE[stage.state].has_artifact and issubclass(run.plan[name].kind.gives, Deployment):
-            _announce(stage.facts["url"], stage.facts["command"], connections[0])
-            out.print("`eagleray down` ends what is served.")
+            _announce(stage.facts["url"], stage.facts["command"])
+            if address is None:
+                out.print("`eagleray down` ends what is served.")
     if state is not State.SUCCEEDED:
         err.print(f"run {run.id} {state}; what was finished is kept: eagleray resume {run.id}")
         raise typer.Exit(CANCELLED_EXIT if state is State.CANCELLED else 1)
     out.print(f"run {run.id} succeeded")
 
 
-def _announce(url: str, command: str, connection: Connection) -> None:
+def _show_dashboard(connection: Connection) -> None:
+    token = f", which asks for the token in {connection.token}" if connection.token else ""
+    out.print(f"Ray's dashboard: {connection.dashboard or connection.address}{token}")
+
+
+def _announce(url: str, command: str) -> None:
     out.print(f"serving at {url}, its pages at {url}/docs; try:\n  {command}")
-    if connection.dashboard:
-        out.print(f"Ray's dashboard: {connection.dashboard}")
 
 
 def _bundle(session: Session, source: str) -> Bundle:

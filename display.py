@@ -17,6 +17,7 @@ from rich.text import Text
 from .workflows.fingerprint import is_runtime
 from .workflows.plan import Plan
 from .workflows.runs import Event, RunStatus, StageStatus
+from .workflows.state import State
 
 COLOURS = {
     "hit": "cyan",
@@ -29,27 +30,34 @@ COLOURS = {
     "interrupted": "red",
 }
 LINE_EVERY_S = 10.0
+BAR_FROM_WIDTH = 100
 
 
 def print_table(console: Console, rows: Sequence[Mapping[str, Any]], as_json: bool, empty: str) -> None:
     """Print rows as a table, or as a JSON list; `empty` is said when there are none."""
     if as_json:
-        console.print_json(json.dumps(list(rows), default=str))
+        console.print(json.dumps(list(rows), default=str, indent=2, ensure_ascii=False))
         return
     if not rows:
         console.print(empty)
         return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in rows[0]:
+    table = new_table()
+    shown = [name for name in rows[0] if any(row[name] not in (None, "") for row in rows)]
+    for name in shown:
         table.add_column(name.replace("_", " "))
     for row in rows:
-        table.add_row(*(_cell(name, value) for name, value in row.items()))
+        table.add_row(*(_cell(name, row[name]) for name in shown))
     console.print(table)
+
+
+def new_table() -> Table:
+    """A table without lines."""
+    return Table(box=None, pad_edge=False, header_style="bold")
 
 
 def _cell(name: str, value: Any) -> Text:  # noqa: ANN401 - any JSON value
     text = "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
-    return Text(text, style=COLOURS.get(text.lower(), "") if name == "state" else "")
+    return Text(text, style=COLOURS.get(text.lower(), "") if name in ("state", "decision") else "")
 
 
 def seconds(value: float) -> str:
@@ -78,25 +86,54 @@ def plan_rows(plan: Plan) -> list[dict[str, Any]]:
 
 
 def status_rows(status: RunStatus) -> list[dict[str, Any]]:
-    """Where a run's stages stand, as rows for `print_table`."""
-    rows: list[dict[str, Any]] = []
+    """Where a run's stages stand, as JSON."""
+    return [
+        {
+            "stage": name,
+            "kind": stage.kind,
+            "state": stage.state.value,
+            "attempt": stage.attempt,
+            "took_s": _took_s(stage),
+            "progress": stage.progress or None,
+            "reason": stage.reason,
+            "facts": stage.facts,
+        }
+        for name, stage in status.stages.items()
+    ]
+
+
+def status_table(status: RunStatus, width: int) -> Table:
+    """Where a run's stages stand, for people, on so many columns."""
+    table = new_table()
+    for column in ("stage", "state", "took"):
+        table.add_column(column, no_wrap=True)
+    bars = width >= BAR_FROM_WIDTH
+    if bars:
+        table.add_column("", no_wrap=True)
+    table.add_column("progress")
     for name, stage in status.stages.items():
-        ended_s = stage.ended_s or time.time()
-        rows.append(
-            {
-                "stage": name,
-                "kind": stage.kind,
-                "state": stage.state.value,
-                "attempt": stage.attempt or None,
-                "took": seconds(ended_s - stage.started_s) if stage.started_s else None,
-                "progress": _progress(stage.progress) if stage.progress else None,
-                "reason": stage.reason,
-            }
-        )
-    return rows
+        took_s, done = _took_s(stage), stage.progress
+        cells: list[Text | ProgressBar] = [
+            Text(name),
+            Text(stage.state.value, style=COLOURS.get(stage.state.value, "dim")),
+            Text("" if took_s is None else seconds(took_s)),
+        ]
+        if bars:
+            bar = ProgressBar(total=done["total"], completed=done["step"], width=24) if done else Text("")
+            cells.append(bar)
+        parts = [f"attempt {stage.attempt}" if stage.attempt > 1 else "", _progress(done) if done else ""]
+        table.add_row(*cells, Text("  ".join(part for part in (*parts, stage.reason) if part)))
+    return table
 
 
-def field_rows(model: type[BaseModel], prefix: str = "") -> list[dict[str, Any]]:
+def _took_s(stage: StageStatus) -> float | None:
+    """Seconds its last attempt took, or takes; what was interrupted has no known end."""
+    if stage.started_s is None or stage.state is State.INTERRUPTED:
+        return None
+    return (stage.ended_s or time.time()) - stage.started_s
+
+
+def field_rows(model: type[BaseModel], prefix: str = "", runtime: bool = False) -> list[dict[str, Any]]:
     """A spec's fields with types, defaults and help, nested ones by dotted path."""
     rows: list[dict[str, Any]] = []
     for name, field in model.model_fields.items():
@@ -105,10 +142,10 @@ def field_rows(model: type[BaseModel], prefix: str = "") -> list[dict[str, Any]]
         path = f"{prefix}{name}"
         nested = field.annotation if isinstance(field.annotation, type) else None
         if nested is not None and issubclass(nested, BaseModel):
-            rows += field_rows(nested, f"{path}.")
+            rows += field_rows(nested, f"{path}.", runtime or is_runtime(field))
             continue
         default = "required" if field.is_required() else field.get_default(call_default_factory=True)
-        changes = "how it runs" if is_runtime(field) else "what is made"
+        changes = "how it runs" if runtime or is_runtime(field) else "what is made"
         rows.append(
             {
                 "field": path,
@@ -183,13 +220,4 @@ class RunView:
         self._console.print(Text.assemble((f"{stage:>10} ", "dim"), describe_event(event, fields)))
 
     def _table(self) -> Table:
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        for column in ("stage", "state", "time", "", "progress"):
-            table.add_column(column)
-        for name, stage in self._status.stages.items():
-            state, done = stage.state.value, stage.progress
-            took = seconds((stage.ended_s or time.time()) - stage.started_s) if stage.started_s else ""
-            bar = ProgressBar(total=done["total"], completed=done["step"], width=24) if done else ""
-            detail = _progress(done) if done else stage.reason
-            table.add_row(name, Text(state, style=COLOURS.get(state, "dim")), took, bar, detail)
-        return table
+        return status_table(self._status, self._console.width)

@@ -32,10 +32,12 @@ class Connection:
     Attributes:
         address: of the cluster.
         dashboard: URL, empty if the cluster has none.
+        token: file with the token that the dashboard asks for, if it is this home's.
     """
 
     address: str
     dashboard: str
+    token: Path | None = None
 
 
 @contextmanager
@@ -64,10 +66,11 @@ def connect(
     asked: list[bool] = []
     wanted = max(os.cpu_count() or 1, math.ceil(num_cpus)) + 1
     with local.use(home, wanted, log, lambda cluster: asked[0] if asked else cluster.serves) as cluster:
-        os.environ.update(local.token_environment(home))  # Ray reads it when it is first imported
+        token = local.token_environment(home)
+        os.environ.update(token)  # Ray reads it when it is first imported
         with _attached(cluster.address, num_cpus, None):
             try:
-                yield Connection(cluster.address, cluster.dashboard)
+                yield Connection(cluster.address, cluster.dashboard, Path(token["RAY_AUTH_TOKEN_PATH"]))
             finally:
                 asked.append(_serves())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import shlex
 import shutil
 import tempfile
@@ -28,6 +29,7 @@ def submit(spec: Path, overrides: Sequence[str], address: str, options: Sequence
     """
     from ray.job_submission import JobSubmissionClient
 
+    logging.getLogger("ray").setLevel(logging.ERROR)  # each package that is uploaded has two lines
     words = ["run", spec.name, "--address", "auto", *options]
     for override in overrides:
         words += ["--set", override]

@@ -176,6 +176,7 @@ def start(home: Path, num_cpus: int) -> LocalCluster:
     port, dashboard_port = _free_port(), _free_port(8265)
     temp = tempfile.gettempdir()
     folder = tempfile.mkdtemp(prefix=FOLDER_PREFIX, dir=temp if len(temp) <= LONGEST_TEMP else "/tmp")
+    path = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)])  # of jobs
     log = home / "ray.log"
     command = [
         *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"),
@@ -198,7 +199,7 @@ def start(home: Path, num_cpus: int) -> LocalCluster:
             stdin=subprocess.DEVNULL,
             start_new_session=True,
             preexec_fn=_default_signals,
-            env={**os.environ, **token_environment(home)},
+            env={**os.environ, **token_environment(home), "PATH": path},
         )
     url = f"http://127.0.0.1:{dashboard_port}"
     cluster = LocalCluster(process.pid, folder, f"127.0.0.1:{port}", url, num_cpus)
