@@ -59,7 +59,9 @@ class TextSpec(PartSpec):
     d_model: int = Field(default=128, ge=2, multiple_of=2)
     """Width."""
     num_layers: int = Field(default=3, ge=1)
+    """Blocks."""
     num_heads: int = Field(default=4, ge=1)
+    """Attention heads; they divide `d_model`."""
     max_tokens: int = Field(default=32, ge=1)
     """Longest segment, tokens."""
     memory_length: int = Field(default=32, ge=0)
@@ -89,7 +91,9 @@ class AudioSpec(PartSpec):
     d_model: int = Field(default=96, ge=2, multiple_of=2)
     """Width."""
     num_layers: int = Field(default=3, ge=1)
+    """Blocks."""
     num_heads: int = Field(default=4, ge=1)
+    """Attention heads; they divide `d_model`."""
     mlp_ratio: float = Field(default=4.0, gt=0)
     """Hidden width of an MLP over its width."""
 
@@ -109,7 +113,9 @@ class DecoderSpec(PartSpec):
     d_model: int = Field(default=128, ge=2, multiple_of=2)
     """Width."""
     num_layers: int = Field(default=2, ge=1)
+    """Blocks."""
     num_heads: int = Field(default=4, ge=1)
+    """Attention heads; they divide `d_model`."""
     mlp_ratio: float = Field(default=4.0, gt=0)
     """Hidden width of an MLP over its width."""
 
@@ -143,6 +149,7 @@ class ModelSpec(PartSpec):
     """The whole model: `preset` sets every size, and any field given beside it wins."""
 
     preset: Literal["tiny", "small", "base"] = "tiny"
+    """Sets every size: `tiny` trains on a laptop, `small` and `base` want accelerators."""
     vision: VisionSpec = VisionSpec()
     text: TextSpec = TextSpec()
     audio: AudioSpec = AudioSpec()

@@ -64,8 +64,11 @@ class Splits(Spec):
     """Shares of the captions that go to each split, decided by a hash of the caption."""
 
     train: float = Field(default=0.8, gt=0, le=1)
+    """What is trained on."""
     val: float = Field(default=0.05, ge=0, lt=1)
+    """What choices are made by."""
     test: float = Field(default=0.15, ge=0, lt=1)
+    """What is reported."""
 
     @model_validator(mode="after")
     def _whole(self) -> Splits:

@@ -210,7 +210,7 @@ def _check_port(options: ServingOptions) -> None:
             if error.errno == errno.EADDRINUSE:
                 raise EaglerayError(
                     f"port {options.port} is in use by another program",
-                    f"choose another: --set serve.port={_free_port(options.host)}",
+                    f"end that program, or run again with --set serve.port={_free_port(options.host)}",
                     where,
                 ) from None
             raise EaglerayError(

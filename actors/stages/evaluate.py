@@ -17,13 +17,17 @@ class EvaluateSpec(StageSpec):
 
     kind: Literal["evaluate"] = "evaluate"
     split: Literal["train", "val", "test"] = "test"
+    """Which records are evaluated."""
     ranks: tuple[int, ...] = (1, 5, 10)
     """The k of recall@k."""
     resamples: int = Field(2000, ge=100)
     """Bootstrap resamples, by caption group."""
     confidence: float = Field(0.95, gt=0.5, lt=1)
+    """Of the intervals."""
     seed: int = 0
+    """Of the resampling."""
     batch_rows: int = Runtime(64, ge=1)
+    """Pictures embedded together."""
 
 
 @stage(EvaluateSpec, takes={"corpus": Corpus, "checkpoint": Checkpoint}, gives=Report)

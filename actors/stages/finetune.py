@@ -16,8 +16,11 @@ class FinetuneSpec(TrainingSpec):
 
     kind: Literal["finetune"] = "finetune"
     steps: int = Field(100, ge=1)
+    """Optimizer steps."""
     objective: ObjectiveSpec = ObjectiveSpec(classification=0.5)
+    """Terms of the loss."""
     optimizer: OptimizerSpec = OptimizerSpec(learning_rate=3e-4)
+    """How weights are changed."""
 
 
 @stage(FinetuneSpec, takes={"corpus": Corpus, "checkpoint": Checkpoint}, gives=Checkpoint, cpus=reserved_cpus)

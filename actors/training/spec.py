@@ -42,10 +42,15 @@ class OptimizerSpec(Spec):
     """AdamW (arXiv 1711.05101) with linear warm-up and cosine decay to a tenth."""
 
     learning_rate: float = Field(default=1e-3, gt=0)
+    """At its peak, after the warm-up."""
     weight_decay: float = Field(default=0.05, ge=0)
+    """Of matrices; biases, norms and other vectors are not decayed."""
     betas: tuple[float, float] = (0.9, 0.98)
+    """Decay of the mean gradient, and of the mean square."""
     warmup_steps: int = Field(default=20, ge=0)
+    """Steps in which the learning rate rises to its peak."""
     max_grad_norm: float = Field(default=1.0, gt=0)
+    """Norm, over the whole model, that a gradient is scaled down to."""
 
 
 class ObjectiveSpec(Spec):
