@@ -393,7 +393,10 @@ def _carry_out(session: Session, run: PreparedRun, address: str | None) -> None:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
 
     with RunView(out, names) as view:
-        state = session.carry_out(run, address, out.print, on_connected, view.show)
+        try:
+            state = session.carry_out(run, address, out.print, on_connected, view.show)
+        except KeyboardInterrupt:  # before the cluster was up, or while it was being stopped
+            state = State.CANCELLED
     found = session.log.status(run.id)
     for name, stage in found.stages.items():
         if stage.state is State.FAILED:

@@ -334,5 +334,3 @@ def test_a_submitted_workflow_runs_as_a_job_with_its_log_here(shell: Shell) -> N
     assert status["state"] == "succeeded"
     assert status["stages"][0]["facts"]["times"] == 6
     assert status["stages"][0]["facts"]["file"].startswith(cluster.folder)
-    failed = ("--set", "first.do=refuse", "--address", cluster.dashboard)
-    assert "the picture is square" in shell("submit", "flow.yaml", *failed, *there, code=1, **token).stdout
