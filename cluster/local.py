@@ -158,10 +158,10 @@ def token_environment(home: Path) -> dict[str, str]:
 
 
 def running(home: Path) -> LocalCluster | None:
-    """The cluster that was started with this home, if it is still up."""
+    """The cluster that was started with this home, if it is still up and can be connected to."""
     cluster = _read(home)
-    if cluster is None or not _is_head(cluster):
-        return None
+    if cluster is None or not _is_head(cluster) or not Path(cluster.folder, "ray").is_dir():
+        return None  # temporary folders are cleaned up now and then, and without its sockets a head is lost
     host, _, port = cluster.address.rpartition(":")
     return cluster if _open(host, int(port)) else None
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import signal
 import socket
 import stat
@@ -159,6 +160,13 @@ def test_a_killed_head_is_noticed_and_replaced_and_leaves_nothing(cluster: Local
         assert not Path(cluster.folder).exists()
     # leave a cluster that doesn't serve
     local._write(home, replaced)
+
+
+def test_a_head_whose_folder_was_cleaned_up_is_replaced(cluster: LocalCluster, home: Path) -> None:
+    shutil.rmtree(cluster.folder)
+    assert local.running(home) is None
+    assert local.stop(home)
+    assert not local._is_alive(cluster.pid)
 
 
 def test_the_last_user_stops_it(cluster: LocalCluster, home: Path) -> None:
