@@ -7,6 +7,7 @@ from typing import Any, Literal
 from ...models.spec import ModelSpec
 from ...workflows.artifacts import Checkpoint, Corpus
 from ...workflows.stage import StageContext, stage
+from ..training.mesh import check_topology
 from ..training.spec import TrainingSpec, reserved_cpus
 
 
@@ -17,7 +18,12 @@ class PretrainSpec(TrainingSpec):
     model: ModelSpec = ModelSpec()
 
 
-@stage(PretrainSpec, takes={"corpus": Corpus}, gives=Checkpoint, cpus=reserved_cpus)
+def check(name: str, spec: PretrainSpec) -> None:
+    """Refuse a mesh that the model or the batch cannot be divided over, before anything runs."""
+    check_topology(spec.parallel, spec.model, spec.batch_size, name)
+
+
+@stage(PretrainSpec, takes={"corpus": Corpus}, gives=Checkpoint, check=check, cpus=reserved_cpus)
 def pretrain(ctx: StageContext, spec: PretrainSpec, corpus: Corpus) -> dict[str, Any]:
     """Train the model from random weights on any mesh of workers."""
     from ..training.ray_train import train_checkpoint

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ...models.spec import ModelSpec
+from ...pipelines.spec import Preparation
 from ...workflows.errors import EaglerayError
 from .spec import ParallelSpec
 
@@ -65,6 +66,27 @@ def check_topology(parallel: ParallelSpec, model: ModelSpec, batch_size: int, wh
             f"set {where}.parallel.pipeline={layers} or less",
             where,
         )
+
+
+def check_inputs(model: ModelSpec, preparation: Preparation, where: str) -> None:
+    """Refuse a model that is made for other inputs than the corpus holds.
+
+    Raises:
+        EaglerayError: with the first field that differs, and the value that fits.
+    """
+    wanted = {
+        "vision.image_size": (model.vision.image_size, preparation.image_size),
+        "text.max_tokens": (model.text.max_tokens, preparation.max_tokens),
+        "audio.n_mels": (model.audio.n_mels, preparation.n_mels),
+        "audio.max_frames": (model.audio.max_frames, preparation.max_frames),
+    }
+    for field, (given, prepared) in wanted.items():
+        if given != prepared:
+            raise EaglerayError(
+                f"model.{field} is {given}, but the corpus was prepared with {prepared}",
+                f"set {where}.model.{field}={prepared}, or change preparation.{field.partition('.')[2]}",
+                where,
+            )
 
 
 def num_layers(model: ModelSpec) -> int:

@@ -12,7 +12,7 @@ from ...models.spec import ModelSpec
 from ...workflows.errors import EaglerayError
 from ...workflows.stage import Emit, StageContext
 from .checkpoint import CheckpointInfo, write_artifact
-from .mesh import check_topology
+from .mesh import check_inputs, check_topology
 from .spec import TrainingSpec
 
 if TYPE_CHECKING:
@@ -83,11 +83,12 @@ def train_checkpoint(
         corpus: local folder of the corpus.
         weights: `weights` folder to start from; None starts at random.
     """
-    from ...pipelines.reading import CorpusReader
+    from ...pipelines.reading import read_info
     from .loop import TrainingJob
 
     check_topology(spec.parallel, model, spec.batch_size, ctx.stage)
-    info = CorpusReader(corpus, "train").info
+    info = read_info(corpus)
+    check_inputs(model, info.preparation, ctx.stage)
     trained = train(ctx, TrainingJob(spec, model, corpus, weights))
     checkpoint = CheckpointInfo(
         model=model,

@@ -1,0 +1,51 @@
+"""Which meshes a model runs on is known without building it."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eagleray.actors.training.mesh import check_inputs, check_topology, num_layers
+from eagleray.actors.training.spec import ParallelSpec
+from eagleray.models.multimodal import MultimodalModel
+from eagleray.models.spec import ModelSpec, VisionSpec
+from eagleray.pipelines.spec import Preparation
+from eagleray.workflows.errors import EaglerayError
+
+from ..conftest import MODEL
+
+
+def test_layers_are_counted_without_building_the_model():
+    for spec in (MODEL, ModelSpec()):
+        assert num_layers(spec) == len(MultimodalModel(spec, 300, 3).layer_names)
+
+
+@pytest.mark.parametrize(
+    ("parallel", "batch_size", "cause", "remedy"),
+    [
+        ({"tensor": 3}, 8, r"tensor=3 does not divide the vision heads \[2, 4\]", "tensor=2"),
+        ({"data": 3}, 8, "batch_size=8 can't be divided over 3 data-parallel workers", "batch_size=9"),
+        ({"pipeline": 99}, 2 * 99, "the model has 20 layers", "pipeline=20"),
+    ],
+)
+def test_a_mesh_that_cannot_work_is_refused_with_the_nearest_that_does(parallel, batch_size, cause, remedy):
+    with pytest.raises(EaglerayError, match=cause) as caught:
+        check_topology(ParallelSpec(**parallel), MODEL, batch_size, "pretrain")
+    assert f"pretrain.parallel.{remedy}" in caught.value.remedy or f"pretrain.{remedy}" in caught.value.remedy
+
+
+@given(st.integers(1, 40), st.integers(1, 8), st.integers(1, 8))
+def test_the_batch_size_that_is_named_works(batch_size, data, microbatches):
+    parallel = ParallelSpec(data=data, microbatches=microbatches)
+    try:
+        check_topology(parallel, MODEL, batch_size, "pretrain")
+    except EaglerayError as error:
+        named = int(error.remedy.partition("batch_size=")[2].partition(",")[0])
+        check_topology(parallel, MODEL, named, "pretrain")
+
+
+def test_a_model_made_for_other_inputs_than_the_corpus_holds_is_refused_by_field():
+    check_inputs(ModelSpec(), Preparation(), "pretrain")
+    model = ModelSpec(vision=VisionSpec(image_size=96))
+    with pytest.raises(EaglerayError, match=r"model.vision.image_size is 96, .* prepared with 64") as caught:
+        check_inputs(model, Preparation(), "pretrain")
+    assert "pretrain.model.vision.image_size=64" in caught.value.remedy
