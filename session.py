@@ -140,4 +140,5 @@ class Session:
         for stage in plan.stages:
             if stage.decision is Decision.BLOCKED:
                 raise stage.error or EaglerayError(stage.reason, where=stage.name)
+        self.store.prepare()
         return plan

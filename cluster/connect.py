@@ -117,12 +117,15 @@ def _attached(address: str, num_cpus: float, ship: Path | None) -> Generator[str
         ship: a folder in which this code is packed for the cluster's workers; None if they have it.
     """
     import ray
+    from ray._private import worker as ray_worker
 
     environment: dict[str, Any] = {}
     if IN_JOB not in os.environ:  # a job's environment was set when it was submitted
         environment["env_vars"] = WORKER_ENVIRONMENT
         if ship is not None:
             environment["py_modules"] = [str(package(ship))]
+    # Ray prints a cluster's warnings on every driver's terminal; what concerns a run is in its log.
+    ray_worker._worker_logs_enabled = False  # pyright: ignore[reportPrivateUsage] - there is no public way
     try:
         context = ray.init(
             address=address,
