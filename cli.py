@@ -288,7 +288,7 @@ def serve(
         _show_dashboard(connection)
 
         def announce(deployed: Deployed) -> None:
-            _announce(deployed.url, deployed.command)
+            _announce(deployed.url, deployed.request, deployed.answer, deployed.command)
             out.print("Ctrl-C ends it.")
 
         serve_until_interrupted(opened.path, options, opened.digest or None, announce)
@@ -384,10 +384,12 @@ def main() -> None:
 
 
 def _carry_out(session: Session, run: PreparedRun, address: str | None) -> None:
+    connections: list[Connection] = []
     names = [stage.name for stage in run.plan.stages]
     out.print(f"run {run.id} of {run.workflow.name}")
 
     def on_connected(connection: Connection) -> None:
+        connections.append(connection)
         _show_dashboard(connection)
         # Ray's own handler, set when it connected, would leave without cancelling what runs
         signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -404,7 +406,9 @@ def _carry_out(session: Session, run: PreparedRun, address: str | None) -> None:
             if DEBUG in sys.argv:
                 err.print(stage.details)
         elif TABLE[stage.state].has_artifact and issubclass(run.plan[name].kind.gives, Deployment):
-            _announce(stage.facts["url"], stage.facts["command"])
+            _announce(*(stage.facts[key] for key in ("url", "request", "answer", "command")))
+            for connection in connections:
+                _show_dashboard(connection)
             if address is None:
                 out.print("`eagleray down` ends what is served.")
     if state is not State.SUCCEEDED:
@@ -418,8 +422,11 @@ def _show_dashboard(connection: Connection) -> None:
     out.print(f"Ray's dashboard: {connection.dashboard or connection.address}{token}")
 
 
-def _announce(url: str, command: str) -> None:
-    out.print(f"serving at {url}, its pages at {url}/docs; try:\n  {command}")
+def _announce(url: str, request: Mapping[str, Any], answer: Mapping[str, Any], command: str) -> None:
+    out.print(f"serving at {url}, its pages at {url}/docs; asked for {request['text']!r}, it found")
+    for hit in answer["results"]:
+        out.print(f"  {hit['score']:.3f}  {hit['caption']}  ({hit['id']})", markup=False)
+    out.print(f"ask it yourself:\n  {command}", markup=False)
 
 
 def _bundle(session: Session, source: str) -> Bundle:

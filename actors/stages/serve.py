@@ -37,6 +37,7 @@ def serve(ctx: StageContext, spec: ServeSpec, bundle: Bundle) -> dict[str, Any]:
         "bundle": deployed.bundle,
         "kept": deployed.kept,
         "command": deployed.command,
+        "request": deployed.request,
         "answer": deployed.answer,
     }
     (ctx.output / "deployment.json").write_text(json.dumps(facts, indent=2), encoding="utf-8")
