@@ -32,6 +32,13 @@ AGENTS_TIMEOUT_S = 3.0
 FOLDER_PREFIX = "eagleray-"
 LONGEST_TEMP = 30  # characters; Ray's sockets lie up to 77 further down, and a socket's path has 107
 
+# A shell that runs us in the background ignores SIGINT, children inherit that, and then Ray cannot interrupt
+# a running task. A preexec_fn would do, but it forks whole, and a fork breaks the gRPC of a connected driver.
+HEAD = (
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "from ray.scripts.scripts import main; main()"
+)
+
 
 @dataclass(frozen=True)
 class LocalCluster:
@@ -179,7 +186,7 @@ def start(home: Path, num_cpus: int) -> LocalCluster:
     path = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)])  # of jobs
     log = home / "ray.log"
     command = [
-        *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"),
+        *(sys.executable, "-c", HEAD, "start", "--head", "--block"),
         # Ray opens its own folder to everyone, so it lies in one that is not
         *(
             "--node-ip-address=127.0.0.1",
@@ -198,7 +205,6 @@ def start(home: Path, num_cpus: int) -> LocalCluster:
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
             start_new_session=True,
-            preexec_fn=_default_signals,
             env={**os.environ, **token_environment(home), "PATH": path},
         )
     url = f"http://127.0.0.1:{dashboard_port}"
@@ -272,12 +278,6 @@ def _write(home: Path, cluster: LocalCluster) -> None:
     arriving = _record(home).with_suffix(".arriving")
     arriving.write_text(json.dumps(asdict(cluster)))
     arriving.replace(_record(home))
-
-
-def _default_signals() -> None:
-    # A shell that runs us in the background ignores SIGINT, children inherit that, and then
-    # Ray cannot interrupt a running task.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _free_port(wanted: int = 0) -> int:
