@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SPEC ?= examples/quickstart.yaml
 
-.PHONY: run test check format nightly clean
+.PHONY: run test check format clean
 
 run: $(VENV)/.run-installed
 	$(BIN)/eagleray run $(SPEC)
@@ -25,7 +25,7 @@ format: $(VENV)/.dev-installed
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) .eagleray
+	rm -rf $(VENV)
 
 $(BIN)/pip:
 	PYTHON=$(PYTHON) sh .ci/venv $(VENV)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 import sys
 import time
@@ -111,7 +112,8 @@ def run(
     Killed at any moment, the run is taken up again by `eagleray resume`.
     """
     session = Session(home, store, database)
-    _carry_out(session, session.prepare(session.load(spec, overrides or [])), address)
+    again = _words(home, store, database, address)
+    _carry_out(session, session.prepare(session.load(spec, overrides or [])), address, again)
 
 
 @app.command()
@@ -124,7 +126,7 @@ def resume(
 ) -> None:
     """Take up a run that was killed, cancelled or failed; what was finished is not done again."""
     session = Session(home, store, database)
-    _carry_out(session, session.prepare_again(run_id), address)
+    _carry_out(session, session.prepare_again(run_id), address, _words(home, store, database, address))
 
 
 @app.command()
@@ -192,7 +194,7 @@ def status(
     out.print(f"run {info.id} of {info.workflow}: {found.state}{f', {found.reason}' if found.reason else ''}")
     out.print(status_table(found, out.width if out.is_terminal else 0))
     if found.state in (State.FAILED, State.CANCELLED, State.INTERRUPTED):
-        out.print(f"take it up again: eagleray resume {info.id}")
+        out.print(f"take it up again: eagleray resume {info.id}{_words(home, database=database)}")
 
 
 @app.command()
@@ -269,18 +271,29 @@ def serve(
     ] = "last",
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
+    route_prefix: Annotated[str, typer.Option(help="Path below which it answers.")] = "/",
     address: Address = None,
     home: Home = DEFAULT_HOME,
     store: Store = None,
     database: Database = None,
 ) -> None:
-    """Serve a run's bundle, or a bundle's folder, until Ctrl-C."""
+    """Serve a run's bundle, or a bundle's folder, until Ctrl-C.
+
+    A cluster's Serve has one port: beside what a run of this home serves already, give --route-prefix /NAME.
+    """
     from .actors.serving.spec import ServingOptions
     from .cluster.connect import connect
 
     session = Session(home, store, database)
     opened = _bundle(session, source)
-    options = ServingOptions(host=host, port=port, application=f"serve-{port}")
+    application = f"serve-{port}{route_prefix.replace('/', '-').rstrip('-')}"
+    try:
+        options = ServingOptions(host=host, port=port, route_prefix=route_prefix, application=application)
+    except ValueError:
+        raise EaglerayError(
+            f"{host}:{port}{route_prefix} is no address to serve at",
+            "give --port 1 to 65535, and --route-prefix / or /NAME of letters, digits, - and _",
+        ) from None
     needed = 1 + options.autoscaling.min_replicas * options.cpus_per_replica
     with connect(address, session.home, needed, out.print) as connection:
         from .actors.serving.running import serve_until_interrupted
@@ -309,12 +322,19 @@ def submit(
     """Run a workflow as a job of a cluster: it stands in the Ray dashboard, and outlives this terminal.
 
     This code travels with it; what it requires, Ray first of all, must be there for the head's `python`. A
-    cluster with a token takes it from RAY_AUTH_MODE=token and RAY_AUTH_TOKEN.
+    cluster with a token takes it from RAY_AUTH_MODE=token and RAY_AUTH_TOKEN. What the file refers to as
+    ${env:NAME} must be set here and on the head: secrets don't travel.
     """
     from .cluster.jobs import follow, submit
 
     Session(DEFAULT_HOME).load(spec, overrides or [])  # refused here before anything travels
     given = {"--home": home, "--store": store, "--database": database}
+    for name, value in given.items():
+        if value and "@" in value.partition("://")[2].partition("?")[0]:
+            raise EaglerayError(
+                f"{name} holds a key or password, which the dashboard would show with the job",
+                f"set EAGLERAY_{name[2:].upper()} in the cluster's environment instead",
+            )
     words = [word for name, value in given.items() if value for word in (name, value)]
     job = submit(spec, overrides or [], address, words)
     out.print(f"job {job} at {address}")
@@ -327,9 +347,7 @@ def down(home: Home = DEFAULT_HOME) -> None:
     """Stop this home's own Ray cluster, and with it what it serves."""
     from .cluster import local
 
-    out.print(
-        "stopped" if local.shut_down(home.expanduser().absolute()) else "no cluster of this home is running"
-    )
+    out.print("stopped" if local.shut_down(Session(home).home) else "no cluster of this home is running")
 
 
 @corpora.command("list")
@@ -358,7 +376,7 @@ def fetch_corpus(
     """Fetch a corpus, verify its digest and print the folder of the unpacked copy."""
     from .pipelines.catalog import fetch
 
-    typer.echo(fetch(name, home.absolute() / "downloads", err.print))
+    typer.echo(fetch(name, Session(home).home / "downloads", err.print))
 
 
 def main() -> None:
@@ -383,7 +401,17 @@ def main() -> None:
         sys.exit(1)
 
 
-def _carry_out(session: Session, run: PreparedRun, address: str | None) -> None:
+def _words(
+    home: Path, store: str | None = None, database: str | None = None, address: str | None = None
+) -> str:
+    """The options that a printed command needs to reach the same runs; a URL with a key in it is left out."""
+    shown = None if home.absolute() == DEFAULT_HOME.absolute() else str(home)
+    given = {"--home": shown, "--store": store, "--database": database, "--address": address}
+    words = [f" {name} {shlex.quote(value)}" for name, value in given.items() if value and "@" not in value]
+    return "".join(words)
+
+
+def _carry_out(session: Session, run: PreparedRun, address: str | None, again: str) -> None:
     connections: list[Connection] = []
     names = [stage.name for stage in run.plan.stages]
     out.print(f"run {run.id} of {run.workflow.name}")
@@ -410,9 +438,9 @@ def _carry_out(session: Session, run: PreparedRun, address: str | None) -> None:
             for connection in connections:
                 _show_dashboard(connection)
             if address is None:
-                out.print("`eagleray down` ends what is served.")
+                out.print(f"to end what is served: eagleray down{_words(session.home)}")
     if state is not State.SUCCEEDED:
-        err.print(f"run {run.id} {state}; what was finished is kept: eagleray resume {run.id}")
+        err.print(f"run {run.id} {state}; what was finished is kept: eagleray resume {run.id}{again}")
         raise typer.Exit(CANCELLED_EXIT if state is State.CANCELLED else 1)
     out.print(f"run {run.id} succeeded")
 

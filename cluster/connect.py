@@ -67,6 +67,7 @@ def connect(
     wanted = max(os.cpu_count() or 1, math.ceil(num_cpus)) + 1
     with local.use(home, wanted, log, lambda cluster: asked[0] if asked else cluster.serves) as cluster:
         token = local.token_environment(home)
+        os.environ.pop("RAY_AUTH_TOKEN", None)  # another cluster's; Ray would prefer it
         os.environ.update(token)  # Ray reads it when it is first imported
         with _attached(cluster.address, num_cpus, None):
             try:

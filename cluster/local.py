@@ -164,6 +164,11 @@ def token_environment(home: Path) -> dict[str, str]:
     return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(path)}
 
 
+def clean_environment() -> dict[str, str]:
+    """This process's environment without another cluster's token, which Ray would prefer to a file's."""
+    return {name: value for name, value in os.environ.items() if name != "RAY_AUTH_TOKEN"}
+
+
 def running(home: Path) -> LocalCluster | None:
     """The cluster that was started with this home, if it is still up and can be connected to."""
     cluster = _read(home)
@@ -205,7 +210,7 @@ def start(home: Path, num_cpus: int) -> LocalCluster:
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
             start_new_session=True,
-            env={**os.environ, **token_environment(home), "PATH": path},
+            env={**clean_environment(), **token_environment(home), "PATH": path},
         )
     url = f"http://127.0.0.1:{dashboard_port}"
     cluster = LocalCluster(process.pid, folder, f"127.0.0.1:{port}", url, num_cpus)

@@ -25,7 +25,7 @@ from .errors import EaglerayError
 from .loading import Workflow
 from .state import TABLE, State
 
-STALE_AFTER_S = 60.0
+STALE_AFTER_S = 180.0  # longer than a cluster takes to start, since nothing beats meanwhile
 _METADATA = sa.MetaData()
 _RUNS = sa.Table(
     "runs",

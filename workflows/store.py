@@ -93,7 +93,9 @@ class ArtifactStore:
     """
 
     def __init__(self, uri: str, cache: Path) -> None:
-        self.uri = uri if "://" in uri else str(Path(uri).absolute())  # a worker's current folder is another
+        self.uri = (
+            uri if "://" in uri else str(Path(uri).expanduser().absolute())
+        )  # a worker's current folder is another
         self.cache = cache
         self._opened: tuple[FileSystem, str] | None = None
 

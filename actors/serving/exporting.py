@@ -187,7 +187,7 @@ def export_graph(
     if difference > tolerance:
         raise EaglerayError(
             f"{modality} is {difference:.2g} away from torch, more than the tolerance {tolerance:g}",
-            "raise the tolerance (--set export.tolerance=…) if that is accurate enough",
+            "raise the tolerance (--set STAGE.tolerance=…) if that is accurate enough",
             path.name,
         )
     return GraphSignature(

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ...models.spec import MODALITIES
-from ...pipelines.reading import CorpusReader
+from ...pipelines.reading import CorpusReader, read_info
 from ...workflows.errors import EaglerayError
 from .bundle import EMBEDDING, INDEX_SCHEMA, Arrays, open_graph
 
@@ -36,7 +36,7 @@ def sample_rows(readers: Mapping[str, CorpusReader], num_rows: int) -> Arrays:
             return batch
     raise EaglerayError(
         f"no split has two pictures with {', '.join(MODALITIES)} to check the exported graphs on",
-        "export a model of a larger corpus, or raise export.check_rows",
+        "export a model of a larger corpus, or raise the stage's check_rows",
     )
 
 
@@ -69,10 +69,11 @@ def write_index(
 def _describe(corpus: Path, split: str, ids: list[str], vectors: NDArray[np.float32]) -> pa.Table:
     """Join the embeddings (N, E) of a split with what is known of its pictures."""
     pictures = _read(corpus, "pictures", split, ["id", "path", "category"])
+    reference = read_info(corpus).preparation.caption_languages[0]
     captions = {
         row["id"]: row["text"]
         for row in _read(corpus, "captions", split, ["id", "language", "text"])
-        if row["language"] == "en"
+        if row["language"] == reference
     }
     known = {row["id"]: row for row in pictures}
     columns = {

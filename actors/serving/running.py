@@ -114,7 +114,7 @@ def deploy(
             serve.run_many([target], wait_for_applications_running=False)
         except RayServeException as error:  # another application has the prefix
             raise EaglerayError(
-                str(error), "choose another path: --set serve.route_prefix=/NAME", options.application
+                str(error), f"choose another path: {_option('route_prefix', '/NAME')}", options.application
             ) from None
         _wait_until_running(options, served, deadline, forget=not known)
     url = _url((options.host, options.port), options.route_prefix)
@@ -186,7 +186,7 @@ def _start_serve(options: ServingOptions) -> None:
             raise EaglerayError(
                 f"Ray Serve listens on {listening[0]}:{listening[1]} for {', '.join(others)}, "
                 "and a cluster has one Serve address",
-                f"--set serve.host={listening[0]} --set serve.port={listening[1]}",
+                f"use that one: {_option('port', listening[1])} (and host {listening[0]})",
                 f"{options.host}:{options.port}",
             )
         serve.shutdown()
@@ -210,15 +210,20 @@ def _check_port(options: ServingOptions) -> None:
             if error.errno == errno.EADDRINUSE:
                 raise EaglerayError(
                     f"port {options.port} is in use by another program",
-                    f"end that program, or run again with --set serve.port={_free_port(options.host)}",
+                    f"end that program, or run again with {_option('port', _free_port(options.host))}",
                     where,
                 ) from None
             raise EaglerayError(
                 f"can't listen there: {error.strerror}",
                 "choose an address of this machine and a port above 1023: "
-                "--set serve.host=127.0.0.1 --set serve.port=8000",
+                f"{_option('host', '127.0.0.1')}, {_option('port', 8000)}",
                 where,
             ) from None
+
+
+def _option(field: str, value: object) -> str:
+    """How a person sets a serving option, in a workflow or for the `serve` command."""
+    return f"--set STAGE.{field}={value} (--{field.replace('_', '-')} {value} for `eagleray serve`)"
 
 
 def _free_port(host: str) -> int:
@@ -266,7 +271,7 @@ def _wait_until_running(options: ServingOptions, served: Served, deadline: float
         raise EaglerayError(f"the application failed to start: {said}", where=options.application)
     raise EaglerayError(
         f"the application was not healthy after {options.ready_timeout_s:g} s: {said}",
-        "give it more time with --set serve.ready_timeout_s=…, or CPUs: every replica reserves "
+        "give it more time with --set STAGE.ready_timeout_s=…, or CPUs: every replica reserves "
         f"{options.cpus_per_replica:g}",
         options.application,
     )
@@ -302,7 +307,7 @@ def _ask(url: str, request: dict[str, Any], digest: str, deadline: float) -> dic
         if time.monotonic() > deadline:
             raise EaglerayError(
                 f"the application did not answer its first request: {said}",
-                "give it more time: --set serve.ready_timeout_s=…",
+                "give it more time: --set STAGE.ready_timeout_s=…",
                 url,
             )
         time.sleep(_POLL_S)

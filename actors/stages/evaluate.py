@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from ...workflows.artifacts import Checkpoint, Corpus, Report
+from ...workflows.errors import EaglerayError
 from ...workflows.spec import Runtime, StageSpec
 from ...workflows.stage import StageContext, stage
 
@@ -18,13 +19,13 @@ class EvaluateSpec(StageSpec):
     kind: Literal["evaluate"] = "evaluate"
     split: Literal["train", "val", "test"] = "test"
     """Which records are evaluated."""
-    ranks: tuple[int, ...] = (1, 5, 10)
+    ranks: tuple[Annotated[int, Field(ge=1)], ...] = Field((1, 5, 10), min_length=1)
     """The k of recall@k."""
     resamples: int = Field(2000, ge=100)
     """Bootstrap resamples, by caption group."""
     confidence: float = Field(0.95, gt=0.5, lt=1)
     """Of the intervals."""
-    seed: int = 0
+    seed: int = Field(0, ge=0)
     """Of the resampling."""
     batch_rows: int = Runtime(64, ge=1)
     """Pictures embedded together."""
@@ -38,6 +39,12 @@ def evaluate(ctx: StageContext, spec: EvaluateSpec, corpus: Corpus, checkpoint: 
     from ..training.evaluation import embed_split, measure
 
     reader = CorpusReader(corpus.path, spec.split)
+    if not len(reader):
+        raise EaglerayError(
+            f"the corpus has no picture in its {spec.split} split",
+            f"evaluate another (--set {ctx.stage}.split=…), or give it a share in the corpus's `splits`",
+            ctx.stage,
+        )
     embedded = embed_split(load_model(checkpoint.path), reader, spec.batch_rows, ctx.progress)
     metrics = measure(embedded, spec.ranks, spec.resamples, spec.confidence, spec.seed)
     report = {"split": spec.split, "records": len(reader), "confidence": spec.confidence, "metrics": metrics}

@@ -30,9 +30,9 @@ class EmbeddedSplit:
     """A split's records as embeddings.
 
     Attributes:
-        image, caption, transcript, speech: (G, E) unit vectors; `caption` is the English one,
+        image, caption, transcript, speech: (G, E) unit vectors; `caption` is that in the reference language,
             `transcript` the caption in the language of the speech.
-        has_speech: (G,) bool.
+        has_speech, has_caption, has_transcript: (G,) bool.
         group: (G,) int64, equal where pictures share a caption.
         label, predicted: (G,) int64 categories.
     """
@@ -42,6 +42,8 @@ class EmbeddedSplit:
     transcript: Tensor
     speech: Tensor
     has_speech: Tensor
+    has_caption: Tensor
+    has_transcript: Tensor
     group: Tensor
     label: Tensor
     predicted: Tensor
@@ -65,6 +67,8 @@ def embed_split(
                     model.embed_text(spoken["tokens"], spoken["token_mask"]),
                     model.embed_speech(batch["mel"], batch["mel_mask"]),
                     batch["present"][:, MODALITIES.index("speech")],
+                    batch["present"][:, MODALITIES.index("text")],
+                    spoken["present"][:, MODALITIES.index("text")],
                     batch["group"],
                     batch["label"],
                     model.classify(image).argmax(-1),
@@ -85,6 +89,8 @@ def measure(
     rows: list[dict[str, Any]] = []
     for source, target in permutations(MODALITIES, 2):
         queries, gallery, groups = _direction(split, source, target)
+        if not len(queries):
+            continue  # a corpus without speech, say
         right = groups[:, None] == groups[None, :]
         scores = queries @ gallery.T
         for rank in ranks:
@@ -138,6 +144,8 @@ def _direction(split: EmbeddedSplit, source: str, target: str) -> tuple[Tensor, 
     """Queries, gallery and groups of a direction: those records that have both modalities."""
     spoken = "speech" in (source, target)
     keep = split.has_speech if spoken else torch.ones_like(split.has_speech)
+    if "text" in (source, target):
+        keep = keep & (split.has_transcript if spoken else split.has_caption)
     text = split.transcript if spoken else split.caption
     vectors = {"image": split.image, "text": text, "speech": split.speech}
     return vectors[source][keep], vectors[target][keep], split.group[keep]

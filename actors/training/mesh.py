@@ -59,6 +59,16 @@ def check_topology(parallel: ParallelSpec, model: ModelSpec, batch_size: int, wh
             f"set {where}.batch_size={fits}, or fewer workers or microbatches",
             where,
         )
+    if (
+        parallel.pipeline > 1
+        and parallel.schedule == "1f1b"
+        and parallel.num_microbatches < parallel.pipeline
+    ):
+        raise EaglerayError(
+            f"{parallel.num_microbatches} microbatches don't fill a 1F1B pipeline of {parallel.pipeline}",
+            f"set {where}.parallel.microbatches={parallel.pipeline} or more",
+            where,
+        )
     layers = num_layers(model)
     if parallel.pipeline > layers:
         raise EaglerayError(

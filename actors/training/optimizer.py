@@ -42,6 +42,9 @@ def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float, world_si
         max_norm: the largest norm that is left as it is.
         world_size: workers in the mesh.
         depth: pipeline workers; each parameter belongs to one of them.
+
+    Raises:
+        FloatingPointError: when it is not finite; on every worker alike.
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
     square = torch.zeros((), dtype=torch.float64)
@@ -56,6 +59,8 @@ def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float, world_si
         square += local.double().square().sum().cpu() / holders
     dist.all_reduce(square)
     norm = float(square.sqrt())
+    if not math.isfinite(norm):
+        raise FloatingPointError(f"the gradient's norm is {norm}: lower optimizer.learning_rate")
     if norm > max_norm:
         for gradient in gradients:
             gradient.mul_(max_norm / norm)

@@ -41,11 +41,18 @@ def train(ctx: StageContext, job: TrainingJob) -> Path:
     from ray.train.torch import TorchConfig, TorchTrainer
 
     spec = job.spec
-    use_gpu = bool(ray.cluster_resources().get("GPU"))
+    num_gpus = int(ray.cluster_resources().get("GPU", 0))
+    use_gpu = num_gpus > 0
+    if use_gpu and num_gpus < spec.parallel.num_workers:
+        raise EaglerayError(
+            f"the mesh has {spec.parallel.num_workers} workers, the cluster {num_gpus} GPUs",
+            f"set {ctx.stage}.parallel to at most {num_gpus} workers",
+            ctx.stage,
+        )
     trainer = TorchTrainer(
         _work,
         train_loop_config={"worker": WorkerConfig(job, ctx.emit, ctx.stage)},
-        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
+        torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if use_gpu else "gloo"),
         scaling_config=ray.train.ScalingConfig(
             num_workers=spec.parallel.num_workers,
             use_gpu=use_gpu,

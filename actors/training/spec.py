@@ -71,7 +71,7 @@ class TrainingSpec(StageSpec):
     """Optimizer steps."""
     batch_size: int = Field(default=64, ge=2)
     """Rows per step over all workers; the negatives of InfoNCE are these rows."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     """Seed of initialisation, order and augmentation."""
     augment: bool = True
     """Vary pictures and speech at each reading; off, every epoch sees the same."""

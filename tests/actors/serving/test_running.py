@@ -167,7 +167,7 @@ def test_another_port_is_refused_while_other_applications_use_serve(deployed, bu
     elsewhere = options.model_copy(update={"application": "second", "port": options.port + 1})
     with pytest.raises(EaglerayError, match="for stamps") as caught:
         running.deploy(bundle_folder, elsewhere)
-    assert f"serve.port={options.port}" in caught.value.remedy
+    assert f"STAGE.port={options.port}" in caught.value.remedy
 
 
 def test_a_damaged_bundle_replaces_nothing(deployed, bundle_folder, options, tmp_path, client):
@@ -251,7 +251,7 @@ def test_a_port_in_use_is_named_with_a_free_one(bundle_folder):
         with pytest.raises(EaglerayError, match=f"port {port} is in use") as caught:
             running.deploy(bundle_folder, ServingOptions(port=port))
     assert caught.value.where == f"127.0.0.1:{port}"
-    assert "--set serve.port=" in caught.value.remedy
+    assert "--set STAGE.port=" in caught.value.remedy
     assert str(port) not in caught.value.remedy
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -106,6 +108,20 @@ def test_finetuning_goes_on_from_the_checkpoint_and_evaluation_measures_it(train
     for row in rows.values():
         assert 0 <= row["low"] <= row["value"] <= row["high"] <= 1
         assert 0 < row["chance"] <= 1
+
+
+def test_an_empty_split_is_refused_by_name(trained, corpus_folder, make_context, tmp_path):
+    folder = shutil.copytree(corpus_folder, tmp_path / "corpus")
+    for table in ("pictures", "captions", "speech"):
+        for shard in (folder / table).glob("val-*.parquet"):
+            pq.write_table(pq.read_table(shard).slice(0, 0), shard)
+    with pytest.raises(EaglerayError, match="no picture in its val split"):
+        evaluate.function(
+            make_context("evaluate"),
+            EvaluateSpec(split="val"),
+            corpus=Corpus(folder, "d" * 64, "f", {}),
+            checkpoint=trained[0],
+        )
 
 
 def test_a_mesh_that_cannot_work_is_refused_when_the_plan_is_made():

@@ -24,6 +24,12 @@ def test_layers_are_counted_without_building_the_model():
     [
         ({"tensor": 3}, 8, r"tensor=3 does not divide the vision heads \[2, 4\]", "tensor=2"),
         ({"data": 3}, 8, "batch_size=8 can't be divided over 3 data-parallel workers", "batch_size=9"),
+        (
+            {"pipeline": 4, "microbatches": 2},
+            8,
+            "2 microbatches don.t fill a 1F1B",
+            "microbatches=4",
+        ),
         ({"pipeline": 99}, 2 * 99, "the model has 20 layers", "pipeline=20"),
     ],
 )

@@ -2,9 +2,12 @@ import math
 from itertools import pairwise
 
 import pytest
+import torch
 
-from eagleray.actors.training.optimizer import learning_rate
+from eagleray.actors.training.optimizer import clip_gradients, learning_rate
 from eagleray.actors.training.spec import OptimizerSpec
+
+from .conftest import spawn
 
 SPEC = OptimizerSpec(learning_rate=1e-3, warmup_steps=10)
 
@@ -15,3 +18,15 @@ def test_learning_rate_rises_to_its_peak_then_falls_to_a_tenth():
     assert all(a < b for a, b in pairwise(rates[:10]))
     assert all(a >= b for a, b in pairwise(rates[10:]))
     assert math.isclose(rates[-1], 1e-4)
+
+
+def clip(rank: int, value: float) -> float:
+    parameter = torch.nn.Parameter(torch.zeros(4))
+    parameter.grad = torch.full((4,), value)
+    return clip_gradients([parameter], 1.0, world_size=1, depth=1)
+
+
+def test_a_diverged_training_stops_instead_of_ending_in_a_checkpoint():
+    assert spawn(clip, 1, 3.0) == [6.0]
+    with pytest.raises(AssertionError, match=r"norm is nan: lower optimizer.learning_rate"):
+        spawn(clip, 1, float("nan"))
