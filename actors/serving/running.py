@@ -114,7 +114,9 @@ def deploy(
             serve.run_many([target], wait_for_applications_running=False)
         except RayServeException as error:  # another application has the prefix
             raise EaglerayError(
-                str(error), f"choose another path: {_option('route_prefix', '/NAME')}", options.application
+                str(error).strip().splitlines()[-1],  # before it, a traceback of Serve's controller
+                f"choose another path: {_option('route_prefix', '/NAME')}",
+                options.application,
             ) from None
         _wait_until_running(options, served, deadline, forget=not known)
     url = _url((options.host, options.port), options.route_prefix)

@@ -59,7 +59,7 @@ def test_a_graph_too_far_from_torch_is_refused(model, corpus_folder, tmp_path):
     strict = dataclasses.replace(OPTIONS, tolerance=1e-12)
     with pytest.raises(EaglerayError, match="away from torch") as caught:
         export_bundle(model, corpus_folder, tmp_path, LINEAGE, strict)
-    assert "export.tolerance" in caught.value.remedy
+    assert "--set STAGE.tolerance" in caught.value.remedy
     assert not (tmp_path / "bundle.json").exists()
 
 

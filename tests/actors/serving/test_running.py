@@ -226,7 +226,7 @@ def test_a_path_of_another_application_is_refused(bundle_folder, failing):
 
     with pytest.raises(EaglerayError, match="used by application") as caught:
         running.deploy(bundle_folder, failing.model_copy(update={"route_prefix": "/"}))
-    assert "serve.route_prefix" in caught.value.remedy
+    assert "--set STAGE.route_prefix" in caught.value.remedy
 
 
 def test_a_stopped_application_frees_the_port(deployed, options):
