@@ -115,7 +115,9 @@ def execute(
             raise
         except BaseException as error:
             reason = str(error) or type(error).__name__
-            engine.abandon(reason)
+            if isinstance(error, KeyboardInterrupt):
+                reason = "interrupted by the keyboard"
+            engine.abandon("the run could not go on")
             engine.end(reason)
             raise
     return engine.end()
