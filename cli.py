@@ -330,7 +330,7 @@ def submit(
     Session(DEFAULT_HOME).load(spec, overrides or [])  # refused here before anything travels
     given = {"--home": home, "--store": store, "--database": database}
     for name, value in given.items():
-        if value and "@" in value.partition("://")[2].partition("?")[0]:
+        if value and _holds_key(value):
             raise EaglerayError(
                 f"{name} holds a key or password, which the dashboard would show with the job",
                 f"set EAGLERAY_{name[2:].upper()} in the cluster's environment instead",
@@ -407,8 +407,12 @@ def _words(
     """The options that a printed command needs to reach the same runs; a URL with a key in it is left out."""
     shown = None if home.absolute() == DEFAULT_HOME.absolute() else str(home)
     given = {"--home": shown, "--store": store, "--database": database, "--address": address}
-    words = [f" {name} {shlex.quote(value)}" for name, value in given.items() if value and "@" not in value]
-    return "".join(words)
+    told = {name: value for name, value in given.items() if value and not _holds_key(value)}
+    return "".join(f" {name} {shlex.quote(value)}" for name, value in told.items())
+
+
+def _holds_key(url: str) -> bool:
+    return "://" in url and "@" in url
 
 
 def _carry_out(session: Session, run: PreparedRun, address: str | None, again: str) -> None:
@@ -453,8 +457,8 @@ def _show_dashboard(connection: Connection) -> None:
 def _announce(url: str, request: Mapping[str, Any], answer: Mapping[str, Any], command: str) -> None:
     out.print(f"serving at {url}, its pages at {url}/docs; asked for {request['text']!r}, it found")
     for hit in answer["results"]:
-        out.print(f"  {hit['score']:.3f}  {hit['caption']}  ({hit['id']})", markup=False)
-    out.print(f"ask it yourself:\n  {command}", markup=False)
+        out.print(f"  {hit['score']:.3f}  {hit['caption']}  ({hit['id']})")
+    out.print(f"ask it yourself:\n  {command}")
 
 
 def _bundle(session: Session, source: str) -> Bundle:

@@ -132,17 +132,22 @@ def wait_until_ended(pid: int) -> None:
         time.sleep(0.1)
 
 
+def loaded_by(shell: Shell, *words: str) -> str:
+    """What a command prints, and then which of Ray and torch it has loaded."""
+    done = subprocess.run(
+        [sys.executable, "-c", LOADED, *words],
+        env=shell.environment,
+        cwd=shell.folder,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout
+
+
 def test_help_and_plan_load_neither_ray_nor_torch(shell: Shell) -> None:
     for words in (["--help"], ["plan", "flow.yaml"], ["plan", str(ROOT / "examples" / "quickstart.yaml")]):
-        done = subprocess.run(
-            [sys.executable, "-c", LOADED, *words],
-            env=shell.environment,
-            cwd=shell.folder,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        assert done.stdout.splitlines()[-1] == "LOADED []"
+        assert loaded_by(shell, *words).splitlines()[-1] == "LOADED []"
 
 
 def test_plan_says_what_would_run_and_makes_nothing(shell: Shell, tmp_path: Path) -> None:
@@ -184,16 +189,9 @@ def test_the_workers_of_this_machine_import_this_very_code(shell: Shell, finishe
 
 def test_a_run_that_is_cached_whole_starts_no_ray(shell: Shell, finished: str) -> None:
     before = shell.attempts()
-    done = subprocess.run(
-        [sys.executable, "-c", LOADED, "run", "flow.yaml", "--set", "first.times=4"],
-        env=shell.environment,
-        cwd=shell.folder,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout.splitlines()[-1] == "LOADED []"
-    assert "succeeded" in done.stdout
+    said = loaded_by(shell, "run", "flow.yaml", "--set", "first.times=4")
+    assert said.splitlines()[-1] == "LOADED []"
+    assert "succeeded" in said
     assert shell.attempts() == before
     assert [row["decision"] for row in shell.json("plan", "flow.yaml", "--set", "first.times=4")] == [
         "HIT"

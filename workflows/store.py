@@ -246,7 +246,7 @@ class ArtifactStore:
                     if not root:
                         raise ValueError("it names no bucket")
                 else:
-                    filesystem, root = LocalFileSystem(), str(Path(self.uri).absolute())
+                    filesystem, root = LocalFileSystem(), self.uri
             except (ValueError, OSError) as error:
                 raise EaglerayError(
                     f"no artifact store can be opened there: {str(error).replace(self.uri, self.shown)}",

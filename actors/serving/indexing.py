@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ...models.spec import MODALITIES
-from ...pipelines.reading import CorpusReader, read_info
+from ...pipelines.reading import CorpusReader
 from ...workflows.errors import EaglerayError
 from .bundle import EMBEDDING, INDEX_SCHEMA, Arrays, open_graph
 
@@ -60,16 +60,16 @@ def write_index(
             vectors.append(np.asarray(graph.run([EMBEDDING], {"image": images})[0]))
             done += len(rows)
             progress(done, total)
-        tables.append(_describe(corpus, split, list(reader.ids), np.concatenate(vectors)))
+        tables.append(_describe(corpus, split, reader, np.concatenate(vectors)))
     index = pa.concat_tables(tables).sort_by("id")
     pq.write_table(index, bundle / "index.parquet")
     return len(index["embedding"][0])
 
 
-def _describe(corpus: Path, split: str, ids: list[str], vectors: NDArray[np.float32]) -> pa.Table:
+def _describe(corpus: Path, split: str, reader: CorpusReader, vectors: NDArray[np.float32]) -> pa.Table:
     """Join the embeddings (N, E) of a split with what is known of its pictures."""
     pictures = _read(corpus, "pictures", split, ["id", "path", "category"])
-    reference = read_info(corpus).preparation.caption_languages[0]
+    ids, reference = list(reader.ids), reader.info.preparation.caption_languages[0]
     captions = {
         row["id"]: row["text"]
         for row in _read(corpus, "captions", split, ["id", "language", "text"])
