@@ -352,20 +352,20 @@ def down(home: Home = DEFAULT_HOME) -> None:
 
 @corpora.command("list")
 def list_corpora(as_json: AsJson = False) -> None:
-    """List the corpora that can be fetched."""
-    from .pipelines.catalog import list_sources
+    """List the kinds of source that a spec can name, and what they fetch by themselves."""
+    from .pipelines.catalog import sources
 
     rows = [
         {
-            "corpus": one.name,
-            "modalities": ", ".join(one.modalities),
-            "size_mb": one.size_bytes // 1_000_000,
+            "source": one.name,
+            "fetches": one.package.shown if one.package else "",
+            "size_mb": one.size_bytes // 1_000_000 if one.package else "",
             "licence": one.licence,
             "summary": one.summary,
         }
-        for one in list_sources()
+        for one in sources().values()
     ]
-    print_table(out, rows, as_json, "no corpora")
+    print_table(out, rows, as_json, "no sources")
 
 
 @corpora.command("fetch")

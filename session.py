@@ -15,10 +15,10 @@ from .workflows.errors import EaglerayError
 from .workflows.loading import Workflow, load_workflow, parse_workflow
 from .workflows.plan import Decision, Plan, PlannedStage, make_plan
 from .workflows.runs import RunLog
-from .workflows.stage import StageKind, discover
+from .workflows.stage import StageKind, discover_kinds
 from .workflows.state import State
 from .workflows.store import ArtifactStore, Record
-from .workflows.task import StageTask
+from .workflows.task import DOWNLOADS, StageTask
 
 if TYPE_CHECKING:
     from .cluster.connect import Connection
@@ -52,7 +52,7 @@ class Session:
     @cached_property
     def kinds(self) -> Mapping[str, StageKind]:
         """The stage kinds there are."""
-        return discover(STAGE_PACKAGES)
+        return discover_kinds(STAGE_PACKAGES)
 
     @cached_property
     def log(self) -> RunLog:
@@ -65,7 +65,7 @@ class Session:
 
     def plan(self, workflow: Workflow) -> Plan:
         """Decide about every stage; allocates nothing."""
-        return make_plan(workflow, self.kinds, self.store.find, self.store.list())
+        return make_plan(workflow, self.kinds, self.store.find, self.home / DOWNLOADS, self.store.list())
 
     def prepare(self, workflow: Workflow) -> PreparedRun:
         """Begin a run of a workflow.

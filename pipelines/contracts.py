@@ -1,81 +1,134 @@
-"""The Arrow schemas of a corpus's shards, and where they lie in its folder."""
+"""The columns a record may have, each with its one Arrow type, and where a corpus's shards lie.
+
+A *record* is what is learned from at once: a picture with its captions and recordings, a document, a
+volume. It is one row, whatever modalities it has; what it lacks is null or an empty list.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pyarrow as pa
 
 MODALITIES = ("image", "text", "speech")
 
-PICTURES = pa.schema(
-    [
-        pa.field("id", pa.string(), nullable=False),
-        pa.field("path", pa.string(), nullable=False),
-        pa.field("category", pa.string(), nullable=False),
-        pa.field("label", pa.int32(), nullable=False),
-        pa.field("caption_group", pa.int64(), nullable=False),
-        pa.field("width", pa.int32(), nullable=False),
-        pa.field("height", pa.int32(), nullable=False),
-        pa.field("image", pa.large_binary(), nullable=False),
-    ]
-)
-"""`image` is uint8 (stored_image_size, stored_image_size, 3), row by row. `caption_group` is equal
-where pictures share a caption. `width` and `height` are the original's; of a vector picture, as rendered."""
 
-CAPTIONS = pa.schema(
-    [
-        pa.field("id", pa.string(), nullable=False),
-        pa.field("language", pa.string(), nullable=False),
-        pa.field("text", pa.string(), nullable=False),
-        pa.field("tokens", pa.list_(pa.int32()), nullable=False),
-    ]
-)
-"""`tokens` runs from BOS to EOS, cut to max_tokens, without padding."""
+def _struct(**fields: pa.DataType) -> pa.DataType:
+    return pa.struct([pa.field(name, kind, nullable=False) for name, kind in fields.items()])
 
-SPEECH = pa.schema(
-    [
-        pa.field("id", pa.string(), nullable=False),
-        pa.field("language", pa.string(), nullable=False),
-        pa.field("path", pa.string(), nullable=False),
-        pa.field("duration_s", pa.float32(), nullable=False),
-        pa.field("frames", pa.int32(), nullable=False),
-        pa.field("mel", pa.large_binary(), nullable=False),
-    ]
+
+def _list(**fields: pa.DataType) -> pa.DataType:
+    return pa.list_(pa.field("item", _struct(**fields), nullable=False))
+
+
+def _numbers(kind: pa.DataType) -> pa.DataType:
+    return pa.list_(pa.field("item", kind, nullable=False))
+
+
+_STRING, _BYTES, _INT, _REAL = pa.string(), pa.large_binary(), pa.int32(), pa.float32()
+
+COLUMNS: Mapping[str, pa.Field] = {
+    one.name: one
+    for one in (
+        pa.field("id", _STRING, nullable=False),
+        # What no two splits may share: a speaker, a patient, a board, a company.
+        pa.field("group", _STRING, nullable=False),
+        pa.field("category", _STRING),
+        # Encoded files, as a source gives them. Read and dropped within a task.
+        pa.field("picture", _struct(address=_STRING, content=_BYTES)),
+        pa.field("recordings", _list(language=_STRING, address=_STRING, content=_BYTES)),
+        pa.field("waves", _list(language=_STRING, address=_STRING, duration_s=_REAL, wave=_BYTES)),
+        # `width` and `height` are the original's; of a vector picture, as rendered.
+        # `pixels` is uint8 (stored_image_size, stored_image_size, 3), row by row.
+        pa.field("image", _struct(address=_STRING, width=_INT, height=_INT, pixels=_BYTES)),
+        pa.field("captions", _list(language=_STRING, text=_STRING)),
+        # Parallel to `captions`; each runs from BOS to EOS, cut to max_tokens, without padding.
+        pa.field("tokens", pa.list_(pa.field("item", _numbers(_INT), nullable=False))),
+        # `mel` is float16 (frames, n_mels), row by row, not normalised. `duration_s` is the whole clip's.
+        pa.field(
+            "speech", _list(language=_STRING, address=_STRING, duration_s=_REAL, frames=_INT, mel=_BYTES)
+        ),
+        pa.field("text", _STRING),
+        pa.field("language", _STRING),
+        # Axes are (depth, height, width); `voxels` is `dtype` in C order, little endian. `origin_mm` is the
+        # centre of the first voxel and `direction` the axes' unit vectors, both in patient space (LPS).
+        pa.field(
+            "volume",
+            _struct(
+                address=_STRING,
+                shape=_numbers(_INT),
+                spacing_mm=_numbers(pa.float64()),
+                origin_mm=_numbers(pa.float64()),
+                direction=_numbers(pa.float64()),
+                dtype=_STRING,
+                voxels=_BYTES,
+            ),
+        ),
+        # In patient space (LPS).
+        pa.field("findings", _list(label=_STRING, x_mm=_REAL, y_mm=_REAL, z_mm=_REAL, diameter_mm=_REAL)),
+        # In pixels of the original.
+        pa.field("boxes", _list(label=_STRING, left=_REAL, top=_REAL, width=_REAL, height=_REAL)),
+    )
+}
+
+TRANSIENT = ("picture", "recordings", "waves")
+"""Columns that never leave a task."""
+
+PLACE = pa.schema(
+    [pa.field("unit", pa.binary(16), nullable=False), pa.field("row", pa.int32(), nullable=False)]
 )
-"""`mel` is float16 (frames, n_mels), row by row, not normalised. `duration_s` is the whole clip's."""
+"""Where a record came from: the key of the unit it was read from, and its number there."""
 
 QUARANTINE = pa.schema(
     [
-        pa.field("id", pa.string(), nullable=False),
-        pa.field("path", pa.string(), nullable=False),
-        pa.field("operator", pa.string(), nullable=False),
-        pa.field("reason", pa.string(), nullable=False),
-        pa.field("message", pa.string(), nullable=False),
+        *PLACE,
+        pa.field("id", _STRING, nullable=False),
+        pa.field("address", _STRING, nullable=False),
+        pa.field("operator", _STRING, nullable=False),
+        pa.field("reason", _STRING, nullable=False),
+        pa.field("message", _STRING, nullable=False),
+        pa.field("wanted", pa.bool_(), nullable=False),
+        pa.field("whole", pa.bool_(), nullable=False),
         pa.field("size_bytes", pa.int64(), nullable=False),
+        pa.field("content", _BYTES),
     ]
 )
+"""What was refused. `wanted` where a filter did what it was asked to, else the input is broken. `whole` where
+the record is gone with it, not a caption or recording of it alone. `size_bytes` is -1 where it is not known;
+`content` is there unless it is large."""
 
-RECORDS = pa.schema(
+INTAKE = pa.schema(
     [
-        pa.field("id", pa.string(), nullable=False),
-        pa.field("picture", pa.string(), nullable=False),
-        pa.field("category", pa.string(), nullable=False),
-        pa.field("captions", pa.map_(pa.string(), pa.string()), nullable=False),
-        pa.field("speech", pa.map_(pa.string(), pa.string()), nullable=False),
+        pa.field("unit", pa.binary(16), nullable=False),
+        pa.field("name", _STRING, nullable=False),
+        pa.field("records", pa.int32(), nullable=False),
+        pa.field("kept", pa.int32(), nullable=False),
+        pa.field("refused", pa.int32(), nullable=False),
     ]
 )
-"""What a source lists: paths are relative to its folder, `captions` maps language to text and `speech`
-language to path."""
-
-TABLES = {"pictures": PICTURES, "captions": CAPTIONS, "speech": SPEECH}
+"""Every unit of the source, in order. `refused` counts the records that were refused while they were read;
+what was then left out as a duplicate is the rest of `records`."""
 
 
-def shard_path(corpus: Path, table: str, split: str, number: int) -> Path:
+def stored_schema(columns: Iterable[str], own: Mapping[str, str]) -> pa.Schema:
+    """Schema of a corpus's shards.
+
+    Args:
+        columns: names in `COLUMNS`.
+        own: columns that operators declare themselves → alias of their Arrow type.
+    """
+    names = [name for name in COLUMNS if name in set(columns) and name not in TRANSIENT]
+    fields = [COLUMNS[name] for name in names]
+    fields += [pa.field(name, pa.type_for_alias(alias)) for name, alias in sorted(own.items())]
+    return pa.schema([*PLACE, *fields])
+
+
+def shard_path(corpus: Path, split: str, number: int) -> Path:
     """Where a shard lies in a corpus's folder."""
-    return corpus / table / f"{split}-{number:05d}.parquet"
+    return corpus / "records" / f"{split}-{number:05d}.arrow"
 
 
-def shard_paths(corpus: Path, table: str, split: str) -> list[Path]:
+def shard_paths(corpus: Path, split: str) -> list[Path]:
     """A split's shards, in order."""
-    return sorted((corpus / table).glob(f"{split}-*.parquet"))
+    return sorted((corpus / "records").glob(f"{split}-*.arrow"))

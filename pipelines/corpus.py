@@ -1,26 +1,36 @@
-"""From a listing to a corpus's folder: split, decode, tokenize, write."""
+"""From a source to a corpus's folder: list, prepare what is new, decide about all of it, write.
+
+The folder's bytes depend on the source's content and the spec alone: not on how many tasks prepared it, on
+which machines, in how many attempts, or on what was taken over from an earlier corpus.
+"""
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 
 from ..workflows.errors import EaglerayError
 from ..workflows.stage import StageContext
-from . import decoding
-from .catalog import source_of
-from .contracts import QUARANTINE
-from .operators import text
-from .quarantine import Quarantine
+from . import preparing
+from .compute import pc
+from .contracts import COLUMNS, INTAKE, PLACE, QUARANTINE
+from .intake import Holding, open_corpus, open_parts, write_parts
+from .media import text
+from .operator import LeftOut
+from .preparing import END, REFUSAL, UNITS, Recipe
+from .quarantine import Quarantine, Refusal
 from .shards import ShardWriter, write_table
-from .source import Listing
 from .spec import SPLITS, CorpusInfo, SplitCounts
-from .splitting import Placement, place
+from .splitting import split_of
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -28,22 +38,36 @@ if TYPE_CHECKING:
     from .stages.preprocess import PreprocessSpec
 
 SECONDS_BETWEEN_REPORTS = 0.5
+ROWS_AT_ONCE = 1024
+TOKENIZER_BYTES = 64 << 20
+"""Text that a tokenizer is trained on, at most; more makes no better one."""
+NO_UNIT = bytes(16)
 
 
 @dataclass(frozen=True)
-class Record:
-    """A listed record and where it goes."""
+class Catalogue:
+    """The records of a source that are not refused, in order: `holding`, `position`, `unit`, `row`, `id`,
+    `group`, `category`, `split`, and what operators decide by.
+    """
 
-    id: str
-    picture: str
-    category: str
-    captions: dict[str, str]
-    speech: dict[str, str]
-    placement: Placement
+    holdings: Sequence[Holding]
+    table: pa.Table
+
+    def read(self, columns: Sequence[str]) -> Iterator[tuple[pa.Table, pa.Table]]:
+        """Columns of all records, some at a time, each with its part of the table."""
+        for start in range(0, self.table.num_rows, ROWS_AT_ONCE):
+            part = self.table.slice(start, ROWS_AT_ONCE)
+            holdings, positions = part["holding"].to_numpy(), part["position"].to_numpy()
+            edges = [0, *(np.flatnonzero(np.diff(holdings)) + 1).tolist(), len(holdings)]
+            rows = [
+                self.holdings[holdings[first]].rows.take(positions[first:last], columns)
+                for first, last in pairwise(edges)
+            ]
+            yield pa.concat_tables(rows), part
 
 
 class Progress:
-    """Counts decoded files and reports them now and then."""
+    """Counts prepared units and reports them now and then."""
 
     def __init__(self, ctx: StageContext, total: int) -> None:
         self._ctx = ctx
@@ -52,54 +76,65 @@ class Progress:
         self._started = self._reported = time.monotonic()
 
     def advance(self, count: int) -> None:
-        """Count `count` more files."""
+        """Count `count` more units."""
         self._done += count
         now = time.monotonic()
         if now - self._reported >= SECONDS_BETWEEN_REPORTS or self._done == self._total:
             self._reported = now
             rate = self._done / max(now - self._started, 1e-9)
-            self._ctx.progress(self._done, self._total, files_per_s=rate)
+            self._ctx.progress(self._done, self._total, units_per_s=rate)
 
 
-def write_corpus(ctx: StageContext, spec: PreprocessSpec, listing: Listing, folder: Path) -> CorpusInfo:
-    """Write the corpus of a listing to `ctx.output`.
+def write_corpus(ctx: StageContext, spec: PreprocessSpec, recipe: Recipe, digest: str) -> CorpusInfo:
+    """Write the corpus of a source to `ctx.output`.
 
-    Everything is in the order (split, id), and nothing depends on which task decoded what, so the
-    bytes are the same whatever the parallelism.
+    Args:
+        ctx: the stage's.
+        spec: what is asked for.
+        recipe: how records are prepared.
+        digest: of the source's content.
 
     Raises:
-        EaglerayError: when there is nothing to learn from, or more files are refused than the budget allows.
+        EaglerayError: when there is nothing to learn from, or more is refused than a budget allows.
     """
-    records = _records(listing, spec)
-    if not records:
+    units, unlisted = list_units(recipe)
+    if not units.num_rows:
         raise EaglerayError(
-            "the source holds no pictures", "check source.path: it must be the unpacked corpus", str(folder)
+            f"the source holds no {recipe.source.name} records" + _first(unlisted),
+            "check source.path and the source's options",
+            recipe.files.shown,
         )
-    clips = _clips(records, spec.preparation.speech_languages)
-    quarantine = Quarantine(spec.error_budget, num_files=2 * len(records) + clips.num_rows)
-    ctx.log(f"listed {len(records)} pictures and {clips.num_rows} recordings")
-    quarantine.add(listing.refusals)
-    progress = Progress(ctx, len(records) + clips.num_rows)
+    quarantine = Quarantine(spec.error_budget, spec.error_budgets, units.num_rows + len(unlisted))
+    quarantine.add(unlisted)
+    ctx.log(f"listed {units.num_rows} units in {recipe.files.shown}")
+    holdings = _prepare(ctx, spec, recipe, units, quarantine)
+    found = _catalogue(holdings, units, recipe)
+    kept, left_out = _decide(found, spec, recipe)
+    refused = pa.concat_tables([_as_table(unlisted), *(one.refusals for one in holdings)])
+    quarantine = Quarantine(spec.error_budget, spec.error_budgets, found.num_rows + refused.num_rows)
+    refused = pa.concat_tables([refused, left_out])
+    quarantine.add(Refusal(**row) for row in refused.drop_columns([*PLACE.names, "content"]).to_pylist())
+    catalogue = Catalogue(holdings, kept)
+    if not pc.any(pc.equal(kept["split"], "train")).as_py():
+        raise EaglerayError(
+            f"no record is left to train on, of {quarantine.num_records}",
+            "give a larger corpus, or mend the refused files",
+            recipe.files.shown,
+        )
 
-    kept, pictures = _write_pictures(ctx, spec, records, folder, quarantine, progress)
-    tokenizer, captions = _write_captions(ctx, spec, kept)
-    whole = {record.id for record in kept}
-    all_clips = clips.num_rows
-    clips = clips.filter(pa.array([record in whole for record in clips["id"].to_pylist()], pa.bool_()))
-    progress.advance(all_clips - clips.num_rows)  # a recording without its picture is not read
-    speech = _write_speech(ctx, spec, kept, clips, folder, quarantine, progress)
-
-    refused = [vars(one) for one in sorted(quarantine.refusals)]
-    write_table(pa.Table.from_pylist(refused, schema=QUARANTINE), ctx.output / "quarantine.parquet")
+    tokenizer = _train_tokenizer(ctx, spec, recipe, catalogue)
+    counts = _write_records(ctx, spec, recipe, catalogue, tokenizer)
+    write_table(_ordered(refused, units), ctx.output / "quarantine.parquet")
+    write_table(_intake(units, holdings, kept, left_out), ctx.output / "intake.parquet")
+    named = "category" in kept.schema.names
+    categories = pc.unique(kept["category"]).drop_null().to_pylist() if named else []
     info = CorpusInfo(
-        source=source_of(spec.source).name,
-        source_digest=spec.source.digest,
-        splits={
-            split: SplitCounts(pictures=pictures[split], captions=captions[split], clips=speech[split])
-            for split in SPLITS
-        },
-        classes=_classes(kept),
-        vocab_size=tokenizer.get_vocab_size(),
+        source=recipe.source.name,
+        source_digest=digest,
+        columns=_stored(recipe).names,
+        splits=counts,
+        classes=tuple(sorted(categories)),
+        vocab_size=tokenizer.get_vocab_size() if tokenizer else 0,
         preparation=spec.preparation,
         quarantined=quarantine.counts(),
     )
@@ -107,146 +142,216 @@ def write_corpus(ctx: StageContext, spec: PreprocessSpec, listing: Listing, fold
     return info
 
 
-def _records(listing: Listing, spec: PreprocessSpec) -> list[Record]:
-    """The listed records in the order (split, id)."""
-    rows = listing.records.to_pylist(maps_as_pydicts="strict")
-    reference = spec.preparation.caption_languages[0]
-    captions = [row["captions"].get(reference) for row in rows]
-    placements = place([row["id"] for row in rows], captions, spec.splits)
-    records = [Record(**row, placement=placed) for row, placed in zip(rows, placements, strict=True)]
-    return sorted(records, key=_order)
+def list_units(recipe: Recipe) -> tuple[pa.Table, list[Refusal]]:
+    """The source's units (`UNITS`), sorted by name, and what could not be listed."""
+    columns: dict[str, list[Any]] = {name: [] for name in UNITS.names}
+    refusals: list[Refusal] = []
+    for unit in recipe.source.list_units(recipe.spec, recipe.files):
+        if isinstance(unit, Refusal):
+            refusals.append(unit)
+            continue
+        columns["key"].append(unit.key(recipe.files))
+        columns["name"].append(unit.name)
+        columns["files"].append(unit.files)
+        columns["fields"].append(json.dumps(unit.fields, sort_keys=True, ensure_ascii=False))
+    return pa.table(columns, UNITS).sort_by("name"), sorted(refusals)
 
 
-def _order(record: Record) -> tuple[int, str]:
-    return SPLITS.index(record.placement.split), record.id
+def _prepare(
+    ctx: StageContext, spec: PreprocessSpec, recipe: Recipe, units: pa.Table, quarantine: Quarantine
+) -> list[Holding]:
+    """Prepare the units that are not prepared yet; returns where the rows of all of them are."""
+    folder = ctx.scratch / "parts"
+    earlier = ctx.earlier()
+    before = open_corpus(earlier.path) if earlier is not None else None
+    todo = units
+    for holding in (open_parts(folder), before):
+        if holding is not None:
+            todo = todo.filter(pc.invert(pc.is_in(todo["key"], holding.units["key"].combine_chunks())))
+    if todo.num_rows < units.num_rows:
+        ctx.log(f"{units.num_rows - todo.num_rows} of them are prepared already, {todo.num_rows} are not")
+    progress = Progress(ctx, todo.num_rows)
+    # Closed at once when something fails: Ray would end its executor at the next collection of garbage.
+    with closing(preparing.run(todo, recipe, spec.parallelism, spec.block_units)) as blocks:
+        for block in write_parts(blocks, folder):
+            quarantine.add(
+                Refusal(**row["refusal"])
+                for row in block.filter(pc.equal(block["event"], REFUSAL)).select(["refusal"]).to_pylist()
+            )
+            progress.advance(pc.sum(pc.equal(block["event"], END)).as_py())
+    holdings: list[Holding] = []
+    wanted = units["key"].combine_chunks()
+    for holding in (open_parts(folder), before):
+        if holding is not None:
+            holdings.append(holding.of(wanted))
+            wanted = wanted.filter(pc.invert(pc.is_in(wanted, holdings[-1].units["key"].combine_chunks())))
+    return holdings
 
 
-def _clips(records: Iterable[Record], languages: Sequence[str]) -> pa.Table:
-    """`id`, `path`, `language` of every recording in a wanted language."""
-    rows = [
-        {"id": record.id, "path": record.speech[language], "language": language}
-        for record in records
-        for language in sorted(languages)
-        if language in record.speech
-    ]
-    schema = pa.schema([("id", pa.string()), ("path", pa.string()), ("language", pa.string())])
-    return pa.Table.from_pylist(rows, schema=schema)
+def _catalogue(holdings: Sequence[Holding], units: pa.Table, recipe: Recipe) -> pa.Table:
+    """The records of all holdings in the order of the units, with their split and small columns."""
+    own = [name for operator, _ in recipe.chain for name in operator.own]
+    names = ["id", "group", *(["category"] if "category" in recipe.schema.names else []), *own]
+    parts: list[pa.Table] = []
+    keys = units["key"].combine_chunks()
+    for number, holding in enumerate(holdings):
+        places = holding.places
+        part = holding.rows.column(*names).take(places["position"])
+        part = part.append_column("unit", places["unit"]).append_column("row", places["row"])
+        part = part.append_column("position", places["position"])
+        part = part.append_column("holding", pa.array([number] * places.num_rows, pa.int32()))
+        parts.append(part.append_column("rank", pc.index_in(places["unit"], keys)))
+    table = pa.concat_tables(parts).sort_by([("rank", "ascending"), ("row", "ascending")])
+    return table.drop_columns("rank")
 
 
-def _classes(records: Iterable[Record]) -> tuple[str, ...]:
-    return tuple(sorted({record.category for record in records}))
+def _decide(table: pa.Table, spec: PreprocessSpec, recipe: Recipe) -> tuple[pa.Table, pa.Table]:
+    """Give every record its split, and let the operators that must know all of them decide.
+
+    Returns:
+        The records that are kept, and those that aren't as rows of the quarantine.
+    """
+    groups = table["group"].combine_chunks().dictionary_encode()
+    splits = pa.array([split_of(group, spec.splits) for group in groups.dictionary.to_pylist()], pa.string())
+    table = table.append_column("split", splits.take(groups.indices))
+    refused: list[pa.Table] = []
+
+    def leave_out(found: Sequence[LeftOut], operator: str, wanted: bool) -> pa.Table:
+        gone = table.take(pa.array([one.position for one in found], pa.int64()))
+        ids = gone["id"].to_pylist()
+        refusals = [
+            Refusal(record, record, operator, one.reason, one.message, wanted)
+            for record, one in zip(ids, found, strict=True)
+        ]
+        refused.append(_as_table(refusals, gone["unit"], gone["row"]))
+        keep = np.ones(table.num_rows, np.bool_)
+        keep[[one.position for one in found]] = False
+        return table.filter(pa.array(keep))
+
+    table = leave_out(_repeated_ids(table), "id", wanted=False)
+    for operator, options in recipe.chain:
+        if operator.decide is not None:
+            seen = table.select(["id", "split", "group", *operator.own])
+            table = leave_out(list(operator.decide(options, seen)), operator.name, wanted=True)
+    return table, pa.concat_tables(refused)
 
 
-def _write_pictures(
-    ctx: StageContext,
-    spec: PreprocessSpec,
-    records: Sequence[Record],
-    folder: Path,
-    quarantine: Quarantine,
-    progress: Progress,
-) -> tuple[list[Record], dict[str, int]]:
-    """Decode and write the pictures; returns the records that have one, and rows by split."""
-    known = {record.id: record for record in records}
-    labels = {name: number for number, name in enumerate(_classes(records))}
-    writer = ShardWriter(ctx.output, "pictures", spec.shard_rows)
-    kept: list[Record] = []
-    files = pa.table({"id": [one.id for one in records], "path": [one.picture for one in records]})
-    for block in _decode(spec, files, decoding.decode_pictures, folder):
-        quarantine.add(decoding.refusals(block, "image"))
-        good = decoding.accepted(block)
-        owners = [known[one] for one in good["id"].to_pylist()]
-        kept += owners
-        columns: dict[str, tuple[pa.DataType, list[Any]]] = {
-            "category": (pa.string(), [one.category for one in owners]),
-            "label": (pa.int32(), [labels[one.category] for one in owners]),
-            "caption_group": (pa.int64(), [one.placement.group for one in owners]),
-        }
-        for name, (kind, values) in columns.items():
-            good = good.append_column(pa.field(name, kind), pa.array(values, kind))
-        _add(writer, good, owners)
-        progress.advance(block.num_rows)
-    writer.close()
-    if not writer.counts["train"]:
-        raise EaglerayError(
-            f"no picture is left to train on, of {len(records)}",
-            "give a larger corpus, or mend the refused files",
-            str(folder),
-        )
-    ctx.log(f"decoded {len(kept)} pictures of {len(records)}")
-    return kept, writer.counts
+def _repeated_ids(table: pa.Table) -> list[LeftOut]:
+    """Records whose id another one before them has."""
+    ids = table["id"].combine_chunks().dictionary_encode().indices.to_numpy()
+    _, first = np.unique(ids, return_index=True)
+    again = np.setdiff1d(np.arange(len(ids)), first)
+    message = "another record before it has the same id"
+    return [LeftOut(int(position), "duplicate-id", message) for position in again]
 
 
-def _write_captions(
-    ctx: StageContext, spec: PreprocessSpec, records: Sequence[Record]
-) -> tuple[Tokenizer, dict[str, int]]:
-    """Train the tokenizer on the training captions, then encode and write all; returns rows by split."""
-    preparation = spec.preparation
-    wanted = sorted(preparation.languages)
-    seen = [
-        record.captions[language]
-        for record in records
-        if record.placement.split == "train"
-        for language in wanted
-        if language in record.captions
-    ]
-    tokenizer = text.train_tokenizer(seen, preparation.vocab_size)
+def _train_tokenizer(
+    ctx: StageContext, spec: PreprocessSpec, recipe: Recipe, catalogue: Catalogue
+) -> Tokenizer | None:
+    """Train on the captions of the training split and write `tokenizer.json`; None where there are none."""
+    if "captions" not in recipe.schema.names:
+        return None
+    texts: list[str] = []
+    size_bytes = 0
+    for rows, part in catalogue.read(["captions"]):
+        training = rows.filter(pc.equal(part["split"], "train"))["captions"].combine_chunks()
+        found = training.flatten().field("text").to_pylist()
+        texts += found
+        size_bytes += sum(map(len, found))
+        if size_bytes > TOKENIZER_BYTES:
+            break
+    tokenizer = text.train_tokenizer(texts, spec.preparation.vocab_size)
     tokenizer.save(str(ctx.output / "tokenizer.json"))
-    writer = ShardWriter(ctx.output, "captions", spec.shard_rows)
-    rows = [
-        (record, language, record.captions[language])
-        for record in records
-        for language in wanted
-        if language in record.captions
-    ]
-    table = pa.table(
-        {
-            "id": pa.array([record.id for record, _, _ in rows], pa.string()),
-            "language": pa.array([language for _, language, _ in rows], pa.string()),
-            "text": pa.array([caption for _, _, caption in rows], pa.string()),
-            "tokens": pa.array(
-                text.token_ids(tokenizer, [caption for _, _, caption in rows], preparation.max_tokens),
-                pa.list_(pa.int32()),
-            ),
-        }
-    )
-    _add(writer, table, [record for record, _, _ in rows])
-    writer.close()
-    ctx.log(f"encoded {len(rows)} captions with {tokenizer.get_vocab_size()} tokens")
-    return tokenizer, writer.counts
+    ctx.log(f"trained a tokenizer of {tokenizer.get_vocab_size()} tokens on {len(texts)} captions")
+    return tokenizer
 
 
-def _write_speech(
+def _write_records(
     ctx: StageContext,
     spec: PreprocessSpec,
-    records: Sequence[Record],
-    clips: pa.Table,
-    folder: Path,
-    quarantine: Quarantine,
-    progress: Progress,
-) -> dict[str, int]:
-    """Decode and write the recordings; returns rows by split."""
-    known = {record.id: record for record in records}
-    writer = ShardWriter(ctx.output, "speech", spec.shard_rows)
-    for block in _decode(spec, clips, decoding.decode_speech, folder):
-        quarantine.add(decoding.refusals(block, "audio"))
-        good = decoding.accepted(block)
-        _add(writer, good, [known[one] for one in good["id"].to_pylist()])
-        progress.advance(block.num_rows)
-    writer.close()
-    ctx.log(f"decoded {sum(writer.counts.values())} recordings of {clips.num_rows}")
-    return writer.counts
+    recipe: Recipe,
+    catalogue: Catalogue,
+    tokenizer: Tokenizer | None,
+) -> dict[str, SplitCounts]:
+    """Write the shards; returns what each split has."""
+    schema = _stored(recipe)
+    writers = {split: ShardWriter(ctx.output, split, schema, spec.shard_bytes) for split in SPLITS}
+    counts = {split: Counter[str]() for split in SPLITS}
+    for rows, part in catalogue.read(recipe.schema.names):
+        if tokenizer is not None:
+            rows = rows.append_column(
+                COLUMNS["tokens"], _tokens(rows, tokenizer, spec.preparation.max_tokens)
+            )
+        for split, writer in writers.items():
+            mine = rows.filter(pc.equal(part["split"], split))
+            writer.add(mine)
+            counts[split].update(_counts(mine))
+    for writer in writers.values():
+        writer.close()
+    ctx.log(f"wrote {catalogue.table.num_rows} records")
+    return {split: SplitCounts.model_validate(found) for split, found in counts.items()}
 
 
-def _decode(
-    spec: PreprocessSpec, files: pa.Table, decode: decoding.Decode, folder: Path
-) -> Iterable[pa.Table]:
-    return decoding.run(files, decode, folder, spec.preparation, spec.parallelism, spec.block_rows)
+def _tokens(rows: pa.Table, tokenizer: Tokenizer, max_tokens: int) -> pa.Array:
+    """`tokens` of the rows' `captions`."""
+    captions = rows["captions"].combine_chunks()
+    encoded = text.token_ids(tokenizer, captions.flatten().field("text").to_pylist(), max_tokens)
+    ends = np.cumsum(captions.value_lengths().to_numpy())
+    lists = [encoded[end - count : end] for end, count in zip(ends, np.diff(ends, prepend=0), strict=True)]
+    return pa.array(lists, COLUMNS["tokens"].type)
 
 
-def _add(writer: ShardWriter, rows: pa.Table, owners: Sequence[Record]) -> None:
-    """Hand rows, sorted by split, to the writer split by split."""
-    start = 0
-    for split in SPLITS:
-        count = sum(one.placement.split == split for one in owners)
-        writer.add(split, rows.slice(start, count))
-        start += count
+def _counts(rows: pa.Table) -> dict[str, int]:
+    """How much of each modality some records have."""
+    found = {"records": rows.num_rows}
+    if "image" in rows.schema.names:
+        found["pictures"] = rows.num_rows - rows["image"].null_count
+    for column, name in (("captions", "captions"), ("speech", "clips")):
+        if column in rows.schema.names:
+            found[name] = pc.sum(pc.list_value_length(rows[column])).as_py() or 0
+    return found
+
+
+def _stored(recipe: Recipe) -> pa.Schema:
+    """Schema of the shards: what was prepared, and the captions' tokens."""
+    schema = recipe.schema
+    return schema.append(COLUMNS["tokens"]) if "captions" in schema.names else schema
+
+
+def _as_table(refusals: Sequence[Refusal], unit: Any = None, row: Any = None) -> pa.Table:  # noqa: ANN401
+    """Refusals as rows of the quarantine; without `unit` and `row`, of no unit."""
+    columns = {name: [getattr(one, name) for one in refusals] for name in QUARANTINE.names[len(PLACE) :]}
+    columns["unit"] = [NO_UNIT] * len(refusals) if unit is None else unit
+    columns["row"] = [0] * len(refusals) if row is None else row
+    return pa.table({name: columns[name] for name in QUARANTINE.names}, QUARANTINE)
+
+
+def _ordered(refused: pa.Table, units: pa.Table) -> pa.Table:
+    """The quarantine in an order that depends on what is in it only."""
+    rank = pc.index_in(refused["unit"], units["key"].combine_chunks())
+    keys = [
+        ("rank", "ascending"),
+        *((name, "ascending") for name in ("row", "address", "operator", "message")),
+    ]
+    return refused.append_column("rank", rank).sort_by(keys).drop_columns("rank")
+
+
+def _intake(units: pa.Table, holdings: Sequence[Holding], kept: pa.Table, left_out: pa.Table) -> pa.Table:
+    """What became of every unit."""
+    records: dict[bytes, int] = {}
+    for holding in holdings:
+        records |= dict(zip(*(column.to_pylist() for column in holding.units.columns), strict=True))
+    kept_of, left_out_of = (Counter(table["unit"].to_pylist()) for table in (kept, left_out))
+    keys = units["key"].to_pylist()
+    columns = {
+        "unit": keys,
+        "name": units["name"],
+        "records": [records[key] for key in keys],
+        "kept": [kept_of[key] for key in keys],
+        "refused": [records[key] - kept_of[key] - left_out_of[key] for key in keys],
+    }
+    return pa.table(columns, INTAKE)
+
+
+def _first(refusals: Sequence[Refusal]) -> str:
+    return f": {refusals[0].address}: {refusals[0].message}" if refusals else ""

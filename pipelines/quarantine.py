@@ -4,42 +4,31 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Protocol
 
 from ..workflows.errors import EaglerayError
 
-Reason = Literal[
-    "unreadable-file",
-    "empty-image",
-    "not-an-image",
-    "truncated-image",
-    "corrupt-image",
-    "undecodable-svg",
-    "image-too-large",
-    "blank-image",
-    "empty-audio",
-    "undecodable-audio",
-    "caption-not-utf8",
-    "missing-caption",
-]
-REASONS: tuple[str, ...] = get_args(Reason)
 NUM_EXAMPLES = 3
+KEPT_BYTES = 1 << 18
+"""A refused file up to this size lies in the quarantine table itself."""
 
 
 class Refused(ValueError):
-    """An input that can't be used.
+    """An input that can't be used, or that a filter leaves out.
 
     Args:
-        reason: the code it is counted under.
+        reason: the code it is counted under, in words joined by hyphens.
         message: one sentence for people.
+        wanted: a filter did what it was asked to; else the input is broken.
     """
 
-    def __init__(self, reason: Reason, message: str) -> None:
-        super().__init__(reason, message)
-        self.reason: Reason = reason
+    def __init__(self, reason: str, message: str, wanted: bool = False) -> None:
+        super().__init__(reason, message, wanted)
+        self.reason = reason
         self.message = message
+        self.wanted = wanted
 
     def __str__(self) -> str:
         return self.message
@@ -50,58 +39,84 @@ class Refusal:
     """A row of the quarantine table.
 
     Attributes:
-        id: of the record the file belongs to.
-        path: of the file, relative to the source's folder.
-        operator: what refused it: `caption`, `image` or `audio`.
+        id: of the record; the unit's name where no record was read.
+        address: of the file, relative to the source's folder.
+        operator: what refused it.
         reason: the code it is counted under.
         message: one sentence for people.
-        size_bytes: of the file; -1 where it could not be read.
+        wanted: a filter did what it was asked to; else the input is broken.
+        whole: the record is gone with it.
+        size_bytes: of the file; -1 where it is not known.
+        content: of the file, unless it is large.
     """
 
     id: str
-    path: str
+    address: str
     operator: str
     reason: str
     message: str
+    wanted: bool = False
+    whole: bool = True
     size_bytes: int = -1
+    content: bytes | None = None
+
+
+class Refuse(Protocol):
+    """Notes that a part of a record is refused while the record goes on without it."""
+
+    def __call__(self, refused: Refused, address: str, content: bytes | None = None) -> None:
+        """Refuse the file at `address`, of which `content` may be at hand."""
+        ...
 
 
 @dataclass
 class Quarantine:
-    """Collects refusals until they pass a budget.
+    """Counts refusals until there are more than a budget allows.
 
     Attributes:
-        budget: below 1 a share of all files, from 1 on a number of files.
-        num_files: all files of the run.
-        refusals: so far.
+        budget: of broken inputs: below 1 a share of all records, from 1 on a number.
+        budgets: by reason, instead; of what a filter leaves out as well.
+        num_records: of the run, as far as is known.
     """
 
     budget: float
-    num_files: int
-    refusals: list[Refusal] = field(default_factory=list[Refusal])
-
-    @property
-    def allowed(self) -> int:
-        """Files that may be refused."""
-        return int(self.budget) if self.budget >= 1 else math.floor(self.budget * self.num_files)
+    budgets: Mapping[str, float]
+    num_records: int
+    _counts: Counter[str] = field(default_factory=Counter[str])
+    _broken: int = 0
+    _examples: list[str] = field(default_factory=list[str])
 
     def add(self, refusals: Iterable[Refusal]) -> None:
-        """Add refusals.
+        """Count refusals.
 
         Raises:
-            EaglerayError: when there are more than the budget allows, with counts and examples.
+            EaglerayError: when there are more than a budget allows, with counts and examples.
         """
-        self.refusals.extend(refusals)
-        if len(self.refusals) <= self.allowed:
-            return
-        counts = ", ".join(f"{count} {reason}" for reason, count in self.counts().items())
-        examples = "; ".join(f"{one.path}: {one.message}" for one in sorted(self.refusals)[:NUM_EXAMPLES])
-        raise EaglerayError(
-            f"{len(self.refusals)} of {self.num_files} files refused ({counts}), budget {self.allowed}; "
-            f"{examples}",
-            "mend the files, or allow more with error_budget (below 1 a share of all files, else a number)",
-        )
+        for one in refusals:
+            self._counts[one.reason] += 1
+            if one.reason not in self.budgets and not one.wanted:
+                self._broken += 1
+                if len(self._examples) < NUM_EXAMPLES:
+                    self._examples.append(f"{one.address}: {one.message}")
+        for reason, budget in self.budgets.items():
+            if self._counts[reason] > self._allowed(budget):
+                raise EaglerayError(
+                    f"{self._counts[reason]} of {self.num_records} refused as {reason}, "
+                    f"budget {self._allowed(budget)}",
+                    f"look at the reason, or allow more with error_budgets.{reason}",
+                )
+        if self._broken > self._allowed(self.budget):
+            counts = ", ".join(f"{count} {reason}" for reason, count in self.counts().items())
+            raise EaglerayError(
+                f"{self._broken} of {self.num_records} refused ({counts}), "
+                f"budget {self._allowed(self.budget)}; {'; '.join(self._examples)}",
+                "mend the files, or allow more with error_budget (below 1 a share of all records, "
+                "else a number)",
+            )
 
     def counts(self) -> dict[str, int]:
         """Refusals by reason, sorted."""
-        return dict(sorted(Counter(one.reason for one in self.refusals).items()))
+        return dict(sorted(self._counts.items()))
+
+    def _allowed(self, budget: float) -> int:
+        return int(budget) if budget >= 1 else math.floor(budget * self.num_records)

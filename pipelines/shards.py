@@ -1,68 +1,167 @@
-"""Writing a corpus's Parquet shards: the bytes depend on the rows and on nothing else."""
+"""A corpus's shards: Arrow IPC files, written so that their bytes depend on the rows alone, read by mapping.
+
+Nothing is compressed, so a reader copies a row's pixels from the page cache and does nothing else.
+"""
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
-from .contracts import TABLES, shard_path
-from .spec import SPLITS
+from .contracts import shard_path, shard_paths
+
+CHUNK_ROWS = 64
+"""Rows of a record batch: what lies together and is read together."""
+OPEN_BATCHES = 512
+"""Record batches a reader keeps at hand: the window of an order, twice."""
 
 
 def write_table(table: pa.Table, path: Path) -> None:
     """Write one Parquet file, the same bytes for the same rows however the table is chunked."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(
-        table.combine_chunks(),
-        path,
-        compression="zstd",
-        compression_level=1,
-        use_dictionary=False,  # pictures and spectrograms hardly repeat
-        row_group_size=max(1, table.num_rows),
-    )
+    pq.write_table(table.combine_chunks(), path, compression="zstd", compression_level=1, row_group_size=4096)
 
 
 class ShardWriter:
-    """Writes one table of a corpus shard by shard, as rows come in, split after split.
+    """Writes a split shard by shard, as rows come in.
 
     Args:
         corpus: its folder.
-        table: `pictures`, `captions` or `speech`.
-        shard_rows: rows of a full shard.
+        split: whose rows they are.
+        schema: of the rows.
+        shard_bytes: a shard that has so many is closed.
     """
 
-    def __init__(self, corpus: Path, table: str, shard_rows: int) -> None:
-        self._corpus = corpus
-        self._table = table
-        self._shard_rows = shard_rows
-        self._waiting: dict[str, list[pa.Table]] = {split: [] for split in SPLITS}
-        self._numbers = dict.fromkeys(SPLITS, 0)
-        self.counts = dict.fromkeys(SPLITS, 0)
-        """Rows by split."""
+    def __init__(self, corpus: Path, split: str, schema: pa.Schema, shard_bytes: int) -> None:
+        self._corpus, self._split, self._schema = corpus, split, schema
+        self._shard_bytes = shard_bytes
+        self._waiting: list[pa.Table] = []
+        self._num_waiting = 0
+        self._shard: pa.ipc.RecordBatchFileWriter | None = None
+        self._written_bytes = 0
+        self._num_shards = 0
+        self.num_rows = 0
 
-    def add(self, split: str, rows: pa.Table) -> None:
-        """Add rows of a split, in the order in which they shall stand; columns as in the schema."""
-        self.counts[split] += rows.num_rows
-        self._waiting[split].append(rows.select(TABLES[self._table].names).cast(TABLES[self._table]))
-        waiting = sum(part.num_rows for part in self._waiting[split])
-        while waiting >= self._shard_rows:
-            self._write(split, self._shard_rows)
-            waiting -= self._shard_rows
+    def add(self, rows: pa.Table) -> None:
+        """Add rows in the order in which they shall stand."""
+        self._waiting.append(rows.select(self._schema.names).cast(self._schema))
+        self._num_waiting += rows.num_rows
+        self.num_rows += rows.num_rows
+        if self._num_waiting >= CHUNK_ROWS:
+            waiting = pa.concat_tables(self._waiting)
+            whole = self._num_waiting - self._num_waiting % CHUNK_ROWS
+            for start in range(0, whole, CHUNK_ROWS):
+                self._write(waiting.slice(start, CHUNK_ROWS))
+            self._waiting = [waiting.slice(whole)]
+            self._num_waiting -= whole
 
     def close(self) -> None:
         """Write what is left; a split without rows gets one empty shard."""
-        for split, number in list(self._numbers.items()):
-            if number == 0 or any(part.num_rows for part in self._waiting[split]):
-                self._write(split, self._shard_rows)
+        if self._num_waiting:
+            self._write(pa.concat_tables(self._waiting))
+        if self._num_shards == 0:
+            self._open()
+        self._close()
 
-    def _write(self, split: str, num_rows: int) -> None:
-        schema = TABLES[self._table]
-        parts = self._waiting[split]
-        rows = pa.concat_tables(parts) if parts else schema.empty_table()
-        write_table(
-            rows.slice(0, num_rows), shard_path(self._corpus, self._table, split, self._numbers[split])
+    def _write(self, chunk: pa.Table) -> None:
+        # A slice is written with more of its buffers than it needs: copied, it has just its own bytes.
+        (batch,) = chunk.take(pa.array(range(chunk.num_rows))).combine_chunks().to_batches()
+        shard = self._shard or self._open()
+        shard.write_batch(batch)
+        self._written_bytes += batch.nbytes
+        if self._written_bytes >= self._shard_bytes:
+            self._close()
+
+    def _open(self) -> pa.ipc.RecordBatchFileWriter:
+        path = shard_path(self._corpus, self._split, self._num_shards)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._num_shards += 1
+        self._written_bytes = 0
+        self._shard = pa.ipc.new_file(str(path), self._schema)
+        return self._shard
+
+    def _close(self) -> None:
+        if self._shard is not None:
+            self._shard.close()
+            self._shard = None
+
+
+class MappedRows:
+    """The rows of Arrow IPC files, laid end to end; nothing is read before it is asked for.
+
+    Args:
+        paths: the files; all batches of a file have the same number of rows, but for its last.
+    """
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._files = [pa.ipc.open_file(pa.memory_map(str(path))) for path in paths]
+        sizes: list[int] = []
+        self._where: list[tuple[int, int]] = []
+        for number, file in enumerate(self._files):
+            count = file.num_record_batches
+            if count:
+                sizes += [file.get_batch(0).num_rows] * (count - 1) + [file.get_batch(count - 1).num_rows]
+                self._where += [(number, batch) for batch in range(count)]
+        self._ends = np.cumsum(np.array(sizes, np.int64))
+        self._open: OrderedDict[int, pa.RecordBatch] = OrderedDict()
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Of all files."""
+        return self._files[0].schema
+
+    def batch(self, number: int) -> pa.RecordBatch:
+        """A record batch by its number over all files."""
+        found = self._open.get(number)
+        if found is None:
+            file, index = self._where[number]
+            found = self._open[number] = self._files[file].get_batch(index)
+            if len(self._open) > OPEN_BATCHES:
+                self._open.popitem(last=False)
+        return found
+
+    def locate(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Rows (N,) → the number of each one's batch (N,), and its place there (N,)."""
+        batches = np.searchsorted(self._ends, rows, side="right")
+        starts = np.concatenate([[0], self._ends])[batches]
+        return batches, rows - starts
+
+    def take(self, rows: NDArray[np.int64], columns: Sequence[str]) -> pa.Table:
+        """Copy rows (N,), in the order given."""
+        batches, places = self.locate(rows)
+        parts: list[pa.RecordBatch] = []
+        edges = [0, *(np.flatnonzero(np.diff(batches)) + 1).tolist(), len(rows)]
+        for start, end in pairwise(edges):
+            if end > start:
+                batch = self.batch(int(batches[start])).select(list(columns))
+                parts.append(batch.take(pa.array(places[start:end])))
+        return self._table(parts, columns)
+
+    def column(self, *columns: str) -> pa.Table:
+        """Whole columns; for small ones."""
+        parts = [self.batch(number).select(list(columns)) for number in range(len(self._where))]
+        return self._table(parts, columns)
+
+    def _table(self, parts: Sequence[pa.RecordBatch], columns: Sequence[str]) -> pa.Table:
+        """One table, every column of it nullable: parts allow a null where a corpus doesn't."""
+        schema = pa.schema([self.schema.field(name).with_nullable(True) for name in columns])
+        if not parts:
+            return schema.empty_table()
+        return pa.Table.from_arrays(
+            [pa.chunked_array([part.column(name) for part in parts]) for name in columns], schema=schema
         )
-        self._numbers[split] += 1
-        self._waiting[split] = [rows.slice(num_rows)]
+
+
+def open_split(corpus: Path, split: str) -> MappedRows:
+    """The rows of a split."""
+    return MappedRows(shard_paths(corpus, split))

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from ..workflows.spec import Spec
 
 SPLITS: tuple[str, ...] = ("train", "val", "test")
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 PAD, BOS, EOS = 0, 1, 2
 SPECIAL_TOKENS = ("[PAD]", "[BOS]", "[EOS]")
@@ -61,7 +61,11 @@ class Preparation(Spec):
 
 
 class Splits(Spec):
-    """Shares of the captions that go to each split, decided by a hash of the caption."""
+    """Shares of the groups that go to each split, decided by a hash of the group.
+
+    A source names a record's group (a speaker, a patient); where it names none, records with the same
+    caption are one.
+    """
 
     train: float = Field(default=0.8, gt=0, le=1)
     """What is trained on."""
@@ -79,25 +83,28 @@ class Splits(Spec):
 
 
 class SplitCounts(Spec):
-    """Rows of a split."""
+    """What a split holds."""
 
-    pictures: int
-    captions: int
-    clips: int
+    records: int = 0
+    pictures: int = 0
+    captions: int = 0
+    clips: int = 0
 
 
 class CorpusInfo(Spec):
     """What `corpus.json` says."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[2] = SCHEMA_VERSION
     source: str
     """The source's kind."""
     source_digest: str
+    columns: tuple[str, ...]
+    """Of the shards."""
     splits: Mapping[str, SplitCounts]
     classes: tuple[str, ...]
-    """Category of each label."""
+    """Categories, sorted; a label is the number of one."""
     vocab_size: int
-    """Tokens that the tokenizer has."""
+    """Tokens that the tokenizer has; 0 without a tokenizer."""
     preparation: Preparation
     quarantined: Mapping[str, int]
-    """Refused files by reason."""
+    """What was refused, by reason."""

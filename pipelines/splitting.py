@@ -1,44 +1,31 @@
-"""Which split a record belongs to: decided by its caption, so that no caption stands in two."""
+"""Which split a record belongs to: decided by its group alone, so that nothing moves as a corpus grows."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from typing import Any
 
-from .operators.text import normalise
+from .media.text import normalise
 from .spec import Splits
 
 
-@dataclass(frozen=True)
-class Placement:
-    """Where a record goes.
+def group_of(row: Mapping[str, Any], reference: str) -> str:
+    """The group of a record whose source names none: its caption, so that none stands in two splits.
 
-    Attributes:
-        split: `train`, `val` or `test`.
-        group: equal where records share a caption.
+    Args:
+        row: a record.
+        reference: the language whose caption counts.
     """
-
-    split: str
-    group: int
-
-
-def place(ids: Sequence[str], captions: Sequence[str | None], splits: Splits) -> list[Placement]:
-    """Place records by the sha256 of their caption, normalised; without one, by that of their id.
-
-    A caption's split depends on no other record, so a corpus can grow without anything moving.
-    """
-    keys = [
-        f"id {record}" if caption is None else f"caption {normalise(caption)}"
-        for record, caption in zip(ids, captions, strict=True)
-    ]
-    groups = {key: number for number, key in enumerate(sorted(set(keys)))}
-    return [Placement(split_of(key, splits), groups[key]) for key in keys]
+    for caption in row.get("captions") or ():
+        if caption["language"] == reference:
+            return f"caption {normalise(caption['text'])}"
+    return f"id {row['id']}"
 
 
-def split_of(key: str, splits: Splits) -> str:
-    """The split of a key: its hash as a number in [0, 1), laid against the shares."""
-    position = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) / 2**64
+def split_of(group: str, splits: Splits) -> str:
+    """The split of a group: its hash as a number in [0, 1), laid against the shares."""
+    position = int.from_bytes(hashlib.sha256(group.encode("utf-8", "surrogatepass")).digest()[:8]) / 2**64
     if position < splits.train:
         return "train"
     return "val" if position < splits.train + splits.val else "test"

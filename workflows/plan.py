@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 
 from .errors import EaglerayError
 from .fingerprint import changes, fingerprint, identity
 from .graph import topological_order
 from .loading import Workflow
+from .secrets import resolve
 from .spec import StageSpec
 from .stage import StageKind
 from .store import Record
@@ -71,6 +73,7 @@ def make_plan(
     workflow: Workflow,
     kinds: Mapping[str, StageKind],
     find: Callable[[str], Record | None],
+    cache: Path,
     history: Sequence[Record] = (),
 ) -> Plan:
     """Decide about every stage.
@@ -79,11 +82,16 @@ def make_plan(
         workflow: a checked workflow.
         kinds: the stage kinds there are.
         find: looks a fingerprint up in the store.
+        cache: local folder for what a look at outside data may keep.
         history: records of earlier runs, newest first, to say what changed.
     """
+
+    def outside(kind: StageKind, spec: StageSpec) -> str | None:
+        return kind.outside(resolve(spec, workflow.secrets), cache) if kind.outside else None
+
     planned: dict[str, PlannedStage] = {}
     for name in topological_order({name: spec.inputs.values() for name, spec in workflow.stages.items()}):
-        planned[name] = _decide(name, workflow.stages[name], planned, kinds, find, history)
+        planned[name] = _decide(name, workflow.stages[name], planned, kinds, find, outside, history)
     return Plan(workflow.name, tuple(planned.values()))
 
 
@@ -93,6 +101,7 @@ def _decide(
     planned: Mapping[str, PlannedStage],
     kinds: Mapping[str, StageKind],
     find: Callable[[str], Record | None],
+    outside: Callable[[StageKind, StageSpec], str | None],
     history: Sequence[Record],
 ) -> PlannedStage:
     kind = kinds[spec.kind]
@@ -103,11 +112,11 @@ def _decide(
     try:
         if kind.check is not None:
             kind.check(name, spec)
-        outside = kind.outside(spec) if kind.outside else None
+        digest_outside = outside(kind, spec)
     except EaglerayError as error:
         return PlannedStage(name, kind, spec, Decision.BLOCKED, str(error), "", cpus, error=error)
     inputs = {key: planned[source].fingerprint for key, source in spec.inputs.items()}
-    digest = fingerprint(kind, spec, inputs, outside)
+    digest = fingerprint(kind, spec, inputs, digest_outside)
     if not kind.cached:
         reason = "is done for its effect, so it always runs"
         return PlannedStage(name, kind, spec, Decision.RUN, reason, digest, cpus)

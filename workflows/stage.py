@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import entry_points
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Protocol
 
 from .artifacts import Artifact
-from .errors import EaglerayError
+from .discovery import discover
 from .spec import StageSpec
 
 
@@ -38,6 +34,9 @@ class StageContext:
     cache: Path
     """Local folder for downloads, shared by all runs."""
     emit: Emit
+    earlier: Callable[[], Artifact | None] = lambda: None
+    """Opens what this kind made last with this spec, of other outside data: a stage may take over from it
+    what is still the same, as long as the result is what it would be without."""
 
     def progress(self, step: int, total: int, **metrics: float) -> None:
         """Report that `step` of `total` is done, with metrics by name (units in the name)."""
@@ -58,10 +57,15 @@ class StageKind:
     gives: type[Artifact]
     function: Callable[..., Mapping[str, Any] | None]
     summary: str
-    outside: Callable[[Any], str] | None = None
+    outside: Callable[[Any, Path], str] | None = None
     cached: bool = True
     check: Callable[[str, Any], None] | None = None
     cpus: Callable[[Any], float] = field(default=lambda spec: spec.run.num_cpus)
+
+    @property
+    def module(self) -> str:
+        """The module that declares it."""
+        return self.function.__module__
 
 
 def stage(
@@ -69,7 +73,7 @@ def stage(
     *,
     takes: Mapping[str, type[Artifact]] | None = None,
     gives: type[Artifact],
-    outside: Callable[[Any], str] | None = None,
+    outside: Callable[[Any, Path], str] | None = None,
     cached: bool = True,
     check: Callable[[str, Any], None] | None = None,
     cpus: Callable[[Any], float] | None = None,
@@ -84,7 +88,8 @@ def stage(
         spec: the kind's spec model; the default of its `kind` field names the kind.
         takes: input name → artifact type.
         gives: the artifact type it makes.
-        outside: gives the digest of data that enters from outside, part of the fingerprint.
+        outside: `(spec, cache)` → digest of data that enters from outside, part of the fingerprint;
+            `cache` is a local folder for what a second look may spare itself.
         cached: False for a stage done for its effect (a deployment): it always runs, and the
             function itself must be idempotent.
         check: given the stage's name and spec, refuses what can't work, when a plan is made.
@@ -112,41 +117,6 @@ def stage(
     return register
 
 
-def discover(packages: Sequence[str]) -> dict[str, StageKind]:
-    """Find every stage kind in the modules of these packages and of installed extensions.
-
-    An extension is a distribution with an entry point in the group `eagleray.stages` that names a
-    package of stage modules.
-
-    Raises:
-        EaglerayError: when two modules declare the same kind, or an extension can't be imported.
-    """
-    kinds: dict[str, StageKind] = {}
-    modules = [module for package in packages for module in _modules(package)]
-    for extension in entry_points(group="eagleray.stages"):
-        try:
-            modules += _modules(extension.value)
-        except Exception as error:  # another's code: any
-            name = extension.dist.name if extension.dist else extension.name
-            raise EaglerayError(
-                f"the extension {name} can't be imported: {type(error).__name__}: {error}",
-                f"mend it, or uninstall it: pip uninstall {name}",
-                extension.value,
-            ) from error
-    for module in modules:
-        for kind in vars(module).values():
-            if isinstance(kind, StageKind) and kind.function.__module__ == module.__name__:
-                if kinds.get(kind.name, kind) is not kind:
-                    raise EaglerayError(
-                        f"two modules declare the stage kind {kind.name!r}",
-                        "rename one of them",
-                        f"{kinds[kind.name].function.__module__} and {module.__name__}",
-                    )
-                kinds[kind.name] = kind
-    return kinds
-
-
-def _modules(package: str) -> list[ModuleType]:
-    found = importlib.import_module(package)
-    names = [info.name for info in pkgutil.iter_modules(found.__path__, f"{package}.")]
-    return [importlib.import_module(name) for name in names]
+def discover_kinds(packages: Sequence[str]) -> dict[str, StageKind]:
+    """Every stage kind of these packages and of installed extensions, by name; see `discover`."""
+    return discover(StageKind, "stage kind", packages, "eagleray.stages")

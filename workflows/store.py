@@ -24,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from .artifacts import Artifact
 from .errors import EaglerayError
+from .filesystem import absolute, open_filesystem, shown
 from .fingerprint import digest_of
 
 if TYPE_CHECKING:
@@ -93,17 +94,14 @@ class ArtifactStore:
     """
 
     def __init__(self, uri: str, cache: Path) -> None:
-        self.uri = (
-            uri if "://" in uri else str(Path(uri).expanduser().absolute())
-        )  # a worker's current folder is another
+        self.uri = absolute(uri)
         self.cache = cache
         self._opened: tuple[FileSystem, str] | None = None
 
     @property
     def shown(self) -> str:
         """Its URI without keys, for people."""
-        scheme, separator, place = self.uri.rpartition("://")
-        return scheme + separator + place.partition("?")[0].rpartition("@")[2] if separator else place
+        return shown(self.uri)
 
     def prepare(self) -> None:
         """Make its folders, and refuse a place that can't be written to before anything is made for it."""
@@ -238,22 +236,14 @@ class ArtifactStore:
 
     def _filesystem(self) -> tuple[FileSystem, str]:
         if self._opened is None:
-            from pyarrow.fs import FileSystem, LocalFileSystem
-
             try:
-                if "://" in self.uri:
-                    filesystem, root = FileSystem.from_uri(self.uri)
-                    if not root:
-                        raise ValueError("it names no bucket")
-                else:
-                    filesystem, root = LocalFileSystem(), self.uri
+                self._opened = open_filesystem(self.uri)
             except (ValueError, OSError) as error:
                 raise EaglerayError(
                     f"no artifact store can be opened there: {str(error).replace(self.uri, self.shown)}",
                     "give a folder, or a URI such as s3://BUCKET/PREFIX",
                     self.shown,
                 ) from None
-            self._opened = filesystem, root.rstrip("/")
         return self._opened
 
     @contextmanager

@@ -12,14 +12,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
+from .artifacts import Artifact
 from .errors import EaglerayError
 from .fingerprint import identity
-from .loading import REFERENCE
+from .secrets import redact, resolve, secret_forms
 from .spec import StageSpec
-from .stage import Emit, StageContext, StageKind, discover
+from .stage import Emit, StageContext, StageKind, discover_kinds
 from .store import CHUNK_BYTES, ArtifactStore, Record, explained_io, make_record
+
+DOWNLOADS = "downloads"
+"""Folder in a home for what was fetched."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ def run_task(task: StageTask, emit: Emit) -> Record:
 
 
 def _run(task: StageTask, emit: Emit) -> Record:
-    kind = discover(task.packages)[task.spec.kind]
+    kind = discover_kinds(task.packages)[task.spec.kind]
     store = ArtifactStore(task.store, task.home / "artifacts")
     scratch = task.home / "scratch" / task.fingerprint
     with explained_io(str(scratch)), _locked(scratch, emit):
@@ -96,7 +99,7 @@ def _run(task: StageTask, emit: Emit) -> Record:
         output = scratch / "output"
         if output.exists():
             shutil.rmtree(output)
-        for folder in (output, scratch / "work", task.home / "downloads"):
+        for folder in (output, scratch / "work", task.home / DOWNLOADS):
             folder.mkdir(parents=True, exist_ok=True)
         context = StageContext(
             run_id=task.run_id,
@@ -104,14 +107,27 @@ def _run(task: StageTask, emit: Emit) -> Record:
             fingerprint=task.fingerprint,
             output=output,
             scratch=scratch / "work",
-            cache=task.home / "downloads",
+            cache=task.home / DOWNLOADS,
             emit=emit,
+            earlier=lambda: _earlier(task, store),
         )
         opened = {name: store.open(record) for name, record in task.inputs.items()}
         facts = kind.function(context, resolve(task.spec, task.secrets), **opened)
         record = _commit(task, kind, store, output, redact(plain(facts or {}), task.secrets))
         shutil.rmtree(scratch)
     return record
+
+
+def _earlier(task: StageTask, store: ArtifactStore) -> Artifact | None:
+    """What was made last of the same spec; one that can't be opened is as good as none."""
+    spec = identity(task.spec)
+    for record in store.list():
+        if record.spec == spec and record.fingerprint != task.fingerprint:
+            try:
+                return store.open(record)
+            except EaglerayError:
+                continue
+    return None
 
 
 def _commit(
@@ -133,21 +149,6 @@ def _commit(
     return committed if kind.cached else record  # what is done for its effect was done now
 
 
-def resolve(spec: StageSpec, secrets: Mapping[str, str]) -> StageSpec:
-    """The spec with every `${env:NAME}` replaced by its value."""
-    if not secrets:
-        return spec
-
-    def replace(value: Any) -> Any:  # noqa: ANN401 - any JSON value
-        if isinstance(value, str):
-            return REFERENCE.sub(lambda match: secrets[match[1]], value)
-        if isinstance(value, dict):
-            return {key: replace(item) for key, item in value.items()}
-        return [replace(item) for item in value] if isinstance(value, list | tuple) else value
-
-    return type(spec).model_validate(replace(spec.model_dump()))
-
-
 def plain(value: Any) -> Any:  # noqa: ANN401 - any value
     """The value as JSON has it: NumPy's and torch's scalars as numbers, what else JSON lacks as text."""
 
@@ -160,41 +161,9 @@ def plain(value: Any) -> Any:  # noqa: ANN401 - any value
     return json.loads(json.dumps(value, default=replace))
 
 
-def redact(value: Any, secrets: Mapping[str, str]) -> Any:  # noqa: ANN401 - any JSON value
-    """The value with every secret's value replaced by its reference."""
-    forms = _forms(secrets)
-    if not forms:
-        return value
-    pattern = re.compile("|".join(map(re.escape, forms)))
-
-    def blot(value: Any) -> Any:  # noqa: ANN401 - any JSON value
-        if isinstance(value, str):
-            return pattern.sub(lambda match: f"${{env:{forms[match[0]]}}}", value)
-        if isinstance(value, Mapping):
-            return {blot(key): blot(item) for key, item in value.items()}
-        return [blot(item) for item in value] if isinstance(value, list | tuple) else value
-
-    return blot(value)
-
-
-def _forms(secrets: Mapping[str, str]) -> dict[str, str]:
-    """What a secret looks like in text, JSON, messages and addresses → its variable; longest first."""
-    found: dict[str, str] = {}
-    for name, secret in secrets.items():
-        escaped = json.dumps(secret), json.dumps(secret, ensure_ascii=False), repr(secret)
-        for form in (
-            secret,
-            *(text[1:-1] for text in escaped),
-            quote(secret, safe="", errors="surrogateescape"),
-        ):
-            if form:
-                found[form] = name
-    return dict(sorted(found.items(), key=lambda item: -len(item[0])))
-
-
 def _refuse_secrets(folder: Path, task: StageTask) -> None:
     """Refuse to commit a file that holds a secret's value, or is named by it."""
-    wanted = {os.fsencode(form): name for form, name in _forms(task.secrets).items()}
+    wanted = {os.fsencode(form): name for form, name in secret_forms(task.secrets).items()}
     if not wanted:
         return
     pattern = re.compile(b"|".join(map(re.escape, wanted)))

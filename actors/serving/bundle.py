@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from tokenizers import Tokenizer
 
-from ...pipelines.operators import audio, image, text
+from ...pipelines.media import audio, image, text
 from ...pipelines.spec import Preparation
 from ...workflows.errors import EaglerayError
 from ...workflows.spec import Spec

@@ -141,7 +141,7 @@ def export_bundle(
     for modality in GRAPHS:
         graphs[modality] = export_graph(model, modality, rows, output / f"{modality}.onnx", options.tolerance)
     shutil.copyfile(corpus / "tokenizer.json", output / "tokenizer.json")
-    embed_dim = write_index(readers, corpus, output, options.batch_rows, progress)
+    embed_dim = write_index(readers, output, options.batch_rows, progress)
     return seal_bundle(
         output,
         embed_dim=embed_dim,

@@ -42,7 +42,6 @@ def sample_rows(readers: Mapping[str, CorpusReader], num_rows: int) -> Arrays:
 
 def write_index(
     readers: Mapping[str, CorpusReader],
-    corpus: Path,
     bundle: Path,
     batch_rows: int,
     progress: Callable[[int, int], None],
@@ -52,40 +51,27 @@ def write_index(
     total = sum(len(reader) for reader in readers.values())
     tables: list[pa.Table] = []
     done = 0
-    for split, reader in readers.items():
-        vectors: list[NDArray[np.float32]] = []
+    for reader in readers.values():
         for start in range(0, len(reader), batch_rows):
             rows = np.arange(start, min(start + batch_rows, len(reader)))
             images = reader.examples(rows, None)["image"]
-            vectors.append(np.asarray(graph.run([EMBEDDING], {"image": images})[0]))
+            vectors = np.asarray(graph.run([EMBEDDING], {"image": images})[0])
+            tables.append(_describe(reader, rows, vectors))
             done += len(rows)
             progress(done, total)
-        tables.append(_describe(corpus, split, reader, np.concatenate(vectors)))
     index = pa.concat_tables(tables).sort_by("id")
     pq.write_table(index, bundle / "index.parquet")
     return len(index["embedding"][0])
 
 
-def _describe(corpus: Path, split: str, reader: CorpusReader, vectors: NDArray[np.float32]) -> pa.Table:
-    """Join the embeddings (N, E) of a split with what is known of its pictures."""
-    pictures = _read(corpus, "pictures", split, ["id", "path", "category"])
-    ids, reference = list(reader.ids), reader.info.preparation.caption_languages[0]
-    captions = {
-        row["id"]: row["text"]
-        for row in _read(corpus, "captions", split, ["id", "language", "text"])
-        if row["language"] == reference
-    }
-    known = {row["id"]: row for row in pictures}
-    columns = {
-        "id": ids,
-        "caption": [captions.get(i, "") for i in ids],
-        "category": [known[i]["category"] for i in ids],
-        "path": [known[i]["path"] for i in ids],
-        "embedding": list(vectors),
-    }
-    return pa.table(columns, schema=INDEX_SCHEMA)
-
-
-def _read(corpus: Path, table: str, split: str, columns: list[str]) -> list[dict[str, Any]]:
-    files = sorted((corpus / table).glob(f"{split}-*.parquet"))
-    return [row for file in files for row in pq.read_table(file, columns=columns).to_pylist()]
+def _describe(reader: CorpusReader, rows: NDArray[np.int64], vectors: NDArray[np.float32]) -> pa.Table:
+    """Join the embeddings (N, E) of rows with what is known of them."""
+    reference = reader.info.preparation.caption_languages[0]
+    columns: dict[str, list[Any]] = {name: [] for name in INDEX_SCHEMA.names}
+    for record in reader.table(rows, ["id", "category", "captions", "image"]).to_pylist():
+        captions = {caption["language"]: caption["text"] for caption in record["captions"]}
+        columns["id"].append(record["id"])
+        columns["caption"].append(captions.get(reference, ""))
+        columns["category"].append(record["category"])
+        columns["path"].append(record["image"]["address"])
+    return pa.table(columns | {"embedding": list(vectors)}, schema=INDEX_SCHEMA)

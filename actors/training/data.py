@@ -8,7 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from torch import Tensor
 
-from ...pipelines.reading import CorpusReader, training_rows
+from ...pipelines.order import rows_at
+from ...pipelines.reading import CorpusReader
 from .spec import TrainingSpec
 
 Batch = dict[str, Tensor]
@@ -25,7 +26,8 @@ def worker_batches(
     share = spec.batch_size // spec.parallel.data
 
     def read(step: int) -> Batch:
-        rows, seeds = training_rows(spec.seed, len(reader), spec.batch_size, step)
+        start = step * spec.batch_size
+        rows, seeds = rows_at(spec.seed, len(reader), start, start + spec.batch_size)
         part = slice(rank * share, (rank + 1) * share)
         arrays = reader.examples(rows[part], seeds[part] if spec.augment else None)
         return {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
@@ -12,54 +14,90 @@ from ...workflows.artifacts import Corpus
 from ...workflows.errors import EaglerayError
 from ...workflows.spec import RunOptions, Runtime, StageSpec
 from ...workflows.stage import StageContext, stage
-from ..catalog import source_of, spec_type
-from ..source import SourceSpec
+from ..catalog import operator_of, operators, source_of, sources, spec_type
+from ..operator import Operator, OperatorSpec, check_chain
+from ..operators.decode import DecodeImageSpec, DecodeSpeechSpec
+from ..operators.encode import EncodeSpeechSpec
+from ..source import SourceSpec, content_digest, open_source
 from ..spec import CPUS_PER_TASK, Preparation, Splits
 
 if TYPE_CHECKING:
     AnySource = SourceSpec
+    AnyOperator = OperatorSpec
 else:
-    AnySource = spec_type()
+    AnySource = spec_type(one.spec for one in sources().values())
+    AnyOperator = spec_type(one.spec for one in operators().values())
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 class PreprocessSpec(StageSpec):
-    """Decode a source's pictures, captions and recordings into Parquet shards."""
+    """Read a source's records, prepare them, and write them as shards to train on."""
 
     kind: Literal["preprocess"] = "preprocess"
     source: AnySource
     """Where the records come from."""
+    operators: tuple[AnyOperator, ...] = ()
+    """What is done to every record between decoding and encoding it, in order."""
     preparation: Preparation = Preparation()
     """How they become arrays."""
     splits: Splits = Splits()
     """Shares of training, validation and test."""
     error_budget: float = Field(default=0.02, ge=0)
-    """Files that may be refused before the stage stops: below 1 a share of all files, from 1 on a number."""
-    shard_rows: int = Field(default=4096, ge=1)
-    """Rows of a Parquet shard."""
+    """Broken inputs before the stage stops: below 1 a share of all records, from 1 on a number."""
+    error_budgets: Mapping[str, float] = Field(default_factory=dict)
+    """Budgets of single reasons; these may be what a filter leaves out, too."""
+    shard_bytes: int = Field(default=128 << 20, ge=1)
+    """Bytes from which on a shard is full."""
     parallelism: int | None = Runtime(None, ge=1)
-    """Decoding tasks at once; the cluster's cores by default."""
-    block_rows: int = Runtime(128, ge=1)
-    """Files that a decoding task takes; a task costs about 0.1 s by itself."""
+    """Tasks at once; the cluster's cores by default."""
+    block_units: int = Runtime(128, ge=1)
+    """Units that a task reads; a task costs about 0.1 s by itself."""
     run: RunOptions = Runtime(RunOptions(num_cpus=0.5))
+
+
+def chain_of(spec: PreprocessSpec) -> tuple[tuple[Operator, OperatorSpec], ...]:
+    """The operators that a spec names, between decoding what its source gives and encoding it."""
+    columns = source_of(spec.source).columns(spec.source)
+    before: list[OperatorSpec] = []
+    after: list[OperatorSpec] = []
+    if "picture" in columns:
+        before.append(DecodeImageSpec())
+    if "recordings" in columns:
+        before.append(DecodeSpeechSpec())
+        after.append(EncodeSpeechSpec())
+    return tuple((operator_of(one), one) for one in (*before, *spec.operators, *after))
+
+
+def check(name: str, spec: PreprocessSpec) -> None:
+    """Refuse a chain of operators that lacks a column, before anything is read."""
+    source = source_of(spec.source)
+    check_chain(source.columns(spec.source), chain_of(spec), source.name)
+
+
+def digest(spec: PreprocessSpec, cache: Path) -> str:
+    """Digest of the source's data."""
+    return content_digest(source_of(spec.source), spec.source, cache)
 
 
 @stage(
     PreprocessSpec,
     gives=Corpus,
-    outside=lambda spec: source_of(spec.source).content_digest(spec.source),
+    outside=digest,
+    check=check,
     cpus=lambda spec: spec.run.num_cpus + CPUS_PER_TASK,
 )
 def preprocess(ctx: StageContext, spec: PreprocessSpec) -> dict[str, Any]:
-    """Decode a source's pictures, captions and recordings into Parquet shards, and train a tokenizer."""
+    """Read a source's records, prepare them, and write them as shards to train on."""
     from ..corpus import write_corpus  # Ray and Arrow load here, not in `plan`
+    from ..preparing import Recipe
 
-    source = source_of(spec.source)
+    check(ctx.stage, spec)
     try:
-        folder = source.fetch(spec.source, ctx.cache, ctx.log)
-        ctx.log(f"listing {folder}")
-        info = write_corpus(ctx, spec, source.list_records(folder), folder)
+        source = source_of(spec.source)
+        files = open_source(source, spec.source, ctx.cache, ctx.log)
+        recipe = Recipe(source, spec.source, files, chain_of(spec), spec.preparation)
+        info = write_corpus(ctx, spec, recipe, digest(spec, ctx.cache))
     except OSError as error:
         if error.errno not in DISK_ERRORS:
             raise

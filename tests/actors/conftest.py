@@ -15,7 +15,6 @@ from PIL import Image
 from eagleray.models.multimodal import MultimodalModel
 from eagleray.models.spec import AudioSpec, DecoderSpec, ModelSpec, TextSpec, VisionSpec
 from eagleray.pipelines.reading import read_info
-from eagleray.pipelines.source import tree_digest
 from eagleray.pipelines.spec import Preparation
 from eagleray.pipelines.stages.preprocess import PreprocessSpec, preprocess
 from eagleray.workflows.stage import StageContext
@@ -75,7 +74,7 @@ def corpus_folder(
             path.with_name(f"{path.stem}_desc_es.wav").write_bytes(sound(150 + 20 * i, 0.3, "WAV"))
     spec = PreprocessSpec.model_validate(
         {
-            "source": {"kind": "tuxpaint", "path": str(source), "digest": tree_digest(source)},
+            "source": {"kind": "tuxpaint", "path": str(source), "digest": None},
             "preparation": PREPARATION,
         }
     )

@@ -13,9 +13,9 @@ import pytest
 import soundfile
 from PIL import Image, ImageDraw
 
-from eagleray.pipelines.source import tree_digest
 from eagleray.pipelines.spec import Preparation
 from eagleray.pipelines.stages.preprocess import PreprocessSpec, preprocess
+from eagleray.workflows.artifacts import Corpus
 from eagleray.workflows.stage import StageContext
 
 NOUNS = ["frog", "rose", "truck", "lemon", "drum", "star", "house", "shoe"]
@@ -82,7 +82,7 @@ class Stamps:
 
     def spec(self, **fields: Any) -> PreprocessSpec:
         """A spec that prepares this folder."""
-        source = {"kind": "tuxpaint", "path": str(self.folder), "digest": tree_digest(self.folder)}
+        source = {"kind": "tuxpaint", "path": str(self.folder), "digest": None}
         return PreprocessSpec.model_validate({"source": source, "preparation": PREPARATION, **fields})
 
 
@@ -114,6 +114,17 @@ class Built:
     facts: dict[str, Any]
     recorder: Recorder
 
+    @property
+    def contents(self) -> dict[str, bytes]:
+        """Every file of the corpus."""
+        paths = sorted(path for path in self.folder.rglob("*") if path.is_file())
+        return {str(path.relative_to(self.folder)): path.read_bytes() for path in paths}
+
+    @property
+    def num_prepared(self) -> int:
+        """Units that were read, not taken over."""
+        return max((event["total"] for event in self.recorder.of("progress")), default=0)
+
 
 @pytest.fixture
 def stamps(tmp_path: Path) -> Stamps:
@@ -127,18 +138,25 @@ def stamps(tmp_path: Path) -> Stamps:
 def build(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Built]:
     """Run the stage on a spec."""
 
-    def run(spec: PreprocessSpec, prepare: Callable[[Path], None] = lambda output: None) -> Built:
+    def run(
+        spec: PreprocessSpec,
+        prepare: Callable[[Path], None] = lambda output: None,
+        earlier: Built | None = None,
+        scratch: Path | None = None,
+    ) -> Built:
         work = tmp_path_factory.mktemp("build")
         recorder = Recorder()
         for name in ("output", "scratch", "cache"):
             (work / name).mkdir()
         prepare(work / "output")
+        before = Corpus(earlier.folder, "0" * 64, "1" * 64, {}) if earlier else None
         ctx = StageContext(
-            "run", "corpus", "0" * 64, work / "output", work / "scratch", work / "cache", recorder
-        )
+            "run", "corpus", "0" * 64, work / "output", scratch or work / "scratch", work / "cache", recorder,
+            lambda: before,
+        )  # fmt: skip
         facts = preprocess.function(ctx, spec)
         assert facts is not None
-        return Built(work / "output", spec.source.path or work, dict(facts), recorder)
+        return Built(work / "output", Path(str(spec.source.path)), dict(facts), recorder)
 
     return run
 

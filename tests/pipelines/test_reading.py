@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from eagleray.pipelines.contracts import MODALITIES, shard_paths
-from eagleray.pipelines.operators import audio, image, text
-from eagleray.pipelines.reading import CorpusReader, training_rows
+from eagleray.pipelines.contracts import MODALITIES
+from eagleray.pipelines.media import audio, image, text
+from eagleray.pipelines.order import rows_at
+from eagleray.pipelines.reading import CorpusReader
+from eagleray.pipelines.shards import open_split
+from eagleray.pipelines.splitting import group_of
 from eagleray.workflows.errors import EaglerayError
 
 
@@ -21,55 +21,42 @@ def reader(corpus):
     return CorpusReader(corpus.folder, "train")
 
 
-def rows_of(corpus, table):
-    return [
-        row for path in shard_paths(corpus.folder, table, "train") for row in pq.read_table(path).to_pylist()
-    ]
+def records_of(corpus):
+    """Record by id, as the shards have it."""
+    rows = open_split(corpus.folder, "train")
+    return {row["id"]: row for row in rows.column(*rows.schema.names).to_pylist()}
 
 
-@given(st.integers(0, 2**32), st.integers(1, 40), st.integers(1, 60))
-def test_each_epoch_is_a_permutation_whatever_the_batch_size(seed, num_records, batch_size):
-    steps = -(-3 * num_records // batch_size)
-    order = np.concatenate([training_rows(seed, num_records, batch_size, step)[0] for step in range(steps)])
-    for epoch in range(3):
-        part = order[epoch * num_records : (epoch + 1) * num_records]
-        assert sorted(part.tolist()) == list(range(num_records))
+def tokens_of(corpus):
+    """(Id, language) → tokens of the caption."""
+    return {
+        (record, caption["language"]): tokens
+        for record, row in records_of(corpus).items()
+        for caption, tokens in zip(row["captions"], row["tokens"], strict=True)
+    }
 
 
-@given(st.integers(0, 2**32), st.integers(1, 40), st.sampled_from([(2, 12), (3, 8), (4, 6)]))
-def test_the_order_does_not_depend_on_the_batch_size(seed, num_records, shape):
-    batch, steps = shape
-    for part in range(2):
-        whole = training_rows(seed, num_records, 24, 0)[part]
-        assert np.array_equal(
-            np.concatenate([training_rows(seed, num_records, batch, s)[part] for s in range(steps)]), whole
-        )
-
-
-def test_a_row_gets_another_seed_in_every_epoch_and_run():
-    seeds = np.concatenate([training_rows(seed, 50, 50, step)[1] for seed in (0, 1) for step in range(20)])
-    assert len(np.unique(seeds)) == 2000
-
-
-def test_epochs_and_runs_have_orders_of_their_own():
-    orders = {tuple(training_rows(seed, 50, 50, step)[0]) for seed in (0, 1) for step in range(3)}
-    assert len(orders) == 6
+def clips_of(corpus):
+    """(Id, language) → recording."""
+    return {
+        (name, clip["language"]): clip for name, row in records_of(corpus).items() for clip in row["speech"]
+    }
 
 
 def test_a_batch_holds_what_was_prepared(corpus, reader):
     """Against the shards themselves, field by field."""
     batch = reader.examples(np.arange(len(reader)), None)
     tokenizer = Tokenizer.from_file(str(corpus.folder / "tokenizer.json"))
-    pictures = {row["id"]: row for row in rows_of(corpus, "pictures")}
-    captions = {(row["id"], row["language"]): row["text"] for row in rows_of(corpus, "captions")}
-    clips = {(row["id"], row["language"]): row for row in rows_of(corpus, "speech")}
+    records, clips = records_of(corpus), clips_of(corpus)
+    groups: dict[int, str] = {}
     for i, record in enumerate(reader.ids):
-        stored = np.frombuffer(pictures[record]["image"], np.uint8).reshape(1, 20, 20, 3)
+        row = records[record]
+        stored = np.frombuffer(row["image"]["pixels"], np.uint8).reshape(1, 20, 20, 3)
         assert np.array_equal(batch["image"][i], image.normalise(image.center(stored, 16))[0])
-        assert batch["label"][i] == pictures[record]["label"]
-        assert reader.info.classes[batch["label"][i]] == pictures[record]["category"]
-        assert batch["group"][i] == pictures[record]["caption_group"]
-        expected, mask = text.encode(tokenizer, [captions[record, "en"]], 12)
+        assert reader.info.classes[batch["label"][i]] == row["category"]
+        assert groups.setdefault(int(batch["group"][i]), group_of(row, "en")) == group_of(row, "en")
+        said = next(caption["text"] for caption in row["captions"] if caption["language"] == "en")
+        expected, mask = text.encode(tokenizer, [said], 12)
         assert np.array_equal(batch["tokens"][i], expected[0])
         assert np.array_equal(batch["token_mask"][i], mask[0])
         clip = clips.get((record, "es")) or clips.get((record, "fr"))
@@ -81,20 +68,22 @@ def test_a_batch_holds_what_was_prepared(corpus, reader):
             mel = np.frombuffer(clip["mel"], np.float16).reshape(-1, 12).astype(np.float32)
             assert np.array_equal(batch["mel"][i], audio.pad(audio.normalise(mel), 48)[0])
             assert batch["mel_mask"][i].sum() == clip["frames"]
+    assert len(set(groups.values())) == len(groups)
 
 
 def test_what_serving_prepares_is_what_training_read(corpus, reader):
     """From the files' bytes, by the functions that serving calls, to the same arrays."""
     preparation = reader.info.preparation
     batch = reader.examples(np.arange(len(reader)), None)
-    clips = {row["id"]: row["path"] for row in reversed(rows_of(corpus, "speech"))}
+    clips = clips_of(corpus)
     for i, record in enumerate(reader.ids):
         pixels = image.decode((corpus.source / record).read_bytes(), preparation.stored_image_size)
         assert np.array_equal(
             batch["image"][i], image.normalise(image.center(pixels[None], preparation.image_size))[0]
         )
-        if record in clips:
-            wave = audio.decode((corpus.source / clips[record]).read_bytes(), preparation.sample_rate)
+        clip = clips.get((record, "es")) or clips.get((record, "fr"))
+        if clip is not None:
+            wave = audio.decode((corpus.source / clip["address"]).read_bytes(), preparation.sample_rate)
             mel, mask = audio.pad(audio.normalise(audio.log_mel(wave, preparation)), preparation.max_frames)
             assert np.array_equal(batch["mel"][i], mel)
             assert np.array_equal(batch["mel_mask"][i], mask)
@@ -102,7 +91,7 @@ def test_what_serving_prepares_is_what_training_read(corpus, reader):
 
 @pytest.mark.parametrize("cuts", [[5], [1, 2, 9], list(range(1, 24))])
 def test_ranks_that_take_slices_read_what_one_reader_reads(reader, cuts):
-    rows, seeds = training_rows(3, len(reader), 24, 5)
+    rows, seeds = rows_at(3, len(reader), 120, 144)
     whole = reader.examples(rows, seeds)
     parts = [reader.examples(r, s) for r, s in zip(np.split(rows, cuts), np.split(seeds, cuts), strict=True)]
     for name, array in whole.items():
@@ -110,8 +99,7 @@ def test_ranks_that_take_slices_read_what_one_reader_reads(reader, cuts):
 
 
 def test_seeds_vary_the_picture_the_language_and_the_text(corpus, reader):
-    captions = {(row["id"], row["language"]): row["tokens"] for row in rows_of(corpus, "captions")}
-    clips = {(row["id"], row["language"]) for row in rows_of(corpus, "speech")}
+    captions, clips = tokens_of(corpus), clips_of(corpus).keys()
     row = next(i for i, record in enumerate(reader.ids) if {(record, "es"), (record, "fr")} <= clips)
     record = reader.ids[row]
     batch = reader.examples(np.full(400, row), np.arange(400, dtype=np.uint64))
@@ -127,7 +115,7 @@ def test_seeds_vary_the_picture_the_language_and_the_text(corpus, reader):
 
 
 def test_a_transcript_is_in_the_language_of_the_speech_or_absent(corpus, reader):
-    captions = {(row["id"], row["language"]): row["tokens"] for row in rows_of(corpus, "captions")}
+    captions = tokens_of(corpus)
     batch = reader.examples(np.arange(len(reader)), None, transcript=True)
     for i, record in enumerate(reader.ids):
         tokens = batch["tokens"][i][batch["token_mask"][i]].tolist()
@@ -137,7 +125,7 @@ def test_a_transcript_is_in_the_language_of_the_speech_or_absent(corpus, reader)
 
 
 def test_a_named_caption_language_is_taken_always(corpus, reader):
-    captions = {(row["id"], row["language"]): row["tokens"] for row in rows_of(corpus, "captions")}
+    captions = tokens_of(corpus)
     rows = np.arange(len(reader))
     batch = reader.examples(rows, rows.astype(np.uint64), caption_language="es")
     for i, record in enumerate(reader.ids):
@@ -177,9 +165,8 @@ def test_an_unknown_split_is_refused(corpus):
 
 
 def test_shards_are_read_as_one_table(corpus, build, source_stamps):
-    many = build(source_stamps.spec(shard_rows=5))
+    many = build(source_stamps.spec(shard_bytes=1))
     one, cut = CorpusReader(corpus.folder, "train"), CorpusReader(many.folder, "train")
-    assert len(shard_paths(many.folder, "pictures", "train")) > 3
     rows = np.arange(len(one))
     for name, array in one.examples(rows, None).items():
         assert np.array_equal(array, cut.examples(rows, None)[name]), name

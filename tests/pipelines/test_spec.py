@@ -14,7 +14,8 @@ from eagleray.pipelines.stages.preprocess import PreprocessSpec
 
 def test_a_stage_file_loads_neither_ray_nor_torch_nor_arrow():
     code = (
-        "import sys; from eagleray.workflows.stage import discover; discover(['eagleray.pipelines.stages']);"
+        "import sys; from eagleray.workflows.stage import discover_kinds; "
+        "discover_kinds(['eagleray.pipelines.stages']);"
         "print([m for m in ('ray', 'torch', 'pyarrow', 'PIL', 'tokenizers') if m in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
@@ -44,4 +45,4 @@ def test_an_unknown_source_key_or_digest_is_refused(source):
 def test_a_relative_folder_is_made_absolute_where_it_is_read(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     spec = PreprocessSpec.model_validate({"source": {"kind": "tuxpaint", "path": "stamps"}})
-    assert spec.source.path == tmp_path / "stamps"
+    assert spec.source.path == str(tmp_path / "stamps")

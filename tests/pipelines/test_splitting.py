@@ -1,51 +1,39 @@
-"""Splits by caption."""
+"""Splits by group."""
 
 from __future__ import annotations
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import ValidationError
 
 from eagleray.pipelines.spec import Splits
-from eagleray.pipelines.splitting import place
-
-captions = st.lists(
-    st.one_of(st.none(), st.sampled_from(["A frog.", "a frog", "A ROSE", "a rose.", "x", ""])), max_size=20
-)
+from eagleray.pipelines.splitting import group_of, split_of
 
 
-@given(captions)
-def test_records_share_a_group_if_and_only_if_they_share_a_caption(texts):
-    placed = place([str(i) for i in range(len(texts))], texts, Splits())
-    for i, one in enumerate(texts):
-        for j, other in enumerate(texts):
-            same = i == j or (
-                one is not None and other is not None and one.strip(".").lower() == other.strip(".").lower()
-            )
-            assert (placed[i].group == placed[j].group) == same
-            if same:
-                assert placed[i].split == placed[j].split
+def record(name: str, *captions: str, language: str = "en") -> dict:
+    return {"id": name, "captions": [{"language": language, "text": one} for one in captions]}
 
 
-@given(captions, captions)
-def test_a_caption_stays_in_its_split_when_the_corpus_grows(texts, more):
-    few = place([f"a{i}" for i in range(len(texts))], texts, Splits())
-    many = place(
-        [f"a{i}" for i in range(len(texts))] + [f"b{i}" for i in range(len(more))], texts + more, Splits()
-    )
-    assert [one.split for one in few] == [one.split for one in many[: len(texts)]]
+@given(st.text(), st.text())
+def test_records_that_share_a_caption_share_a_group(one, other):
+    assert group_of(record("a", one), "en") == group_of(record("b", one), "en")
+    assert group_of(record("a", "A red  Rose."), "en") == group_of(record("b", "a red rose"), "en")
+    assert group_of(record(one), "en") == group_of(record(one, other, language="es"), "en")
+    assert (group_of(record(one), "en") == group_of(record(other), "en")) == (one == other)
 
 
-def test_shares_are_kept():
-    ids = [str(i) for i in range(10_000)]
-    placed = place(ids, [f"caption {i}" for i in ids], Splits(train=0.7, val=0.2, test=0.1))
-    shares = {
-        split: sum(one.split == split for one in placed) / len(ids) for split in ("train", "val", "test")
-    }
-    assert shares == pytest.approx({"train": 0.7, "val": 0.2, "test": 0.1}, abs=0.02)
+@given(st.lists(st.text(), min_size=1, unique=True))
+def test_a_split_is_a_function_of_the_group_alone(groups):
+    splits = Splits()
+    before = {group: split_of(group, splits) for group in groups[: len(groups) // 2]}
+    after = {group: split_of(group, splits) for group in groups}
+    assert before.items() <= after.items()
 
 
-def test_shares_that_do_not_add_up_are_refused():
-    with pytest.raises(ValidationError, match=r"add up to 1, not 0\.9"):
-        Splits(train=0.7, val=0.1, test=0.1)
+def test_shares_are_as_asked():
+    found = [split_of(f"group {i}", Splits(train=0.6, val=0.1, test=0.3)) for i in range(20_000)]
+    assert abs(found.count("train") / 20_000 - 0.6) < 0.015
+    assert abs(found.count("val") / 20_000 - 0.1) < 0.015
+
+
+def test_a_share_of_nothing_gets_nothing():
+    assert {split_of(f"group {i}", Splits(train=1, val=0, test=0)) for i in range(1000)} == {"train"}

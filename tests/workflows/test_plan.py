@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -36,7 +37,7 @@ def record(planned: Any, **changes: Any) -> Record:
 
 def plan_with(workflow: Workflow, records: list[Record]) -> Plan:
     found = {one.fingerprint: one for one in records}
-    return make_plan(workflow, KINDS, found.get, records)
+    return make_plan(workflow, KINDS, found.get, Path(), records)
 
 
 def made_by(workflow: Workflow) -> list[Record]:

@@ -14,7 +14,7 @@ from workflow_harness import CHAIN, KINDS, parse
 from eagleray.session import STAGE_PACKAGES
 from eagleray.workflows.document import SpecError
 from eagleray.workflows.schema import schema
-from eagleray.workflows.stage import discover
+from eagleray.workflows.stage import discover_kinds
 
 jsonschema = pytest.importorskip("jsonschema")
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").rglob("*.yaml"))
@@ -36,14 +36,14 @@ def changed(*path: str, to: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
 def test_every_example_fits_the_schema(path: Path) -> None:
-    ours = schema(discover(STAGE_PACKAGES))
+    ours = schema(discover_kinds(STAGE_PACKAGES))
     jsonschema.Draft202012Validator.check_schema(ours)
     assert accepts(yaml.safe_load(path.read_text()), ours)
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
 def test_a_typo_in_an_example_does_not_fit(path: Path) -> None:
-    ours = schema(discover(STAGE_PACKAGES))
+    ours = schema(discover_kinds(STAGE_PACKAGES))
     for name in yaml.safe_load(path.read_text())["stages"]:
         document = yaml.safe_load(path.read_text())
         document["stages"][name]["stepz"] = 1

@@ -13,7 +13,7 @@ from eagleray.session import STAGE_PACKAGES
 from eagleray.workflows.artifacts import Corpus
 from eagleray.workflows.errors import EaglerayError
 from eagleray.workflows.spec import StageSpec
-from eagleray.workflows.stage import discover, stage
+from eagleray.workflows.stage import discover_kinds, stage
 
 STAGE = """\
 from typing import Literal
@@ -58,17 +58,17 @@ def install(tmp_path: Path, name: str, value: str) -> None:
 
 def test_a_new_kind_is_one_new_file(package: Callable[..., str]) -> None:
     name = package("one_kind", first=STAGE.format(kind="first"))
-    assert list(discover([name])) == ["first"]
-    assert set(discover([*PACKAGES, name])) == {*KINDS, "first"}
+    assert list(discover_kinds([name])) == ["first"]
+    assert set(discover_kinds([*PACKAGES, name])) == {*KINDS, "first"}
 
 
 def test_a_kind_takes_its_help_from_the_first_line_of_its_function(package: Callable[..., str]) -> None:
-    assert discover([package("helped", first=STAGE.format(kind="first"))])["first"].summary == "Do it."
+    assert discover_kinds([package("helped", first=STAGE.format(kind="first"))])["first"].summary == "Do it."
 
 
 def test_a_kind_that_is_imported_by_another_module_is_found_once(package: Callable[..., str]) -> None:
     other = "from importing.first import function\nagain = function\n"
-    found = discover(
+    found = discover_kinds(
         [package("importing", first=STAGE.format(kind="first") + "alias = function\n", other=other)]
     )
     assert list(found) == ["first"]
@@ -77,19 +77,19 @@ def test_a_kind_that_is_imported_by_another_module_is_found_once(package: Callab
 def test_two_modules_that_declare_one_kind_are_refused_by_name(package: Callable[..., str]) -> None:
     name = package("twice", a=STAGE.format(kind="same"), b=STAGE.format(kind="same"))
     with pytest.raises(EaglerayError, match=r"twice\.a and twice\.b.*the stage kind 'same'"):
-        discover([name])
+        discover_kinds([name])
 
 
 def test_another_distribution_brings_kinds_of_its_own(package: Callable[..., str], tmp_path: Path) -> None:
     install(tmp_path, "more-kinds", package("extension", first=STAGE.format(kind="first")))
-    assert "first" in discover(PACKAGES)
-    assert "first" in discover([*PACKAGES, "extension"])  # found both ways, it is still one
+    assert "first" in discover_kinds(PACKAGES)
+    assert "first" in discover_kinds([*PACKAGES, "extension"])  # found both ways, it is still one
 
 
 def test_an_extension_that_can_not_be_imported_is_named(package: Callable[..., str], tmp_path: Path) -> None:
     install(tmp_path, "broken-kinds", package("broken", first="import nothing_of_this_name\n"))
     with pytest.raises(EaglerayError, match="broken-kinds can't be imported: ModuleNotFoundError"):
-        discover(PACKAGES)
+        discover_kinds(PACKAGES)
 
 
 def test_a_spec_without_a_kind_is_refused_where_it_is_declared() -> None:
@@ -108,7 +108,7 @@ MODULES = [
     path.stem for path in (Path(__file__).parents[2] / "workflows").glob("*.py") if path.stem != "__init__"
 ]
 IMPORTS = "\n".join(f"import eagleray.workflows.{name}" for name in MODULES)
-DISCOVERY = f"from eagleray.workflows.stage import discover; assert discover({STAGE_PACKAGES!r})"
+DISCOVERY = f"from eagleray.workflows.stage import discover_kinds; assert discover_kinds({STAGE_PACKAGES!r})"
 
 
 @pytest.mark.parametrize(

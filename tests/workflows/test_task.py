@@ -13,7 +13,8 @@ from workflow_harness import CHAIN, KINDS, Home, parse
 
 from eagleray.workflows.errors import EaglerayError
 from eagleray.workflows.fingerprint import identity
-from eagleray.workflows.task import RedactedEmit, plain, redact, resolve, run_task
+from eagleray.workflows.secrets import redact, resolve
+from eagleray.workflows.task import RedactedEmit, plain, run_task
 
 TOKEN = "p@ss'wörd\\n/1"
 TROUBLE = """\

@@ -16,14 +16,14 @@ from eagleray.workflows.errors import EaglerayError
 from eagleray.workflows.loading import Workflow, parse_workflow
 from eagleray.workflows.plan import Plan, PlannedStage, make_plan
 from eagleray.workflows.runs import RunLog
-from eagleray.workflows.stage import discover
+from eagleray.workflows.stage import discover_kinds
 from eagleray.workflows.state import State
 from eagleray.workflows.store import ArtifactStore, Record
 from eagleray.workflows.task import StageTask, run_task
 
 KEY, SECRET = "AKIAKEY", "s3cr3t-Key"  # of the S3 server
 PACKAGES = ("small_stages",)
-KINDS = discover(PACKAGES)
+KINDS = discover_kinds(PACKAGES)
 
 CHAIN = """\
 version: 1
@@ -102,7 +102,7 @@ class Home:
         return cls(path, store, RunLog(f"sqlite:///{path / 'runs.db'}"))
 
     def plan(self, workflow: Workflow) -> Plan:
-        return make_plan(workflow, KINDS, self.store.find, self.store.list())
+        return make_plan(workflow, KINDS, self.store.find, self.path, self.store.list())
 
     def task(
         self, planned: PlannedStage, inputs: Mapping[str, Record], run_id: str, secrets: Any

@@ -56,7 +56,7 @@ def _check(name: str, spec: WriteSpec) -> None:
         raise EaglerayError("no cluster has so many workers", "take fewer", name)
 
 
-@stage(WriteSpec, gives=Corpus, outside=lambda spec: spec.outside, check=_check)
+@stage(WriteSpec, gives=Corpus, outside=lambda spec, cache: spec.outside, check=_check)
 def write(ctx: StageContext, spec: WriteSpec) -> dict[str, Any]:
     """Write a text, many times."""
     with (ctx.cache / "written").open("a") as log:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from eagleray.pipelines.operators import image
+from eagleray.pipelines.media import image
 from eagleray.pipelines.quarantine import Refused
 
 

@@ -12,7 +12,7 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eagleray.pipelines.operators import audio
+from eagleray.pipelines.media import audio
 from eagleray.pipelines.quarantine import Refused
 from eagleray.pipelines.spec import Preparation
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eagleray.pipelines.operators import text
+from eagleray.pipelines.media import text
 from eagleray.pipelines.spec import BOS, EOS, PAD, SPECIAL_TOKENS
 
 CAPTIONS = ["A red frog.", "A blue frog.", "Una rana roja.", "Une grenouille.", "A red truck."] * 3

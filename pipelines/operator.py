@@ -1,0 +1,108 @@
+"""What an operator on records is. Its modules lie in `operators/`; `catalog` finds them.
+
+Most operators look at one record at a time, within the task that read it. Some must know all of them, to
+find duplicates say: these leave a small column of their own and `decide` once every record has one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ..workflows.errors import EaglerayError
+from ..workflows.spec import Spec
+from .quarantine import Refuse
+from .source import Row
+from .spec import Preparation
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Apply = Callable[[Row, Refuse], Row | list[Row] | None]
+"""Gets a record and gives the columns it sets; a list of such for several records made of one; None for no
+change. Raises `Refused` to leave the record out."""
+
+
+class OperatorSpec(Spec):
+    """Base of every operator's spec."""
+
+    kind: str
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A record that `decide` leaves out.
+
+    Attributes:
+        position: of the record in the table.
+        reason: the code it is counted under.
+        message: one sentence for people.
+    """
+
+    position: int
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Operator:
+    """A registered operator; a module in `operators/` declares one or more.
+
+    Attributes:
+        spec: the operator's spec model; the default of its `kind` names it.
+        summary: one line.
+        needs: spec → columns it reads.
+        gives: columns of `contracts.COLUMNS` that it sets.
+        own: columns that it declares itself, by alias of their Arrow type; they stay in the corpus.
+        start: `(spec, preparation)` → what is called for every record; called once in each task.
+        decide: `(spec, table)` → the records left out, from the table of all records that are left: `id`,
+            `split`, `group` and its own columns, in the corpus's order.
+    """
+
+    spec: type[OperatorSpec]
+    summary: str
+    needs: Callable[[Any], tuple[str, ...]]
+    start: Callable[[Any, Preparation], Apply]
+    gives: tuple[str, ...] = ()
+    own: Mapping[str, str] = field(default_factory=dict[str, str])
+    decide: Callable[[Any, pa.Table], Iterable[LeftOut]] | None = None
+
+    @property
+    def name(self) -> str:
+        """The operator's kind."""
+        return self.spec.model_fields["kind"].default
+
+    @property
+    def module(self) -> str:
+        """The module that declares it."""
+        return self.spec.__module__
+
+
+def check_chain(
+    given: Sequence[str], chain: Sequence[tuple[Operator, OperatorSpec]], source: str
+) -> tuple[str, ...]:
+    """Check that every operator finds the columns it needs; returns the columns there are in the end.
+
+    Args:
+        given: columns that the source gives.
+        chain: operators in order.
+        source: the source's kind, for the message.
+
+    Raises:
+        EaglerayError: for the first that lacks one, with what would give it.
+    """
+    there = dict.fromkeys(("id", *given))
+    for number, (operator, spec) in enumerate(chain):
+        missing = [name for name in operator.needs(spec) if name not in there]
+        if missing:
+            later = [one.name for one, _ in chain[number + 1 :] if missing[0] in (*one.gives, *one.own)]
+            remedy = f"put {later[0]} before it" if later else "leave it out, or take another source"
+            raise EaglerayError(
+                f"operator {operator.name} needs {' and '.join(missing)}, which no record has there: "
+                f"{source} and what comes before give {', '.join(there)}",
+                remedy,
+                "operators",
+            )
+        there |= dict.fromkeys((*operator.gives, *operator.own))
+    return tuple(there)

@@ -1,0 +1,91 @@
+"""Decoding what a source gives: pictures to pixels, recordings to waves. Put first where a source has any."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from ..operator import Apply, Operator, OperatorSpec
+from ..quarantine import Refuse, Refused
+from ..source import Row
+from ..spec import Preparation
+
+
+class DecodeImageSpec(OperatorSpec):
+    """Decode a picture to the corpus's stored size."""
+
+    kind: Literal["decode-image"] = "decode-image"
+
+
+class DecodeSpeechSpec(OperatorSpec):
+    """Decode the recordings to mono waves at the corpus's sample rate."""
+
+    kind: Literal["decode-speech"] = "decode-speech"
+
+
+def decode_image(spec: DecodeImageSpec, preparation: Preparation) -> Apply:
+    """`picture` → `image`; a picture of one colour is refused."""
+    from ..media import image
+
+    def apply(row: Row, refuse: Refuse) -> Row | None:
+        if row["picture"] is None:
+            return {"image": None}
+        decoded = image.read(row["picture"]["content"], preparation.stored_image_size)
+        if decoded.pixels.min() == decoded.pixels.max():
+            raise Refused("blank-image", "all of the picture has one colour")
+        return {
+            "image": {
+                "address": row["picture"]["address"],
+                "width": decoded.width,
+                "height": decoded.height,
+                "pixels": decoded.pixels.tobytes(),
+            }
+        }
+
+    return apply
+
+
+def decode_speech(spec: DecodeSpeechSpec, preparation: Preparation) -> Apply:
+    """`recordings` → `waves`: float32 samples; a record goes on without a broken recording.
+
+    A record whose recordings are all there is to it is refused with the last of them.
+    """
+    from ..media import audio
+
+    def apply(row: Row, refuse: Refuse) -> Row:
+        waves: list[Row] = []
+        alone = row.get("picture") is None
+        for recording in row["recordings"]:
+            try:
+                clip = audio.read(recording["content"], preparation.sample_rate)
+            except Refused as refused:
+                if alone and len(row["recordings"]) == 1:
+                    raise
+                refuse(refused, recording["address"], recording["content"])
+                continue
+            waves.append(
+                {
+                    "language": recording["language"],
+                    "address": recording["address"],
+                    "duration_s": clip.duration_s,
+                    "wave": clip.wave,
+                }
+            )
+        return {"waves": waves}
+
+    return apply
+
+
+DECODE_IMAGE = Operator(
+    spec=DecodeImageSpec,
+    summary="pictures to pixels",
+    needs=lambda spec: ("picture",),
+    gives=("image",),
+    start=decode_image,
+)
+DECODE_SPEECH = Operator(
+    spec=DecodeSpeechSpec,
+    summary="recordings to waves",
+    needs=lambda spec: ("recordings",),
+    gives=("waves",),
+    start=decode_speech,
+)

@@ -1,0 +1,123 @@
+"""Records of a corpus as NumPy views on mapped memory: nothing is copied until it is put into a batch."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from hashlib import sha256
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from .splitting import group_of
+
+
+class Chunk:
+    """The records of one Arrow record batch.
+
+    Args:
+        batch: rows of a corpus; columns it lacks are as if every record lacked them.
+    """
+
+    def __init__(self, batch: pa.RecordBatch) -> None:
+        self._batch = batch
+        self._names = frozenset(batch.schema.names)
+
+    def pixels(self, row: int) -> NDArray[np.uint8] | None:
+        """The stored picture, flat; None if there is none."""
+        if "image" not in self._names or self._no_image[row]:
+            return None
+        return _bytes(self._pixels, row)
+
+    def captions(self, row: int) -> dict[str, list[int]]:
+        """Language → numbers of the captions in the chunk."""
+        found: dict[str, list[int]] = {}
+        if "captions" in self._names:
+            start, end = self._caption_ends[row : row + 2]
+            for number in range(start, end):
+                found.setdefault(self._caption_languages[number], []).append(number)
+        return found
+
+    def tokens(self, number: int) -> NDArray[np.int32]:
+        """The tokens of a caption."""
+        ends, values = self._tokens
+        return values[ends[number] : ends[number + 1]]
+
+    def clips(self, row: int) -> dict[str, int]:
+        """Language → number of the recording in the chunk."""
+        if "speech" not in self._names:
+            return {}
+        start, end = self._clip_ends[row : row + 2]
+        return {self._clip_languages[number]: number for number in range(start, end)}
+
+    def mel(self, number: int) -> NDArray[np.float16]:
+        """The spectrogram of a recording, flat."""
+        return _bytes(self._mels, number).view(np.float16)
+
+    def category(self, row: int) -> str | None:
+        """Its category."""
+        return self._categories[row]
+
+    def group(self, row: int, reference: str) -> int:
+        """A number below 2⁶³, equal where records share the first caption in the reference language."""
+        captions = [
+            {"language": reference, "text": self._texts[number].as_py()}
+            for number in self.captions(row).get(reference, [])[:1]
+        ]
+        key = group_of({"id": self._batch.column("id")[row].as_py(), "captions": captions}, reference)
+        return int.from_bytes(sha256(key.encode("utf-8", "surrogatepass")).digest()[:8]) >> 1
+
+    @cached_property
+    def _no_image(self) -> NDArray[np.bool_]:
+        return self._batch.column("image").is_null().to_numpy(zero_copy_only=False)
+
+    @cached_property
+    def _pixels(self) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+        return _binary(self._batch.column("image").field("pixels"))
+
+    @cached_property
+    def _caption_ends(self) -> list[int]:
+        return self._batch.column("captions").offsets.to_pylist()
+
+    @cached_property
+    def _caption_languages(self) -> list[str]:
+        return self._batch.column("captions").values.field("language").to_pylist()
+
+    @cached_property
+    def _texts(self) -> pa.Array:
+        return self._batch.column("captions").values.field("text")
+
+    @cached_property
+    def _tokens(self) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        lists = self._batch.column("tokens").values
+        return lists.offsets.to_numpy(), lists.values.to_numpy()
+
+    @cached_property
+    def _clip_ends(self) -> list[int]:
+        return self._batch.column("speech").offsets.to_pylist()
+
+    @cached_property
+    def _clip_languages(self) -> list[str]:
+        return self._batch.column("speech").values.field("language").to_pylist()
+
+    @cached_property
+    def _mels(self) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+        return _binary(self._batch.column("speech").values.field("mel"))
+
+    @cached_property
+    def _categories(self) -> list[str | None]:
+        if "category" not in self._names:
+            return [None] * self._batch.num_rows
+        return self._batch.column("category").to_pylist()
+
+
+def _binary(array: pa.Array) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+    """A large_binary array as its offsets and its bytes."""
+    _, offsets, content = array.buffers()
+    ends = np.frombuffer(offsets, np.int64)[array.offset :]
+    return ends, np.frombuffer(content, np.uint8) if content is not None else np.empty(0, np.uint8)
+
+
+def _bytes(binary: tuple[NDArray[np.int64], NDArray[np.uint8]], number: int) -> NDArray[np.uint8]:
+    ends, content = binary
+    return content[ends[number] : ends[number + 1]]
