@@ -46,6 +46,14 @@ def rows_at(seed: int, num_records: int, start: int, stop: int) -> tuple[Rows, S
     return rows, mix(mix(np.uint64(seed), epochs), rows)
 
 
+def share(start: int, stop: int, rank: int, num_ranks: int) -> tuple[int, int]:
+    """The part of positions `start` … `stop` that one of `num_ranks` workers takes: contiguous, all of
+    one size but for one record.
+    """
+    count = stop - start
+    return start + rank * count // num_ranks, start + (rank + 1) * count // num_ranks
+
+
 @lru_cache(maxsize=4)
 def _window(seed: int, epoch: int, number: int, is_last: bool, num_records: int) -> Rows:
     """The rows of one window, shuffled; the last one takes what is left of every lane."""

@@ -65,6 +65,13 @@ class CorpusReader:
         """Of the records, in order."""
         return self._rows.column("id")["id"].to_pylist()
 
+    def ids_of(self, rows: Rows) -> Sequence[str]:
+        """Ids of rows (B,)."""
+        batches, places = self._rows.locate(rows)
+        return [
+            self._chunk(batch).id(row) for batch, row in zip(batches.tolist(), places.tolist(), strict=True)
+        ]
+
     def table(self, rows: Rows, columns: Sequence[str]) -> pa.Table:
         """Columns of rows (B,), as they are stored."""
         return self._rows.take(rows, columns)

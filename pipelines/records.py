@@ -23,6 +23,10 @@ class Chunk:
         self._batch = batch
         self._names = frozenset(batch.schema.names)
 
+    def id(self, row: int) -> str:
+        """Its id."""
+        return self._ids[row]
+
     def pixels(self, row: int) -> NDArray[np.uint8] | None:
         """The stored picture, flat; None if there is none."""
         if "image" not in self._names or self._no_image[row]:
@@ -64,8 +68,12 @@ class Chunk:
             {"language": reference, "text": self._texts[number].as_py()}
             for number in self.captions(row).get(reference, [])[:1]
         ]
-        key = group_of({"id": self._batch.column("id")[row].as_py(), "captions": captions}, reference)
+        key = group_of({"id": self.id(row), "captions": captions}, reference)
         return int.from_bytes(sha256(key.encode("utf-8", "surrogatepass")).digest()[:8]) >> 1
+
+    @cached_property
+    def _ids(self) -> list[str]:
+        return self._batch.column("id").to_pylist()
 
     @cached_property
     def _no_image(self) -> NDArray[np.bool_]:

@@ -26,9 +26,9 @@ def read_rows(files: Files, path: str, wanted: Iterable[str]) -> Iterator[Mappin
     if path not in files.entries:
         raise EaglerayError(f"there is no table {path}", "correct the source's options", files.shown)
     content = files.read(path)
+    number = -1
     try:
-        rows = _rows(path, content)
-        for number, row in enumerate(rows):
+        for number, row in enumerate(_rows(path, content)):
             missing = sorted(set(wanted) - row.keys()) if number == 0 or path.endswith(".jsonl") else []
             if missing:
                 raise EaglerayError(
@@ -37,6 +37,8 @@ def read_rows(files: Files, path: str, wanted: Iterable[str]) -> Iterator[Mappin
                     files.shown,
                 )
             yield row
+        if number < 0:
+            raise ValueError("it has no rows")
     except (ValueError, csv.Error) as error:
         raise EaglerayError(f"{path} can't be read: {error}", "mend it, as UTF-8", files.shown) from error
 

@@ -35,6 +35,8 @@ def open_filesystem(place: str) -> tuple[FileSystem, str]:
     if "://" not in place:
         return LocalFileSystem(), place.rstrip("/") or "/"
     scheme = place.partition("://")[0]
+    if not scheme:
+        raise ValueError("it has no scheme")
     if scheme in OURS:
         filesystem, root = FileSystem.from_uri(place)
     else:

@@ -1,13 +1,13 @@
 """Sharded checkpoints: written by any mesh, read by any other.
 
 A training checkpoint has two folders of torch.distributed.checkpoint, `weights` and `optimizer`,
-and `progress.json` with the step. A `Checkpoint` artifact has `weights`, `checkpoint.json` (the
-model's spec and how its inputs are prepared) and `tokenizer.json`.
+and `ledger.json`, which says how many records were used and proves which. A `Checkpoint` artifact has
+`weights`, `ledger.json`, `checkpoint.json` (the model's spec and how its inputs are prepared) and
+`tokenizer.json`.
 """
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict
 
 from ...models.spec import ModelSpec
+from ...pipelines.ledger import Ledger, read_ledger
 from ...pipelines.spec import Preparation
 from ...workflows.errors import EaglerayError
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from ...models.multimodal import MultimodalModel
 
-PROGRESS = "progress.json"
+LEDGER = "ledger.json"
 
 
 class CheckpointInfo(BaseModel):
@@ -39,18 +40,18 @@ class CheckpointInfo(BaseModel):
     step: int
 
 
-def save_state(folder: Path, module: nn.Module, optimizer: Optimizer, step: int) -> None:
+def save_state(folder: Path, module: nn.Module, optimizer: Optimizer, ledger: Ledger) -> None:
     """Write this worker's shards of a training checkpoint; all workers call it together."""
     import torch.distributed.checkpoint as dcp
 
     weights, moments = _state(module, optimizer)
     dcp.save(weights, checkpoint_id=folder / "weights")
     dcp.save(moments, checkpoint_id=folder / "optimizer")
-    (folder / PROGRESS).write_text(json.dumps({"step": step}))
+    (folder / LEDGER).write_text(ledger.model_dump_json())
 
 
-def load_state(folder: Path, module: nn.Module, optimizer: Optimizer) -> int:
-    """Read this worker's part of a training checkpoint, and return the steps done."""
+def load_state(folder: Path, module: nn.Module, optimizer: Optimizer) -> Ledger:
+    """Read this worker's part of a training checkpoint, and return what was used up to it."""
     import torch.distributed.checkpoint as dcp
     from torch.distributed.checkpoint.state_dict import StateDictOptions, set_state_dict
 
@@ -64,7 +65,7 @@ def load_state(folder: Path, module: nn.Module, optimizer: Optimizer) -> int:
         optim_state_dict=moments,
         options=StateDictOptions(flatten_optimizer_state_dict=True),
     )
-    return int(json.loads((folder / PROGRESS).read_text())["step"])
+    return read_ledger(folder / LEDGER)
 
 
 def load_weights(folder: Path, module: nn.Module) -> None:
@@ -81,6 +82,7 @@ def load_weights(folder: Path, module: nn.Module) -> None:
 def write_artifact(folder: Path, trained: Path, corpus: Path, info: CheckpointInfo) -> None:
     """Make a `Checkpoint` artifact's content from a finished training checkpoint."""
     shutil.copytree(trained / "weights", folder / "weights")
+    shutil.copyfile(trained / LEDGER, folder / LEDGER)
     shutil.copyfile(corpus / "tokenizer.json", folder / "tokenizer.json")
     (folder / "checkpoint.json").write_text(info.model_dump_json(indent=2))
 

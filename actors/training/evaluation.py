@@ -32,15 +32,16 @@ class EmbeddedSplit:
     Attributes:
         image, caption, transcript, speech: (G, E) unit vectors; `caption` is that in the reference language,
             `transcript` the caption in the language of the speech.
-        has_speech, has_caption, has_transcript: (G,) bool.
+        has_image, has_speech, has_caption, has_transcript: (G,) bool.
         group: (G,) int64, equal where pictures share a caption.
-        label, predicted: (G,) int64 categories.
+        label, predicted: (G,) int64 categories; -1 where a record has none.
     """
 
     image: Tensor
     caption: Tensor
     transcript: Tensor
     speech: Tensor
+    has_image: Tensor
     has_speech: Tensor
     has_caption: Tensor
     has_transcript: Tensor
@@ -66,6 +67,7 @@ def embed_split(
                     model.embed_text(batch["tokens"], batch["token_mask"]),
                     model.embed_text(spoken["tokens"], spoken["token_mask"]),
                     model.embed_speech(batch["mel"], batch["mel_mask"]),
+                    batch["present"][:, MODALITIES.index("image")],
                     batch["present"][:, MODALITIES.index("speech")],
                     batch["present"][:, MODALITIES.index("text")],
                     spoken["present"][:, MODALITIES.index("text")],
@@ -98,10 +100,13 @@ def measure(
             name = f"recall@{rank} {TITLES[source]}→{TITLES[target]}"
             chance = float(np.mean([chance_at(len(r), int(r.sum()), rank) for r in right]))
             rows.append(_row(name, hits, groups.numpy(), chance, resamples, confidence, seed))
-    shares = torch.bincount(split.label).double() / len(split.label)
-    correct = (split.predicted == split.label).numpy().astype(float)
-    chance = float(shares.square().sum())  # a guess drawn like the labels
-    rows.append(_row("accuracy category", correct, split.group.numpy(), chance, resamples, confidence, seed))
+    seen = split.has_image & (split.label >= 0)
+    if seen.any():
+        label, group = split.label[seen], split.group[seen].numpy()
+        shares = torch.bincount(label).double() / len(label)
+        correct = (split.predicted[seen] == label).numpy().astype(float)
+        chance = float(shares.square().sum())  # a guess drawn like the labels
+        rows.append(_row("accuracy category", correct, group, chance, resamples, confidence, seed))
     return rows
 
 
@@ -144,6 +149,8 @@ def _direction(split: EmbeddedSplit, source: str, target: str) -> tuple[Tensor, 
     """Queries, gallery and groups of a direction: those records that have both modalities."""
     spoken = "speech" in (source, target)
     keep = split.has_speech if spoken else torch.ones_like(split.has_speech)
+    if "image" in (source, target):
+        keep = keep & split.has_image
     if "text" in (source, target):
         keep = keep & (split.has_transcript if spoken else split.has_caption)
     text = split.transcript if spoken else split.caption

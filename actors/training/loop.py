@@ -18,9 +18,10 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from ...models.multimodal import MultimodalModel
 from ...models.spec import ModelSpec
+from ...pipelines.ledger import Ledger, Tally, corpus_digest
 from ...pipelines.reading import CorpusReader
 from .checkpoint import load_state, load_weights, save_state
-from .data import worker_batches
+from .data import worker_shares
 from .mesh import build_mesh
 from .objective import Objective
 from .optimizer import clip_gradients, learning_rate, make_optimizer
@@ -81,6 +82,9 @@ class Trainer:
         self.objective = Objective(
             self.spec.objective, self.mesh["data"].get_group(), self.spec.parallel.num_microbatches
         )
+        self.ledger = Ledger(
+            corpus=corpus_digest(job.corpus), split="train", num_records=len(self.reader), seed=self.spec.seed
+        )
         self.step = 0
         depth, rank = self.spec.parallel.pipeline, self.mesh["pipeline"].get_local_rank()
         stages = [
@@ -98,10 +102,19 @@ class Trainer:
     ) -> None:
         """Step until `spec.steps`, calling `on_step` after each and `on_checkpoint` when one is due."""
         rank = self.mesh["data"].get_local_rank()
-        for batch in worker_batches(self.reader, self.spec, self.step, rank, self.device):
-            report = self.train_step(batch)
+        # Workers that share a part of the batch count it once.
+        counts = all(self.mesh[axis].get_local_rank() == 0 for axis in ("tensor", "pipeline"))
+        tally = Tally()
+        for part in worker_shares(self.reader, self.spec, self.ledger.stop, rank, self.device):
+            report = self.train_step(part.batch)
+            if counts:
+                tally.add(part.start, part.ids)
             on_step(report)
             if self.step % self.spec.checkpoint_every == 0 or self.step == self.spec.steps:
+                totals: list[Any] = [0] * dist.get_world_size()
+                dist.all_gather_object(totals, tally.total)
+                self.ledger = self.ledger.extended(self.step * self.spec.batch_size, totals)
+                tally = Tally()
                 on_checkpoint(self, report)
 
     def train_step(self, batch: dict[str, Tensor]) -> StepReport:
@@ -133,11 +146,12 @@ class Trainer:
 
     def save(self, folder: Path) -> None:
         """Write this worker's part of a training checkpoint."""
-        save_state(folder, self.slice.model, self.optimizer, self.step)
+        save_state(folder, self.slice.model, self.optimizer, self.ledger)
 
     def restore(self, folder: Path) -> None:
         """Go on from a training checkpoint, of whatever mesh."""
-        self.step = load_state(folder, self.slice.model, self.optimizer)
+        self.ledger = load_state(folder, self.slice.model, self.optimizer)
+        self.step = self.ledger.stop // self.spec.batch_size
 
     def _build(self) -> ModelSlice:
         torch.manual_seed(self.spec.seed)  # every worker draws the whole model, then keeps its part

@@ -90,7 +90,9 @@ class Objective:
         caption = nll / self._tokens
         num_rows = dist.get_world_size(self.group) * self._batch["label"].shape[0]
         labels = self._batch["label"][rows]
-        classification = F.cross_entropy(out.class_logits.float(), labels, reduction="sum") / num_rows
+        logits = out.class_logits.float()
+        # a record without a category has the label -1
+        classification = F.cross_entropy(logits, labels, reduction="sum", ignore_index=-1) / num_rows
         weights = self.spec
         loss = (
             weights.contrastive * contrastive

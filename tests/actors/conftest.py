@@ -14,6 +14,7 @@ from PIL import Image
 
 from eagleray.models.multimodal import MultimodalModel
 from eagleray.models.spec import AudioSpec, DecoderSpec, ModelSpec, TextSpec, VisionSpec
+from eagleray.pipelines.ledger import Ledger, corpus_digest
 from eagleray.pipelines.reading import read_info
 from eagleray.pipelines.spec import Preparation
 from eagleray.pipelines.stages.preprocess import PreprocessSpec, preprocess
@@ -102,6 +103,8 @@ def checkpoint_folder(
     work = tmp_path_factory.mktemp("checkpoint")
     dcp.save(model.state_dict(), checkpoint_id=work / "trained" / "weights", no_dist=True)
     info = read_info(corpus_folder)
+    ledger = Ledger(corpus=corpus_digest(corpus_folder), split="train", num_records=1, seed=0)
+    (work / "trained" / "ledger.json").write_text(ledger.model_dump_json())
     described = CheckpointInfo(
         model=MODEL,
         vocab_size=info.vocab_size,

@@ -1,4 +1,4 @@
-"""What the workflow tests share: a home, an S3 server, a Postgres server, and small stage kinds."""
+"""What the workflow tests share: a home, a store, a Postgres server, and small stage kinds."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 import uuid
@@ -14,10 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent / "packages"))
-
-from workflow_harness import KEY, SECRET, Home
+from workflow_harness import Home
 
 from eagleray.workflows.store import ArtifactStore
 
@@ -25,22 +21,6 @@ from eagleray.workflows.store import ArtifactStore
 @pytest.fixture
 def home(tmp_path: Path) -> Home:
     return Home.at(tmp_path / "home")
-
-
-@pytest.fixture(scope="session")
-def s3_uri() -> Iterator[Callable[[], str]]:
-    """Gives URIs of fresh prefixes, keys included, on an S3-compatible server."""
-    server_module = pytest.importorskip("moto.server")
-    boto3 = pytest.importorskip("boto3")
-    server = server_module.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    _, port = server.get_host_and_port()
-    options = {"aws_access_key_id": KEY, "aws_secret_access_key": SECRET, "region_name": "us-east-1"}
-    client = boto3.client("s3", endpoint_url=f"http://127.0.0.1:{port}", **options)
-    client.create_bucket(Bucket="artifacts")
-    query = f"endpoint_override=127.0.0.1:{port}&scheme=http&region=us-east-1"
-    yield lambda: f"s3://{KEY}:{SECRET}@artifacts/{uuid.uuid4().hex}?{query}"
-    server.stop()
 
 
 @pytest.fixture(params=["folder", "file", "s3"])

@@ -55,6 +55,7 @@ def losses(
 ) -> list[dict[str, float]]:
     """Train, and return every step's terms and gradient norm; checkpoints go to `save`/STEP."""
     from eagleray.actors.training.loop import Trainer
+    from eagleray.pipelines.ledger import verify
 
     trainer = Trainer(job)
     if restore is not None:
@@ -64,4 +65,6 @@ def losses(
         lambda report: reports.append({**report.terms, "grad_norm": report.grad_norm}),
         lambda trainer, report: trainer.save(save / str(trainer.step)) if save is not None else None,
     )
+    verify(trainer.ledger, trainer.reader.ids_of)
+    assert trainer.ledger.stop == job.spec.steps * job.spec.batch_size
     return reports

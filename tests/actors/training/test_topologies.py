@@ -17,8 +17,8 @@ def job_of(corpus, **parallel) -> TrainingJob:
         steps=STEPS,
         batch_size=8,
         objective=ObjectiveSpec(classification=0.3),
-        # Adam moves a parameter whose gradient is rounding alone as far as any other, by ±learning_rate: a
-        # small one keeps that from showing (at 1e-3 two tensor-parallel workers were 2e-5 away after 4 steps).
+        # Adam moves a parameter whose gradient is rounding alone as far as any other, by ±learning_rate. At
+        # 1e-3, two tensor-parallel workers were 2e-5 away after 4 steps.
         optimizer=OptimizerSpec(warmup_steps=1, learning_rate=1e-4),
         checkpoint_every=2,
         parallel=ParallelSpec(**parallel),
