@@ -153,7 +153,9 @@ def _open(data: bytes, size: int) -> tuple[Image.Image, tuple[int, int]]:
     if original[0] * original[1] > MAX_PIXELS:
         raise Refused("image-too-large", f"{original[0]}x{original[1]} pixels are over {MAX_PIXELS:,}")
     try:
-        picture.draft("RGB", (2 * size, 2 * size))  # a JPEG shrinks while it is decoded
+        # A JPEG shrinks while it is decoded, to no less than twice what it will be fitted into.
+        shrunk = (math.ceil(side * 2 * size / max(original)) for side in original)
+        picture.draft("RGB", tuple(shrunk))
         picture.load()
         return ImageOps.exif_transpose(picture), original
     except Exception as error:
