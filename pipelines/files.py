@@ -96,9 +96,10 @@ class Files:
         Raises:
             OSError: when it can't be read; object storage is asked several times.
         """
-        if self.local is not None:
-            with open(self.local / path, "rb") as file:
-                file.seek(offset)
+        if "://" not in self.place:
+            with open(f"{self.place}/{path}", "rb", buffering=0) as file:
+                if offset:
+                    file.seek(offset)
                 return file.read(-1 if size_bytes is None else size_bytes)
         for attempt in range(READS):
             try:

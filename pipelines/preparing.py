@@ -27,6 +27,9 @@ from .splitting import group_of
 
 RECORD, REFUSAL, END = range(3)
 """What a row of a prepared block is. The `row` of an END is the number of records that the unit had."""
+BLOCKS_PER_TASK = 4
+MAX_BLOCK_UNITS = 4096
+LIMITS_UPDATE_S = 0.05
 BLOCK_ROWS = 256
 BLOCK_BYTES = 16 << 20
 UNITS = pa.schema(
@@ -84,23 +87,28 @@ class Recipe:
         return pa.schema([*PLACE, pa.field("event", pa.int8()), pa.field("refusal", _REFUSED), *columns])
 
 
-def run(units: pa.Table, recipe: Recipe, parallelism: int | None, block_units: int) -> Generator[pa.Table]:
+def run(units: pa.Table, recipe: Recipe, parallelism: int | None, block_units: int | None) -> Generator[pa.Table]:
     """Prepare units (of `UNITS`) in parallel; yields blocks of `recipe.block_schema` in the units' order.
 
     Args:
         units: what to read.
         recipe: how.
-        parallelism: tasks at once; None takes the cores of the cluster's machines.
-        block_units: units that a task reads.
+        parallelism: tasks at once; None takes as many as the cores of the cluster's machines hold.
+        block_units: units that a task reads; None takes so many that there are four blocks for each task.
     """
     import ray.data
+    from ray.data._internal.execution.resource_manager import ResourceManager
 
     if not units.num_rows:
         return
+    # Ray 2.60 begins with one task, and looks only a second later at what the cluster has granted.
+    ResourceManager.GLOBAL_LIMITS_UPDATE_INTERVAL_S = LIMITS_UPDATE_S
 
     def prepare_block(block: pa.Table) -> Iterator[pa.Table]:
         yield from prepare(block, recipe)
 
+    tasks = parallelism or int(_cores() / CPUS_PER_TASK)
+    block_units = block_units or min(MAX_BLOCK_UNITS, -(-units.num_rows // (BLOCKS_PER_TASK * tasks)))
     blocks = [units.slice(start, block_units) for start in range(0, units.num_rows, block_units)]
     with warnings.catch_warnings():
         # Ray 2.60 warns of its own fields when it copies them.
@@ -115,7 +123,7 @@ def run(units: pa.Table, recipe: Recipe, parallelism: int | None, block_units: i
             batch_size=None,
             batch_format="pyarrow",
             num_cpus=CPUS_PER_TASK,
-            compute=ray.data.TaskPoolStrategy(size=min(parallelism or _cores(), len(blocks))),
+            compute=ray.data.TaskPoolStrategy(size=min(tasks, len(blocks))),
         )
     yield from prepared.iter_batches(batch_size=None, batch_format="pyarrow")
 
@@ -280,11 +288,12 @@ def _refused(error: Exception) -> Refused:
 
 def _size(value: Any) -> int:  # noqa: ANN401 - any value of a column
     """Bytes of what is large in a value."""
-    if isinstance(value, bytes | str):
+    kind = type(value)
+    if kind is bytes or kind is str:
         return len(value)
-    if isinstance(value, dict):
-        return sum(map(_size, value.values()))
-    return sum(map(_size, value)) if isinstance(value, list) else 8
+    if kind is dict:
+        return sum([_size(one) for one in value.values()])
+    return sum([_size(one) for one in value]) if kind is list else 0
 
 
 def _cores() -> int:

@@ -50,9 +50,9 @@ class PreprocessSpec(StageSpec):
     shard_bytes: int = Field(default=128 << 20, ge=1)
     """Bytes from which on a shard is full."""
     parallelism: int | None = Runtime(None, ge=1)
-    """Tasks at once; the cluster's cores by default."""
-    block_units: int = Runtime(128, ge=1)
-    """Units that a task reads; a task costs about 0.1 s by itself."""
+    """Tasks at once; two for each core of the cluster by default."""
+    block_units: int | None = Runtime(None, ge=1)
+    """Units that a task reads; by default a fourth of each task's share, and at most 4,096."""
     run: RunOptions = Runtime(RunOptions(num_cpus=0.5))
 
 

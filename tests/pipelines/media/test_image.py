@@ -176,3 +176,18 @@ def test_center_keeps_the_whole_picture():
     assert shrunk[[0, -1]].max() < 60
     assert shrunk[:, [0, -1]].max() < 60
     assert shrunk[12, 12].min() == 255
+
+
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+@pytest.mark.parametrize("size", [(48, 48), (300, 200), (1001, 777), (7, 3)])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_plain_jpeg_is_decoded_as_pillow_does(size, subsampling, progressive, monkeypatch):
+    noise = np.random.default_rng(0).integers(0, 256, (size[1] // 3 + 1, size[0] // 3 + 1, 3), np.uint8)
+    buffer = io.BytesIO()
+    picture = Image.fromarray(noise).resize(size)
+    picture.save(buffer, "JPEG", quality=80, subsampling=subsampling, progressive=progressive)
+    ours = image.read(buffer.getvalue(), 48)
+    monkeypatch.setattr(image, "_read_plain_jpeg", lambda data, size: None)
+    pillow = image.read(buffer.getvalue(), 48)
+    assert np.array_equal(ours.pixels, pillow.pixels)
+    assert (ours.width, ours.height) == (pillow.width, pillow.height) == size

