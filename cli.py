@@ -25,7 +25,7 @@ from .display import (
     status_table,
 )
 from .session import Session
-from .workflows.artifacts import Bundle, Deployment
+from .workflows.artifacts import Artifact, Bundle, Checkpoint, Deployment
 from .workflows.errors import EaglerayError
 from .workflows.state import TABLE, State
 
@@ -49,6 +49,8 @@ app = typer.Typer(
 )
 corpora = typer.Typer(no_args_is_help=True, help="List and fetch the corpora that a spec can name.")
 app.add_typer(corpora, name="corpora")
+ledger = typer.Typer(no_args_is_help=True, help="Check what trainings have read.")
+app.add_typer(ledger, name="ledger")
 
 
 def _console(stderr: bool, width: int | None = None) -> Console:
@@ -379,6 +381,29 @@ def fetch_corpus(
     typer.echo(fetch(name, Session(home).home / "downloads", err.print))
 
 
+@ledger.command("verify")
+def verify_ledger(
+    run_id: RunId = "last",
+    as_json: AsJson = False,
+    home: Home = DEFAULT_HOME,
+    store: Store = None,
+    database: Database = None,
+) -> None:
+    """Recompute from the corpus what each of a run's trainings has read, in which order, and how often.
+
+    A ledger lies in every checkpoint. It fails here when a record was used twice in an epoch, left out, or
+    taken from another corpus, or when the ledger was changed.
+    """
+    from .pipelines.ledger import verify_checkpoint
+
+    session = Session(home, store, database)
+    rows: list[Mapping[str, Any]] = []
+    for record in session.made(run_id, Checkpoint):
+        checked = verify_checkpoint(session.store.open(record).path, session.parent(record, "corpus").path)
+        rows.append({"stage": record.stage, **checked})
+    print_table(out, rows, as_json, "the run has made no checkpoint")
+
+
 def main() -> None:
     """Run a command; an error is shown once, without a traceback unless `--debug`."""
     words = [word for word in sys.argv[1:] if word != DEBUG]
@@ -461,17 +486,15 @@ def _announce(url: str, request: Mapping[str, Any], answer: Mapping[str, Any], c
     out.print(f"ask it yourself:\n  {command}")
 
 
-def _bundle(session: Session, source: str) -> Bundle:
+def _bundle(session: Session, source: str) -> Artifact:
     """The bundle in a folder, or that a run made."""
     if (Path(source) / "bundle.json").is_file():
         return Bundle(Path(source).absolute(), "", "", {})
-    run = session.log.find(source)
-    for stage in reversed(session.plan(session.reload(run.id)).stages):
-        if issubclass(stage.kind.gives, Bundle) and stage.record is not None:
-            opened = session.store.open(stage.record)
-            assert isinstance(opened, Bundle)
-            return opened
-    raise EaglerayError(f"run {run.id} has made no bundle", "give it an `export` stage, and resume it")
+    made = session.made(source, Bundle)
+    if not made:
+        run = session.log.find(source)
+        raise EaglerayError(f"run {run.id} has made no bundle", "give it an `export` stage, and resume it")
+    return session.store.open(made[-1])
 
 
 if __name__ == "__main__":

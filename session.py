@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .workflows.artifacts import Artifact
 from .workflows.engine import Executor, OnEvent, execute
 from .workflows.errors import EaglerayError
 from .workflows.loading import Workflow, load_workflow, parse_workflow
@@ -134,6 +135,27 @@ class Session:
             return execute(run.plan, run.id, self.log, open_executor, make_task, on_event)
         finally:
             self.log.release(run.id)
+
+    def made(self, run_id: str, kind: type[Artifact]) -> list[Record]:
+        """What a run has made of a type of artifact, each after what it was made from."""
+        run = self.log.find(run_id)
+        stages = self.plan(self.reload(run.id)).stages
+        return [s.record for s in stages if issubclass(s.kind.gives, kind) and s.record is not None]
+
+    def parent(self, record: Record, name: str) -> Artifact:
+        """Open the artifact that another was made from.
+
+        Raises:
+            EaglerayError: when the store has it no longer.
+        """
+        for found in self.store.list():
+            if found.digest == record.parents[name]:
+                return self.store.open(found)
+        raise EaglerayError(
+            f"the {name} that {record.stage!r} was made from is no longer in the store",
+            "run the workflow again",
+            self.store.shown,
+        )
 
     def _workable(self, workflow: Workflow) -> Plan:
         plan = self.plan(workflow)

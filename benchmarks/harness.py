@@ -1,4 +1,4 @@
-"""What all benchmarks share: peers in environments of their own, each run in its own process, claims in a file."""
+"""What all benchmarks share: peers in environments of their own, runs in turn, claims in a file."""
 
 from __future__ import annotations
 
@@ -114,7 +114,11 @@ def machine() -> str:
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
-        names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        names = [
+            line.partition(":")[2].strip()
+            for line in cpuinfo.read_text().splitlines()
+            if "model name" in line
+        ]
         model = names[0] if names else model
     return f"{os.cpu_count()} cores, {model}, Python {sys.version.split()[0]}"
 
@@ -126,6 +130,8 @@ def publish(name: str, claims: Sequence[Claim]) -> None:
         peers = ", ".join(f"{peer} {figure:,.1f}" for peer, figure in one.peers.items())
         sign = "at most" if one.below else "at least"
         verdict = "met" if one.met else "NOT met"
-        print(f"{one.claim}: {one.ours:,.1f} against {peers}: {one.ratio:.2f}, {sign} {one.target}: {verdict}")
+        print(
+            f"{one.claim}: {one.ours:,.1f} against {peers}: {one.ratio:.2f}, {sign} {one.target}: {verdict}"
+        )
     rows = [{**asdict(one), "met": one.met} for one in claims]
     (RESULTS / f"{name}.json").write_text(json.dumps(rows, indent=1) + "\n")

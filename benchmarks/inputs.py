@@ -51,7 +51,9 @@ def photographs() -> Path:
             picture = Image.open(sources[number % len(sources)]).convert("RGB")
             zoom = random.uniform(0.6, 1.0)
             width, height = (max(1, int(side * zoom)) for side in picture.size)
-            left, top = (int(random.integers(0, a - b + 1)) for a, b in zip(picture.size, (width, height), strict=True))
+            left, top = (
+                int(random.integers(0, a - b + 1)) for a, b in zip(picture.size, (width, height), strict=True)
+            )
             picture = picture.crop((left, top, left + width, top + height)).resize(PHOTOGRAPH)
             noise = random.normal(0, 4, (*PHOTOGRAPH[::-1], 3))  # a camera's grain
             pixels = np.clip(np.asarray(picture) + noise, 0, 255).astype(np.uint8)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -18,6 +19,8 @@ from ..workflows.errors import EaglerayError
 from ..workflows.spec import Spec
 from .order import Rows, rows_at
 
+LEDGER = "ledger.json"
+"""Its file in a checkpoint's folder."""
 MODULUS = 1 << 128
 BEGINNING = "0" * 64
 AT_ONCE = 4096
@@ -125,6 +128,33 @@ def verify(ledger: Ledger, ids: Callable[[Rows], Sequence[str]]) -> None:
                 where,
             )
         before, position = entry.chain, entry.stop
+
+
+def verify_checkpoint(checkpoint: Path, corpus: Path) -> dict[str, Any]:
+    """Recompute the ledger in a checkpoint's folder from the corpus's.
+
+    Returns:
+        What was used: records of the split, positions, how often each record at least and at most, the last
+        hash of the chain.
+
+    Raises:
+        EaglerayError: when they don't belong together, or the ledger isn't what corpus and order give.
+    """
+    from .reading import CorpusReader
+
+    ledger = read_ledger(checkpoint / LEDGER)
+    if ledger.corpus != corpus_digest(corpus):
+        raise EaglerayError("the ledger is of another corpus", "name the one it was trained on", str(corpus))
+    verify(ledger, CorpusReader(corpus, ledger.split).ids_of)
+    least, most = usage(ledger)
+    return {
+        "records": ledger.num_records,
+        "used": ledger.stop,
+        "each_at_least": least,
+        "each_at_most": most,
+        "entries": len(ledger.entries),
+        "chain": ledger.entries[-1].chain if ledger.entries else BEGINNING,
+    }
 
 
 def usage(ledger: Ledger) -> tuple[int, int]:

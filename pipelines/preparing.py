@@ -87,7 +87,9 @@ class Recipe:
         return pa.schema([*PLACE, pa.field("event", pa.int8()), pa.field("refusal", _REFUSED), *columns])
 
 
-def run(units: pa.Table, recipe: Recipe, parallelism: int | None, block_units: int | None) -> Generator[pa.Table]:
+def run(
+    units: pa.Table, recipe: Recipe, parallelism: int | None, block_units: int | None
+) -> Generator[pa.Table]:
     """Prepare units (of `UNITS`) in parallel; yields blocks of `recipe.block_schema` in the units' order.
 
     Args:
@@ -102,7 +104,7 @@ def run(units: pa.Table, recipe: Recipe, parallelism: int | None, block_units: i
     if not units.num_rows:
         return
     # Ray 2.60 begins with one task, and looks only a second later at what the cluster has granted.
-    ResourceManager.GLOBAL_LIMITS_UPDATE_INTERVAL_S = LIMITS_UPDATE_S
+    ResourceManager.GLOBAL_LIMITS_UPDATE_INTERVAL_S = LIMITS_UPDATE_S  # pyright: ignore[reportAttributeAccessIssue]
 
     def prepare_block(block: pa.Table) -> Iterator[pa.Table]:
         yield from prepare(block, recipe)

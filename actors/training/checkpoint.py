@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict
 
 from ...models.spec import ModelSpec
-from ...pipelines.ledger import Ledger, read_ledger
+from ...pipelines.ledger import LEDGER, Ledger, read_ledger
 from ...pipelines.spec import Preparation
 from ...workflows.errors import EaglerayError
 
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from ...models.multimodal import MultimodalModel
-
-LEDGER = "ledger.json"
 
 
 class CheckpointInfo(BaseModel):

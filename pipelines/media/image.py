@@ -152,7 +152,8 @@ def _read_plain_jpeg(data: bytes, size: int) -> Picture | None:
     if not data.startswith(JPEG_MAGIC) or EXIF in data[:EXIF_BYTES]:  # it might have to be turned
         return None
     try:
-        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+        found_height, found_width, colours, _ = simplejpeg.decode_jpeg_header(data)
+        height, width = int(found_height), int(found_width)
         if colours != "YCbCr" or height * width > MAX_PIXELS:
             return None
         # Pillow shrinks by 8, 4 or 2, to no less than asked for.
@@ -186,8 +187,8 @@ def _open(data: bytes, size: int) -> tuple[Image.Image, tuple[int, int]]:
         raise Refused("image-too-large", f"{original[0]}x{original[1]} pixels are over {MAX_PIXELS:,}")
     try:
         # A JPEG shrinks while it is decoded, to no less than twice what it will be fitted into.
-        shrunk = (math.ceil(side * 2 * size / max(original)) for side in original)
-        picture.draft("RGB", tuple(shrunk))
+        width, height = (math.ceil(side * 2 * size / max(original)) for side in original)
+        picture.draft("RGB", (width, height))
         picture.load()
         return ImageOps.exif_transpose(picture), original
     except Exception as error:

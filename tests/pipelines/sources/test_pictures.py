@@ -96,7 +96,9 @@ def test_what_a_table_names_and_is_not_there_is_refused_and_so_are_links_out(fol
 
 def test_a_table_without_the_column_names_those_it_has(folder, read_source):
     (folder / "captions.csv").write_text("file,text\na,b\n")
-    with pytest.raises(EaglerayError, match=r"row 1 of captions\.csv has no caption, path; it has file, text"):
+    with pytest.raises(
+        EaglerayError, match=r"row 1 of captions\.csv has no caption, path; it has file, text"
+    ):
         read_source(SOURCE, PicturesSpec(captions="captions.csv"), folder)
 
 
