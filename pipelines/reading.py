@@ -67,10 +67,13 @@ class CorpusReader:
 
     def ids_of(self, rows: Rows) -> Sequence[str]:
         """Ids of rows (B,)."""
-        batches, places = self._rows.locate(rows)
-        return [
-            self._chunk(batch).id(row) for batch, row in zip(batches.tolist(), places.tolist(), strict=True)
-        ]
+        return [chunk.id(row) for chunk, row in self._locate(rows)]
+
+    def stored_pictures(self, rows: Rows) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """Pictures as they are stored (B, S, S, 3), zeros where there is none, and labels (B,)."""
+        records = self._locate(rows)
+        labels = np.array([self._label(chunk, row) for chunk, row in records], np.int64)
+        return self._stored_pictures(records)[0], labels
 
     def table(self, rows: Rows, columns: Sequence[str]) -> pa.Table:
         """Columns of rows (B,), as they are stored."""
@@ -100,11 +103,7 @@ class CorpusReader:
             `MODALITIES`, `label` (B,) int64 and `group` (B,) int64, equal where records share a caption.
             What is absent is zeros; the label of a record without a category is -1.
         """
-        batches, places = self._rows.locate(rows)
-        records = [
-            (self._chunk(batch), place)
-            for batch, place in zip(batches.tolist(), places.tolist(), strict=True)
-        ]
+        records = self._locate(rows)
         captions: list[Sequence[int]] = []
         clips: list[NDArray[np.float16] | None] = []
         for (chunk, row), draws in zip(records, _draws(len(rows), seeds), strict=True):
@@ -130,6 +129,13 @@ class CorpusReader:
     def _reference(self) -> str:
         return self.info.preparation.caption_languages[0]
 
+    def _locate(self, rows: Rows) -> list[tuple[Chunk, int]]:
+        """The chunk of each row, and its place there."""
+        batches, places = self._rows.locate(rows)
+        return [
+            (self._chunk(batch), row) for batch, row in zip(batches.tolist(), places.tolist(), strict=True)
+        ]
+
     def _label(self, chunk: Chunk, row: int) -> int:
         category = chunk.category(row)
         return -1 if category is None else self._labels[category]
@@ -152,7 +158,7 @@ class CorpusReader:
     ) -> tuple[int | None, int | None]:
         """Which clip and which caption stand for a record, as numbers in its chunk; None if it has none."""
         captions, clips = chunk.captions(row), chunk.clips(row)
-        spoken = [one for one in self.info.preparation.speech_languages if one in clips]
+        spoken = [one for one in self.info.preparation.speech_languages if one in clips] or sorted(clips)
         language = spoken[int(draws[0] * len(spoken)) if draws else 0] if spoken else None
         clip = None if language is None else clips[language]
         wanted = language if transcript else caption_language or self._reference
@@ -167,14 +173,8 @@ class CorpusReader:
         self, records: Sequence[tuple[Chunk, int]], seeds: Seeds | None
     ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """(B, 3, H, W), augmented if there are seeds, and which are real (B,); zeros where there is none."""
-        stored, size = self.info.preparation.stored_image_size, self.info.preparation.image_size
-        pixels = np.zeros((len(records), stored, stored, 3), np.uint8)
-        real = np.zeros(len(records), np.bool_)
-        for i, (chunk, row) in enumerate(records):
-            picture = chunk.pixels(row)
-            if picture is not None:
-                pixels[i] = picture.reshape(pixels[i].shape)
-                real[i] = True
+        size = self.info.preparation.image_size
+        pixels, real = self._stored_pictures(records)
         if seeds is None:
             pixels = image.center(pixels, size)
         else:
@@ -182,6 +182,21 @@ class CorpusReader:
         pictures = image.normalise(pixels)
         pictures[~real] = 0
         return pictures, real
+
+    def _stored_pictures(
+        self, records: Sequence[tuple[Chunk, int]]
+    ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+        """(B, S, S, 3) and which are real (B,); zeros where there is none."""
+        stored = self.info.preparation.stored_image_size
+        pixels = np.empty((len(records), stored * stored * 3), np.uint8)
+        real = np.ones(len(records), np.bool_)
+        for i, (chunk, row) in enumerate(records):
+            picture = chunk.pixels(row)
+            if picture is None:
+                pixels[i], real[i] = 0, False
+            else:
+                pixels[i] = picture
+        return pixels.reshape(len(records), stored, stored, 3), real
 
     def _speech(
         self, clips: Sequence[NDArray[np.float16] | None], seeds: Seeds | None

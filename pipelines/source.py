@@ -75,6 +75,7 @@ class Source:
         package: what it is read from where a spec names nothing else.
         licence: of that package's data.
         size_bytes: of that package.
+        open: `(spec, cache, log)` → its files, where they don't all lie at `path`.
         content_digest: `(spec, cache)` → digest of the data, where it isn't that of the files at `path`.
     """
 
@@ -86,6 +87,7 @@ class Source:
     package: Package | None = None
     licence: str = ""
     size_bytes: int = 0
+    open: Callable[[Any, Path, Log], Files] | None = None
     content_digest: Callable[[Any, Path], str] | None = None
 
     @property
@@ -105,6 +107,8 @@ def open_source(source: Source, spec: SourceSpec, cache: Path, log: Log) -> File
     Raises:
         EaglerayError: when they aren't there, or are not the pinned ones.
     """
+    if source.open is not None:
+        return source.open(spec, cache, log)
     place = spec.path or source.package
     if place is None:
         raise EaglerayError(f"the source {source.name} has no path", "set source.path to a folder or URI")

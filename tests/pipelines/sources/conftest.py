@@ -48,7 +48,7 @@ def read_source(tmp_path: Path) -> Read:
         reading.units.sort(key=lambda unit: unit.name)
         assert len({unit.name for unit in reading.units}) == len(reading.units)
 
-        def refuse(refused: Refused, address: str, content: bytes | None = None) -> None:
+        def refuse(refused: Refused, address: str, content: bytes | None = None, whole: bool = False) -> None:
             reading.refusals.append((address, refused.reason))
 
         for unit in reading.units:
