@@ -38,13 +38,15 @@ def decoding(name: str, size: int, repeats: int, peers: str) -> list[Claim]:
     mine = rates.pop("Eagleray")
     bare = rates.pop("bare Pillow")
     best = max(rates.values())
+    where = machine()
+    fastest, loop = (
+        f"{name}: pictures/s against the fastest library",
+        f"{name}: pictures/s against a bare loop",
+    )
     return [
-        Claim(f"{name}: pictures/s against the fastest library", mine, rates, mine / best, 1.0, COMMAND, machine()),
-        Claim(
-            f"{name}: pictures/s against a bare Pillow loop", mine, {"bare Pillow": bare}, mine / bare, 0.85,
-            COMMAND, machine(),
-        ),
-    ]  # fmt: skip
+        Claim(fastest, mine, rates, mine / best, 1.0, COMMAND, where),
+        Claim(loop, mine, {"bare Pillow": bare}, mine / bare, 0.85, COMMAND, where),
+    ]
 
 
 def reading(name: str, size: int, repeats: int, peers: str) -> list[Claim]:
