@@ -190,7 +190,7 @@ def _prepare(
 
 def _catalogue(holdings: Sequence[Holding], units: pa.Table, recipe: Recipe) -> pa.Table:
     """The records of all holdings in the order of the units, with their split and small columns."""
-    own = [name for operator, _ in recipe.chain for name in operator.own]
+    own = [name for operator, options in recipe.chain for name in operator.own(options)]
     names = ["id", "group", *(["category"] if "category" in recipe.schema.names else []), *own]
     parts: list[pa.Table] = []
     keys = units["key"].combine_chunks()
@@ -231,7 +231,7 @@ def _decide(table: pa.Table, spec: PreprocessSpec, recipe: Recipe) -> tuple[pa.T
     table = leave_out(_repeated_ids(table), "id", wanted=False)
     for operator, options in recipe.chain:
         if operator.decide is not None:
-            seen = table.select(["id", "split", "group", *operator.own])
+            seen = table.select(["id", "split", "group", *operator.own(options)])
             table = leave_out(list(operator.decide(options, seen)), operator.name, wanted=True)
     return table, pa.concat_tables(refused)
 

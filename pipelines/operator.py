@@ -7,7 +7,7 @@ find duplicates say: these leave a small column of their own and `decide` once e
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..workflows.errors import EaglerayError
@@ -54,7 +54,7 @@ class Operator:
         summary: one line.
         needs: spec → columns it reads.
         gives: columns of `contracts.COLUMNS` that it sets.
-        own: columns that it declares itself, by alias of their Arrow type; they stay in the corpus.
+        own: spec → columns that it declares itself, by alias of their Arrow type; they stay in the corpus.
         start: `(spec, preparation)` → what is called for every record; called once in each task.
         decide: `(spec, table)` → the records left out, from the table of all records that are left: `id`,
             `split`, `group` and its own columns, in the corpus's order.
@@ -65,7 +65,7 @@ class Operator:
     needs: Callable[[Any], tuple[str, ...]]
     start: Callable[[Any, Preparation], Apply]
     gives: tuple[str, ...] = ()
-    own: Mapping[str, str] = field(default_factory=dict[str, str])
+    own: Callable[[Any], Mapping[str, str]] = lambda spec: {}
     decide: Callable[[Any, pa.Table], Iterable[LeftOut]] | None = None
 
     @property
@@ -96,7 +96,8 @@ def check_chain(
     for number, (operator, spec) in enumerate(chain):
         missing = [name for name in operator.needs(spec) if name not in there]
         if missing:
-            later = [one.name for one, _ in chain[number + 1 :] if missing[0] in (*one.gives, *one.own)]
+            after = chain[number + 1 :]
+            later = [one.name for one, own in after if missing[0] in (*one.gives, *one.own(own))]
             remedy = f"put {later[0]} before it" if later else "leave it out, or take another source"
             raise EaglerayError(
                 f"operator {operator.name} needs {' and '.join(missing)}, which no record has there: "
@@ -104,5 +105,12 @@ def check_chain(
                 remedy,
                 "operators",
             )
-        there |= dict.fromkeys((*operator.gives, *operator.own))
+        again = [name for name in operator.own(spec) if name in there]
+        if again:
+            raise EaglerayError(
+                f"operator {operator.name} stands twice with the same options: both set {again[0]}",
+                "leave one of them out",
+                "operators",
+            )
+        there |= dict.fromkeys((*operator.gives, *operator.own(spec)))
     return tuple(there)

@@ -77,7 +77,7 @@ class Recipe:
     def schema(self) -> pa.Schema:
         """Of a prepared record."""
         columns = check_chain(self.source.columns(self.spec), self.chain, self.source.name)
-        own = {name: kind for operator, _ in self.chain for name, kind in operator.own.items()}
+        own = {name: kind for one, spec in self.chain for name, kind in one.own(spec).items()}
         return stored_schema(("group", *columns), own)
 
     @property
@@ -277,8 +277,8 @@ class _Block:
 def _givers(recipe: Recipe) -> dict[str, str]:
     """Column → what sets it last."""
     givers = dict.fromkeys(COLUMNS, f"the source {recipe.source.name}")
-    for operator, _ in recipe.chain:
-        givers |= dict.fromkeys((*operator.gives, *operator.own), f"the operator {operator.name}")
+    for operator, spec in recipe.chain:
+        givers |= dict.fromkeys((*operator.gives, *operator.own(spec)), f"the operator {operator.name}")
     return givers
 
 
