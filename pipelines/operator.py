@@ -53,7 +53,7 @@ class Operator:
         spec: the operator's spec model; the default of its `kind` names it.
         summary: one line.
         needs: spec → columns it reads.
-        gives: columns of `contracts.COLUMNS` that it sets.
+        gives: spec → columns of `contracts.COLUMNS` that it sets.
         own: spec → columns that it declares itself, by alias of their Arrow type; they stay in the corpus.
         start: `(spec, preparation)` → what is called for every record; called once in each task.
         decide: `(spec, table)` → the records left out, from the table of all records that are left: `id`,
@@ -64,7 +64,7 @@ class Operator:
     summary: str
     needs: Callable[[Any], tuple[str, ...]]
     start: Callable[[Any, Preparation], Apply]
-    gives: tuple[str, ...] = ()
+    gives: Callable[[Any], tuple[str, ...]] = lambda spec: ()
     own: Callable[[Any], Mapping[str, str]] = lambda spec: {}
     decide: Callable[[Any, pa.Table], Iterable[LeftOut]] | None = None
 
@@ -97,7 +97,7 @@ def check_chain(
         missing = [name for name in operator.needs(spec) if name not in there]
         if missing:
             after = chain[number + 1 :]
-            later = [one.name for one, own in after if missing[0] in (*one.gives, *one.own(own))]
+            later = [one.name for one, own in after if missing[0] in (*one.gives(own), *one.own(own))]
             remedy = f"put {later[0]} before it" if later else "leave it out, or take another source"
             raise EaglerayError(
                 f"operator {operator.name} needs {' and '.join(missing)}, which no record has there: "
@@ -112,5 +112,5 @@ def check_chain(
                 "leave one of them out",
                 "operators",
             )
-        there |= dict.fromkeys((*operator.gives, *operator.own(spec)))
+        there |= dict.fromkeys((*operator.gives(spec), *operator.own(spec)))
     return tuple(there)

@@ -278,7 +278,8 @@ def _givers(recipe: Recipe) -> dict[str, str]:
     """Column → what sets it last."""
     givers = dict.fromkeys(COLUMNS, f"the source {recipe.source.name}")
     for operator, spec in recipe.chain:
-        givers |= dict.fromkeys((*operator.gives, *operator.own(spec)), f"the operator {operator.name}")
+        given = (*operator.gives(spec), *operator.own(spec))
+        givers |= dict.fromkeys(given, f"the operator {operator.name}")
     return givers
 
 

@@ -79,13 +79,13 @@ DECODE_IMAGE = Operator(
     spec=DecodeImageSpec,
     summary="pictures to pixels",
     needs=lambda spec: ("picture",),
-    gives=("image",),
+    gives=lambda spec: ("image",),
     start=decode_image,
 )
 DECODE_SPEECH = Operator(
     spec=DecodeSpeechSpec,
     summary="recordings to waves",
     needs=lambda spec: ("recordings",),
-    gives=("waves",),
+    gives=lambda spec: ("waves",),
     start=decode_speech,
 )

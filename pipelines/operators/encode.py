@@ -44,6 +44,6 @@ ENCODE_SPEECH = Operator(
     spec=EncodeSpeechSpec,
     summary="waves to log-mel spectrograms",
     needs=lambda spec: ("waves",),
-    gives=("speech",),
+    gives=lambda spec: ("speech",),
     start=encode_speech,
 )

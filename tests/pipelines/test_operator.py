@@ -15,7 +15,7 @@ class NamedSpec(OperatorSpec):
 def operator(name: str, needs: tuple[str, ...], gives: tuple[str, ...]) -> tuple[Operator, OperatorSpec]:
     spec = type(name, (NamedSpec,), {"__annotations__": {"kind": str}, "kind": name})
     return Operator(
-        spec, name, lambda spec: needs, lambda spec, preparation: lambda row, refuse: None, gives
+        spec, name, lambda spec: needs, lambda spec, preparation: lambda row, refuse: None, lambda spec: gives
     ), spec()
 
 

@@ -37,7 +37,12 @@ def recipe(tmp_path):
     def make(read, apply=lambda row, refuse: None, gives=("category",), own=None) -> Recipe:
         source = Source(CountSpec, "counts", lambda spec: ("category",), lambda spec, files: iter(()), read)
         operator = Operator(
-            ChangeSpec, "changes", lambda spec: (), lambda spec, p: apply, gives, lambda spec: own or {}
+            spec=ChangeSpec,
+            summary="changes",
+            needs=lambda spec: (),
+            start=lambda spec, preparation: apply,
+            gives=lambda spec: gives,
+            own=lambda spec: own or {},
         )
         chain = ((operator, ChangeSpec()),)
         return Recipe(source, CountSpec(), Files(str(tmp_path), tmp_path), chain, Preparation())
