@@ -83,7 +83,7 @@ def test_json_is_one_list_even_of_nothing() -> None:
 def test_fields_below_a_runtime_field_decide_how_it_runs() -> None:
     rows = {row["field"]: row for row in field_rows(PreprocessSpec)}
     assert rows["run.retries"]["decides"] == "how it runs"
-    assert rows["block_rows"]["decides"] == "how it runs"
+    assert rows["block_units"]["decides"] == "how it runs"
     assert rows["preparation.image_size"]["decides"] == "what is made"
 
 
