@@ -18,6 +18,9 @@ from ..spec import Preparation
 Floats = NDArray[np.float32]
 
 MAX_DURATION_S = 120.0
+"""What goes beyond it is cut."""
+MAX_TOTAL_S = 3600.0
+"""A longer recording is refused: it wants to be cut into pieces first."""
 FLOOR = 1e-10
 """Power below which the logarithm is cut off."""
 DYNAMIC_RANGE = 8.0
@@ -66,13 +69,18 @@ def read(data: bytes, sample_rate: int) -> Clip:
     try:
         with soundfile.SoundFile(io.BytesIO(data)) as file:
             rate, total = int(file.samplerate), int(file.frames)
+            if total > MAX_TOTAL_S * rate:
+                message = f"the recording has {total / rate:,.0f} s, over {MAX_TOTAL_S:,.0f}"
+                raise Refused("audio-too-long", message)
             wave = file.read(int(MAX_DURATION_S * rate), dtype="float32", always_2d=True)
+    except Refused:
+        raise
     except (soundfile.LibsndfileError, RuntimeError, ValueError, MemoryError) as error:
         raise Refused("undecodable-audio", f"the recording can't be decoded: {error}") from error
     if not len(wave):
         raise Refused("empty-audio", "the recording holds no sample")
     if not np.isfinite(wave).all():
-        raise Refused("undecodable-audio", "the recording holds samples that are no numbers")
+        raise Refused("not-finite-audio", "the recording holds samples that are no numbers")
     mono = wave @ np.full(wave.shape[1], 1 / wave.shape[1], np.float32)  # four times as fast as mean(axis=1)
     if rate != sample_rate:
         mono = soxr.resample(mono, rate, sample_rate)
@@ -81,6 +89,31 @@ def read(data: bytes, sample_rate: int) -> Clip:
             "empty-audio", f"the recording of {total} samples is shorter than one at {sample_rate} Hz"
         )
     return Clip(np.ascontiguousarray(mono, dtype=np.float32), total / rate)
+
+
+def trim(wave: Floats, sample_rate: int, threshold_db: float, margin_ms: float) -> Floats:
+    """Cut silence off both ends of a mono wave (N,).
+
+    Args:
+        wave: samples.
+        sample_rate: Hertz.
+        threshold_db: decibels under its loudest 10 ms from which on a stretch of 10 ms is silent.
+        margin_ms: milliseconds of silence that stay.
+
+    Returns:
+        What is left, (n,); all of a wave that is silent all along.
+    """
+    stretch = max(1, sample_rate // 100)
+    count = -(-len(wave) // stretch)
+    padded = np.zeros(count * stretch, np.float32)
+    padded[: len(wave)] = wave
+    power = np.square(padded.reshape(count, stretch)).mean(axis=1)
+    loud = np.flatnonzero(power > power.max() * 10 ** (-threshold_db / 10))
+    if not len(loud):
+        return wave
+    margin = round(sample_rate * margin_ms / 1000)
+    start, end = int(loud[0]) * stretch - margin, (int(loud[-1]) + 1) * stretch + margin
+    return wave[max(0, start) : end]
 
 
 def log_mel(wave: Floats, preparation: Preparation) -> Floats:

@@ -148,7 +148,7 @@ def test_stored_as_half_precision_a_spectrogram_loses_nothing():
         (encode(np.zeros((0, 1), np.float32)), "empty-audio"),
         (b"no sound but words", "undecodable-audio"),
         (encode(tone(500), file_format="OGG")[:40], "undecodable-audio"),
-        (encode(np.array([np.nan, 1.0], np.float32), subtype="FLOAT"), "undecodable-audio"),
+        (encode(np.array([np.nan, 1.0], np.float32), subtype="FLOAT"), "not-finite-audio"),
     ],
 )
 def test_a_broken_recording_is_refused_with_its_reason(data, reason):
