@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from pydantic import BaseModel
 from rich.console import Console
 from rich.text import Text
 
@@ -260,10 +261,8 @@ def stages(
             for found in kinds.values()
         ]
         print_table(out, rows, as_json, "no stage kinds")
-    elif kind in kinds:
-        print_table(out, field_rows(kinds[kind].spec), as_json, "no fields")
     else:
-        raise EaglerayError(f"there is no stage kind {kind!r}", f"there are: {', '.join(kinds)}")
+        _print_fields({one.name: one.spec for one in kinds.values()}, kind, "stage kind", as_json)
 
 
 @app.command()
@@ -353,10 +352,16 @@ def down(home: Home = DEFAULT_HOME) -> None:
 
 
 @corpora.command("list")
-def list_corpora(as_json: AsJson = False) -> None:
-    """List the kinds of source that a spec can name, and what they fetch by themselves."""
+def list_corpora(
+    kind: Annotated[str | None, typer.Argument(metavar="[KIND]", help="Show this kind's fields.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the kinds of source that a spec can name, or the fields of one with their defaults."""
     from .pipelines.catalog import sources
 
+    if kind is not None:
+        _print_fields({one.name: one.spec for one in sources().values()}, kind, "source", as_json)
+        return
     rows = [
         {
             "source": one.name,
@@ -368,6 +373,28 @@ def list_corpora(as_json: AsJson = False) -> None:
         for one in sources().values()
     ]
     print_table(out, rows, as_json, "no sources")
+
+
+@corpora.command("operators")
+def list_operators(
+    kind: Annotated[str | None, typer.Argument(metavar="[KIND]", help="Show this kind's fields.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the operators that a spec can name, or the fields of one with their defaults."""
+    from .pipelines.catalog import operators
+
+    if kind is not None:
+        _print_fields({one.name: one.spec for one in operators().values()}, kind, "operator", as_json)
+        return
+    rows = [
+        {
+            "operator": one.name,
+            "needs": ", ".join(one.needs(one.spec(kind=one.name))),
+            "summary": one.summary,
+        }
+        for one in operators().values()
+    ]
+    print_table(out, rows, as_json, "no operators")
 
 
 @corpora.command("fetch")
@@ -484,6 +511,13 @@ def _announce(url: str, request: Mapping[str, Any], answer: Mapping[str, Any], c
     for hit in answer["results"]:
         out.print(f"  {hit['score']:.3f}  {hit['caption']}  ({hit['id']})")
     out.print(f"ask it yourself:\n  {command}")
+
+
+def _print_fields(specs: Mapping[str, type[BaseModel]], kind: str, what: str, as_json: bool) -> None:
+    """Print a kind's fields with their defaults."""
+    if kind not in specs:
+        raise EaglerayError(f"there is no {what} {kind!r}", f"there are: {', '.join(specs)}")
+    print_table(out, field_rows(specs[kind]), as_json, "no fields")
 
 
 def _bundle(session: Session, source: str) -> Artifact:

@@ -97,7 +97,11 @@ def check_chain(
         missing = [name for name in operator.needs(spec) if name not in there]
         if missing:
             after = chain[number + 1 :]
-            later = [one.name for one, own in after if missing[0] in (*one.gives(own), *one.own(own))]
+            later = [
+                one.name
+                for one, own in after
+                if missing[0] in (*one.gives(own), *one.own(own)) and missing[0] not in one.needs(own)
+            ]
             remedy = f"put {later[0]} before it" if later else "leave it out, or take another source"
             raise EaglerayError(
                 f"operator {operator.name} needs {' and '.join(missing)}, which no record has there: "

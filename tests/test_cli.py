@@ -289,7 +289,17 @@ def test_a_run_without_a_bundle_can_not_be_served(shell: Shell, finished: str) -
 
 @pytest.mark.parametrize(
     "words",
-    [["runs"], ["status"], ["plan", "flow.yaml"], ["stages"], ["stages", "trial"], ["corpora", "list"]],
+    [
+        ["runs"],
+        ["status"],
+        ["plan", "flow.yaml"],
+        ["stages"],
+        ["stages", "trial"],
+        ["corpora", "list"],
+        ["corpora", "list", "pictures"],
+        ["corpora", "operators"],
+        ["corpora", "operators", "image-size"],
+    ],
 )
 def test_everything_that_prints_a_table_prints_json(shell: Shell, finished: str, words: list[str]) -> None:
     assert shell.json(*words)

@@ -13,7 +13,10 @@ from ..spec import Preparation
 
 
 class TrimSilenceSpec(OperatorSpec):
-    """Cut silence off both ends of every recording."""
+    """Cut silence off both ends of every recording.
+
+    Serving takes recordings as they come: a model that learned without silence wants to be asked without.
+    """
 
     kind: Literal["trim-silence"] = "trim-silence"
     threshold_db: float = Field(default=40.0, gt=0)

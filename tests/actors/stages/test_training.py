@@ -20,6 +20,7 @@ from eagleray.actors.stages.evaluate import EvaluateSpec, evaluate
 from eagleray.actors.stages.finetune import FinetuneSpec, finetune
 from eagleray.actors.stages.pretrain import PretrainSpec, pretrain
 from eagleray.actors.training.checkpoint import load_model
+from eagleray.pipelines.ledger import verify_checkpoint
 from eagleray.workflows.artifacts import Checkpoint, Corpus
 from eagleray.workflows.errors import EaglerayError
 
@@ -78,6 +79,22 @@ def test_a_killed_worker_is_replaced_and_training_goes_on_from_the_last_checkpoi
     assert [e["message"] for e in emit.of("log")] == ["goes on from step 2"]
     before, after = (e["metrics"]["loss"] for e in emit.of("progress")[2:4])
     assert before == pytest.approx(after, abs=1e-6)
+
+
+def test_after_a_crash_the_ledger_has_every_record_as_often_as_the_order_says(trained, corpus):
+    checkpoint, _ = trained
+    found = verify_checkpoint(checkpoint.path, corpus.path)
+    assert found["used"] == FIELDS["steps"] * FIELDS["batch_size"]
+    assert found["entries"] == 3  # at steps 2, 4 and 5
+    assert found["each_at_most"] - found["each_at_least"] <= 1
+
+
+def test_a_ledger_of_another_corpus_is_refused(trained, corpus, tmp_path):
+    shutil.copytree(corpus.path, tmp_path / "corpus")
+    described = tmp_path / "corpus" / "corpus.json"
+    described.write_text(described.read_text() + "\n")
+    with pytest.raises(EaglerayError, match="another corpus"):
+        verify_checkpoint(trained[0].path, tmp_path / "corpus")
 
 
 def test_progress_tells_loss_speed_and_time_left(trained):
