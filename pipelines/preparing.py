@@ -191,8 +191,9 @@ class _UnitReader:
                 self._refuse_whole(_refused(error), row)
                 return
             if isinstance(given, list):
+                origin = row | {"group": self._block.group(row)}  # its parts go to the same split
                 for part, columns in enumerate(given):
-                    yield from self._apply(row | {"id": f"{row['id']}#{part:04d}"} | columns, number + 1)
+                    yield from self._apply(origin | {"id": f"{row['id']}#{part:04d}"} | columns, number + 1)
                 return
             row = row | (given or {})
         yield row
@@ -240,9 +241,13 @@ class _Block:
         """Add one row."""
         kept = {name: row[name] for name in self._columns if name in row}
         if event == RECORD:
-            kept["group"] = row.get("group") or group_of(row, self._reference)
+            kept["group"] = self.group(row)
             self._bytes += _size(kept)
         self.rows.append({"unit": unit, "row": number, "event": event, "refusal": row.get("refusal"), **kept})
+
+    def group(self, row: Row) -> str:
+        """What no two splits may share."""
+        return row.get("group") or group_of(row, self._reference)
 
     def take(self) -> pa.Table:
         """All rows as a table; empties it.

@@ -136,6 +136,7 @@ def test_one_record_can_become_several(recipe):
     rows = rows_of(units("a"), recipe(count, apply))
     assert [row["id"] for row in rows[:-1]] == [f"a{i}#{j:04d}" for i in range(3) for j in range(2)]
     assert [row["row"] for row in rows] == [*range(6), 6]
+    assert [row["group"] for row in rows[:-1]] == [f"id a{i}" for i in range(3) for _ in range(2)]
 
 
 def test_a_value_of_another_type_is_shown_with_the_record_and_who_gave_it(recipe):
