@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SPEC ?= examples/quickstart.yaml
 
-.PHONY: run test check format clean
+.PHONY: run test check format clean bench-data
 
 run: $(VENV)/.run-installed
 	$(BIN)/eagleray run $(SPEC)
@@ -23,6 +23,9 @@ check: $(VENV)/.dev-installed
 format: $(VENV)/.dev-installed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+bench-data: $(VENV)/.dev-installed
+	cd benchmarks && ../$(BIN)/python data.py
 
 clean:
 	rm -rf $(VENV)

@@ -14,11 +14,10 @@ BATCH = 64
 PEERS = (
     "torch==2.14.1",  # what streaming's torchvision wants
     "torchvision==0.29.1",
-    "datasets==5.2.0",
+    "datasets==4.8.5",  # 5.2 wants a name that no huggingface-hub which streaming takes has
     "mosaicml-streaming==0.13.0",
     "webdataset==1.0.2",
     "daft==0.7.26",
-    "huggingface-hub<2",  # datasets 5.2 imports a name that 2.x no longer has
 )
 
 

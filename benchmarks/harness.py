@@ -133,5 +133,10 @@ def publish(name: str, claims: Sequence[Claim]) -> None:
         print(
             f"{one.claim}: {one.ours:,.1f} against {peers}: {one.ratio:.2f}, {sign} {one.target}: {verdict}"
         )
-    rows = [{**asdict(one), "met": one.met} for one in claims]
-    (RESULTS / f"{name}.json").write_text(json.dumps(rows, indent=1) + "\n")
+    path = RESULTS / f"{name}.json"
+    measured = {one.claim: {**asdict(one), "met": one.met} for one in claims}
+    before = json.loads(path.read_text()) if path.is_file() else []
+    others = {
+        row["claim"]: row for row in before if row["claim"] not in measured
+    }  # of a part that wasn't run
+    path.write_text(json.dumps([*others.values(), *measured.values()], indent=1) + "\n")

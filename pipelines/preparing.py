@@ -117,6 +117,7 @@ def run(
         warnings.simplefilter("ignore", DeprecationWarning)
         context = ray.data.DataContext.get_current().copy()
     context.execution_options.preserve_order = True
+    context.target_max_block_size = BLOCK_BYTES  # else Ray gathers 128 MiB of each task before it sends any
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     with ray.data.DataContext.current(context):  # a dataset keeps the one it was made in

@@ -2,13 +2,13 @@
 
 import json
 import logging
+import os
 import sys
 import tempfile
 import threading
 import time
 from pathlib import Path
 
-import psutil
 import ray
 
 from eagleray.pipelines.stages.preprocess import PreprocessSpec, preprocess
@@ -18,14 +18,29 @@ folder, count, size = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 POLL_S = 0.2
 
 
+def family():
+    """This process and all that it started."""
+    parents = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        parents[int(stat.parent.name)] = int(fields[1])
+    found = {os.getpid()}
+    while more := {one for one, parent in parents.items() if parent in found} - found:
+        found |= more
+    return found
+
+
 def used_mb():
     """Private and shared memory of this process and all that it started, without files that are mapped."""
     total = 0
-    for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
+    for process in family():
         try:
-            rollup = Path(f"/proc/{process.pid}/smaps_rollup").read_text()
+            rollup = Path(f"/proc/{process}/smaps_rollup").read_text()
         except OSError:
-            continue
+            continue  # it has ended
         fields = dict(line.split(":") for line in rollup.splitlines()[1:])
         total += sum(int(fields[name].split()[0]) for name in ("Pss_Anon", "Pss_Shmem"))
     return total / 1024
