@@ -16,13 +16,14 @@ from ..order import mix
 
 Hashes = NDArray[np.uint64]
 Pairs = NDArray[np.int64]
+Labels = NDArray[np.int64]
 
 HASH_SIDE = 8
 SAMPLED_SIDE = 32
-BANDS = 21
-BAND_ROWS = 6
-PERMUTATIONS = BANDS * BAND_ROWS
-"""With 21 bands of 6 rows, two texts that share 80 % of their shingles meet in a band in 99.8 % of cases."""
+PERMUTATIONS = 126
+"""Many divisors, so that there are bands for any threshold (see `band_rows`)."""
+MAX_MISSED = 0.01
+COMPARED_AT_ONCE = 1 << 14
 
 
 def perceptual_hash(pixels: NDArray[np.uint8]) -> int:
@@ -62,57 +63,114 @@ def minhash(text: str, shingle_words: int) -> NDArray[np.uint32]:
     return orders.min(axis=1).astype(np.uint32)
 
 
-def similar_hashes(hashes: Hashes, max_distance: int) -> Pairs:
-    """Pairs (B, 2) of hashes (N,) that differ in at most `max_distance` bits.
+def hash_clusters(hashes: Hashes, max_distance: int) -> Labels:
+    """The number of each hash's cluster (N,), where two that differ in at most `max_distance` bits, and what
+    they lead to, belong together.
 
     Cut into one band more than bits may differ, two such hashes have at least one band in common.
+
+    Args:
+        hashes: (N,), each once.
+        max_distance: bits.
     """
     edges = [64 * band // (max_distance + 1) for band in range(max_distance + 2)]
-    found: list[Pairs] = []
-    for low, high in pairwise(edges):
-        keys = (hashes >> np.uint64(low)) & np.uint64((1 << (high - low)) - 1)
-
-        def close(first: Pairs, second: Pairs) -> NDArray[np.bool_]:
-            return np.bitwise_count(hashes[first] ^ hashes[second]) <= max_distance
-
-        found.append(_pairs_in_buckets(keys, close))
-    return np.unique(np.concatenate(found), axis=0)
-
-
-def similar_signatures(signatures: NDArray[np.uint32], threshold: float) -> Pairs:
-    """Pairs (B, 2) of signatures (N, P) that agree in a share of at least `threshold`."""
-    found: list[Pairs] = []
+    found = _Clusters(len(hashes))
 
     def close(first: Pairs, second: Pairs) -> NDArray[np.bool_]:
-        return (signatures[first] == signatures[second]).mean(axis=1) >= threshold
+        return np.bitwise_count(hashes[first] ^ hashes[second]) <= max_distance
 
-    for band in range(BANDS):
-        part = np.ascontiguousarray(signatures[:, band * BAND_ROWS : (band + 1) * BAND_ROWS])
+    for low, high in pairwise(edges):
+        found.join_within((hashes >> np.uint64(low)) & np.uint64((1 << (high - low)) - 1), close)
+    return found.labels
+
+
+def signature_clusters(signatures: NDArray[np.uint32], threshold: float) -> Labels:
+    """The number of each signature's cluster (N,), where two that agree in a share of at least `threshold`,
+    and what they lead to, belong together.
+
+    Args:
+        signatures: (N, P), each once.
+        threshold: of two texts that have just this in common, 1 % are missed.
+    """
+    rows = band_rows(threshold)
+    found = _Clusters(len(signatures))
+
+    def close(first: Pairs, second: Pairs) -> NDArray[np.bool_]:
+        agreeing = np.empty(len(first), np.bool_)
+        for start in range(0, len(first), COMPARED_AT_ONCE):
+            part = slice(start, start + COMPARED_AT_ONCE)
+            agreeing[part] = (signatures[first[part]] == signatures[second[part]]).mean(axis=1) >= threshold
+        return agreeing
+
+    for band in range(PERMUTATIONS // rows):
+        part = np.ascontiguousarray(signatures[:, band * rows : (band + 1) * rows])
         _, keys = np.unique(part.view(np.dtype((np.void, part.strides[0]))).ravel(), return_inverse=True)
-        found.append(_pairs_in_buckets(keys.astype(np.uint64), close))
-    return np.unique(np.concatenate(found), axis=0)
+        found.join_within(keys.astype(np.uint64), close)
+    return found.labels
 
 
-def clusters(num_items: int, pairs: Pairs) -> NDArray[np.int64]:
-    """The number of each item's cluster (N,), where pairs (B, 2) and what they lead to belong together."""
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
+def band_rows(threshold: float) -> int:
+    """Rows that a band of a signature has: the more, the fewer unrelated texts are compared.
 
-    ones = np.ones(len(pairs), np.bool_)
-    graph = coo_array((ones, (pairs[:, 0], pairs[:, 1])), shape=(num_items, num_items))
-    return connected_components(graph, directed=False)[1].astype(np.int64)
+    Texts that share `threshold` of their shingles agree in all rows of a band with threshold^rows, and the
+    rows are the most with which 99 % of them agree in some band.
+    """
+    divisors = [rows for rows in range(1, PERMUTATIONS + 1) if PERMUTATIONS % rows == 0]
+    return max(rows for rows in divisors if (1 - threshold**rows) ** (PERMUTATIONS // rows) <= MAX_MISSED)
 
 
-def _pairs_in_buckets(keys: Hashes, close: Callable[[Pairs, Pairs], NDArray[np.bool_]]) -> Pairs:
-    """Close pairs (B, 2) among items with equal keys (N,)."""
-    order = np.argsort(keys, kind="stable")
-    ranked = keys[order]
-    found: list[Pairs] = [np.empty((0, 2), np.int64)]
-    for distance in range(1, len(keys)):
-        same = np.flatnonzero(ranked[distance:] == ranked[:-distance])
-        if not len(same):
-            break
-        first, second = order[same], order[same + distance]
-        near = close(first, second)
-        found.append(np.sort(np.stack([first[near], second[near]], axis=1), axis=1))
-    return np.concatenate(found)
+class _Clusters:
+    """Which of N items belong together, in memory that grows with N and not with the pairs there are.
+
+    Attributes:
+        labels: (N,) the number of each item's cluster.
+    """
+
+    def __init__(self, num_items: int) -> None:
+        self.labels: Labels = np.arange(num_items)
+        self._pairs: list[Pairs] = []
+
+    def join_within(self, keys: Hashes, close: Callable[[Pairs, Pairs], NDArray[np.bool_]]) -> None:
+        """Join what is close among items with equal keys (N,); pairs within a cluster aren't compared."""
+        order = np.argsort(keys, kind="stable")
+        ranked = keys[order]
+        places = self._unsettled(np.arange(len(keys)), order, ranked)
+        for distance in range(1, len(keys)):
+            places = places[: np.searchsorted(places, len(keys) - distance)]
+            places = places[ranked[places + distance] == ranked[places]]
+            if not len(places):
+                break
+            first, second = order[places], order[places + distance]
+            apart = self.labels[first] != self.labels[second]
+            first, second = first[apart], second[apart]
+            near = close(first, second)
+            self._pairs.append(np.stack([first[near], second[near]]))
+            # Neighbours join most of a large cluster: the sooner that is known, the less is compared.
+            if distance.bit_count() == 1 or sum(pairs.shape[1] for pairs in self._pairs) > len(keys):
+                self._settle()
+                places = self._unsettled(places, order, ranked)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Bring `labels` up to date."""
+        from scipy.sparse import coo_array
+        from scipy.sparse.csgraph import connected_components
+
+        pairs = np.concatenate([np.empty((2, 0), np.int64), *self._pairs], axis=1)
+        self._pairs = []
+        if pairs.shape[1]:
+            first, second = self.labels[pairs]
+            shape = (len(self.labels), len(self.labels))
+            graph = coo_array((np.ones(len(first), np.bool_), (first, second)), shape=shape)
+            self.labels = connected_components(graph, directed=False)[1].astype(np.int64)[self.labels]
+
+    def _unsettled(self, places: Pairs, order: Pairs, ranked: Hashes) -> Pairs:
+        """Those of `places` whose items with an equal key aren't all in one cluster already."""
+        starts = (
+            np.flatnonzero(np.concatenate([[True], ranked[1:] != ranked[:-1]])) if len(ranked) else places
+        )
+        if not len(starts):
+            return places
+        labels = self.labels[order]
+        mixed = np.minimum.reduceat(labels, starts) != np.maximum.reduceat(labels, starts)
+        return places[mixed[np.searchsorted(starts, places, side="right") - 1]]

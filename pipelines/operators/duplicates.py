@@ -6,9 +6,9 @@ in `test`, else in `val`, else in `train`; among equals the first.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
@@ -78,6 +78,8 @@ def digest(spec: ExactDuplicatesSpec, preparation: Preparation) -> Apply:
         else:
             texts = [one["text"] for one in found] if spec.of == "captions" else [found]
             parts = [normalise(one).encode("utf-8", "surrogatepass") for one in texts]
+        if not any(parts):
+            return {column: None}
         total = sha256()
         for part in parts:
             total.update(len(part).to_bytes(8, "big") + part)
@@ -109,11 +111,10 @@ def sign_text(spec: NearDuplicateTextsSpec, preparation: Preparation) -> Apply:
     from ..media.text import normalise
 
     def apply(row: Row, refuse: Refuse) -> Row:
-        found = row[spec.of]
-        if not found:
-            return {f"{spec.of}_minhash": None}
-        text = " ".join(one["text"] for one in found) if spec.of == "captions" else found
-        return {f"{spec.of}_minhash": minhash(normalise(text), spec.shingle_words).tobytes()}
+        texts = [row["text"] or ""] if spec.of == "text" else [one["text"] for one in row["captions"]]
+        words = normalise(" ".join(texts))
+        signature = minhash(words, spec.shingle_words).tobytes() if words else None
+        return {f"{spec.of}_minhash": signature}
 
     return apply
 
@@ -122,38 +123,40 @@ def same_digest(spec: ExactDuplicatesSpec, table: pa.Table) -> Iterable[LeftOut]
     """Records with an equal digest."""
     import numpy as np
 
+    def cluster(digests: pa.Array) -> NDArray[np.int64]:
+        return digests.dictionary_encode().indices.to_numpy().astype(np.int64)
+
     (column,) = _digest_column(spec)
-    digests = table[column].combine_chunks()
-    rows = np.flatnonzero(digests.is_valid().to_numpy(zero_copy_only=False))
-    codes = digests.dictionary_encode().indices.fill_null(0).to_numpy()[rows].astype(np.int64)
-    return _left_out(table, rows, codes, spec.across, "exact-duplicate", "is the same")
+    return _left_out(table, column, spec.across, cluster, "exact-duplicate", "is the same")
 
 
 def close_hash(spec: NearDuplicateImagesSpec, table: pa.Table) -> Iterable[LeftOut]:
     """Records whose pictures have close hashes, or are joined by others that have."""
     import numpy as np
 
-    from ..media.similarity import clusters, similar_hashes
+    from ..media.similarity import hash_clusters
 
-    column = table["perceptual_hash"].combine_chunks()
-    rows = np.flatnonzero(column.is_valid().to_numpy(zero_copy_only=False))
-    hashes, codes = np.unique(column.drop_null().to_numpy(), return_inverse=True)
-    cluster = clusters(len(hashes), similar_hashes(hashes, spec.max_distance))
-    return _left_out(table, rows, cluster[codes], spec.across, "near-duplicate-image", "looks the same")
+    def cluster(hashes: pa.Array) -> NDArray[np.int64]:
+        unique, codes = np.unique(hashes.to_numpy(), return_inverse=True)
+        return hash_clusters(unique, spec.max_distance)[codes]
+
+    return _left_out(table, "perceptual_hash", spec.across, cluster, "near-duplicate-image", "looks the same")
 
 
 def close_signature(spec: NearDuplicateTextsSpec, table: pa.Table) -> Iterable[LeftOut]:
     """Records whose texts have much in common, or are joined by others that have."""
     import numpy as np
 
-    from ..media.similarity import PERMUTATIONS, clusters, similar_signatures
+    from ..media.similarity import PERMUTATIONS, signature_clusters
 
-    column = table[f"{spec.of}_minhash"].combine_chunks()
-    rows = np.flatnonzero(column.is_valid().to_numpy(zero_copy_only=False))
-    unique, codes = np.unique(np.array(column.drop_null().to_pylist(), object), return_inverse=True)
-    signatures = np.frombuffer(b"".join(unique), np.uint32).reshape(-1, PERMUTATIONS)
-    cluster = clusters(len(signatures), similar_signatures(signatures, spec.threshold))
-    return _left_out(table, rows, cluster[codes], spec.across, "near-duplicate-text", "says nearly the same")
+    def cluster(signatures: pa.Array) -> NDArray[np.int64]:
+        encoded = signatures.dictionary_encode()
+        unique = np.frombuffer(b"".join(encoded.dictionary.to_pylist()), np.uint32)
+        codes = encoded.indices.to_numpy()
+        return signature_clusters(unique.reshape(-1, PERMUTATIONS), spec.threshold)[codes]
+
+    column = f"{spec.of}_minhash"
+    return _left_out(table, column, spec.across, cluster, "near-duplicate-text", "says nearly the same")
 
 
 def _digest_column(spec: ExactDuplicatesSpec) -> dict[str, str]:
@@ -162,37 +165,41 @@ def _digest_column(spec: ExactDuplicatesSpec) -> dict[str, str]:
 
 def _left_out(
     table: pa.Table,
-    rows: NDArray[np.int64],
-    cluster: NDArray[np.int64],
+    column: str,
     across: str,
+    cluster: Callable[[pa.Array], NDArray[np.int64]],
     reason: str,
     how: str,
 ) -> Iterator[LeftOut]:
-    """Of each cluster, all rows but the one that is kept.
+    """Of each cluster, all records but the one that is kept.
 
     Args:
         table: of all records.
-        rows: (N,) positions of those that are compared.
-        cluster: (N,) which of them belong together.
+        column: what is compared; a record where it is null is a duplicate of none.
         across: the spec's.
+        cluster: values of the column → which of them belong together, (N,).
         reason: the code it is counted under.
         how: what the one that is kept does.
     """
     import numpy as np
 
     ids: list[str] = table["id"].to_pylist()
-    splits: list[Any] = table["split"].to_pylist()
-    rank = np.array([PRIORITY.index(splits[row]) for row in rows.tolist()], np.int64)
-    if across == "within-split":
-        cluster = cluster * len(PRIORITY) + rank
-    order = np.lexsort((rows, rank, cluster))
-    kept, before = -1, None
-    for place in order.tolist():
-        row = int(rows[place])
-        if cluster[place] != before:
-            kept, before = row, cluster[place]
-        else:
-            yield LeftOut(row, reason, f"{ids[kept]} in {splits[kept]} {how}")
+    splits: list[str] = table["split"].to_pylist()
+    rank = np.array([PRIORITY.index(split) for split in splits], np.int64)
+    values = table[column].combine_chunks()
+    there = values.is_valid().to_numpy(zero_copy_only=False)
+    parts = [there] if across == "keep-held-out" else [there & (rank == one) for one in range(len(PRIORITY))]
+    for part in parts:
+        rows = np.flatnonzero(part)
+        found = cluster(values.take(rows))
+        order = np.lexsort((rows, rank[rows], found))
+        kept, before = -1, None
+        for place in order.tolist():
+            row = int(rows[place])
+            if found[place] != before:
+                kept, before = row, found[place]
+            else:
+                yield LeftOut(row, reason, f"{ids[kept]} in {splits[kept]} {how}")
 
 
 EXACT = Operator(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -11,11 +12,12 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageEnhance
 
 from eagleray.pipelines.media.similarity import (
-    clusters,
+    PERMUTATIONS,
+    band_rows,
+    hash_clusters,
     minhash,
     perceptual_hash,
-    similar_hashes,
-    similar_signatures,
+    signature_clusters,
 )
 
 
@@ -66,22 +68,72 @@ def test_other_pictures_have_other_hashes():
     assert np.mean(distances) == pytest.approx(32, abs=3)
 
 
-@given(st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=25), st.integers(0, 8), st.data())
+def joined(num_items: int, close) -> set[frozenset[int]]:
+    """The clusters that comparing every two gives."""
+    labels = list(range(num_items))
+    for j in range(num_items):
+        for i in range(j):
+            if close(i, j):
+                labels = [labels[i] if label == labels[j] else label for label in labels]
+    return as_sets(labels)
+
+
+def as_sets(labels) -> set[frozenset[int]]:
+    labels = list(labels)
+    return {frozenset(i for i, other in enumerate(labels) if other == label) for label in labels}
+
+
+@given(st.lists(st.integers(0, 2**64 - 1), max_size=25), st.integers(0, 8), st.data())
 @settings(deadline=None)
-def test_all_close_pairs_are_found_and_no_others(hashes, distance, data):
-    """Against comparing every two; some are made close."""
+def test_hashes_are_joined_as_when_every_two_are_compared(hashes, distance, data):
     for base in list(hashes[:8]):
         bits = data.draw(st.lists(st.integers(0, 63), max_size=distance + 1, unique=True))
         hashes.append(base ^ sum(1 << bit for bit in bits))
     unique = np.unique(np.array(hashes, np.uint64))
-    found = {tuple(pair) for pair in similar_hashes(unique, distance).tolist()}
-    expected = {
-        (i, j)
-        for j in range(len(unique))
-        for i in range(j)
-        if (int(unique[i]) ^ int(unique[j])).bit_count() <= distance
-    }
-    assert found == expected
+    near = lambda i, j: (int(unique[i]) ^ int(unique[j])).bit_count() <= distance  # noqa: E731
+    assert as_sets(hash_clusters(unique, distance)) == joined(len(unique), near)
+
+
+@given(st.integers(2, 40), st.integers(0, 60), st.integers(0, 2**32))
+@settings(deadline=None)
+def test_signatures_are_joined_as_when_every_two_are_compared(count, changed, seed):
+    """Far enough from the threshold: near it one in a hundred may be missed."""
+    random = np.random.default_rng(seed)
+    signatures = np.repeat(random.integers(0, 2**32, (3, PERMUTATIONS), np.uint32), count, axis=0)
+    for row in signatures:
+        row[random.choice(PERMUTATIONS, min(changed, 8), replace=False)] = random.integers(0, 2**32)
+    near = lambda i, j: (signatures[i] == signatures[j]).mean() >= 0.8  # noqa: E731
+    assert as_sets(signature_clusters(signatures, 0.8)) == joined(3 * count, near)
+
+
+def test_what_is_joined_by_others_is_one_cluster():
+    chain = np.array([0, 0b1, 0b11, 0b111, 0b111 << 60], np.uint64)
+    assert as_sets(hash_clusters(chain, 1)) == {frozenset((0, 1, 2, 3)), frozenset((4,))}
+    assert as_sets(hash_clusters(chain, 0)) == {frozenset((i,)) for i in range(5)}
+
+
+def test_a_large_cluster_is_joined_without_comparing_every_two():
+    """As of filings that differ in the company's name only."""
+    random = np.random.default_rng(0)
+    signatures = np.repeat(random.integers(0, 2**32, (1, PERMUTATIONS), np.uint32), 20_000, axis=0)
+    changed = random.random(signatures.shape) < 0.03
+    signatures[changed] = random.integers(0, 2**32, changed.sum(), np.uint32)
+    tracemalloc.start()
+    labels = signature_clusters(signatures, 0.8)
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(set(labels.tolist())) == 1
+    assert peak_bytes < 100e6  # the 200 million pairs there are would take 3 GB
+
+
+@pytest.mark.parametrize("threshold", [0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1])
+def test_of_texts_at_the_threshold_hardly_any_is_missed(threshold):
+    rows = band_rows(threshold)
+    random = np.random.default_rng(0)
+    agreeing = random.random((20_000, PERMUTATIONS)) < threshold
+    met = agreeing.reshape(len(agreeing), -1, rows).all(axis=2).any(axis=1)
+    assert met.mean() > 0.985
+    assert rows == 1 or 0.3**rows * (PERMUTATIONS // rows) < 1.2  # and few unrelated ones are compared
 
 
 WORDS = [f"word{i}" for i in range(500)]
@@ -107,13 +159,5 @@ def test_texts_with_a_few_words_changed_are_found_and_unrelated_ones_are_not():
         changed[50 + i] = "changed"
         texts.append(changed)
     signatures = np.stack([minhash(" ".join(words), 5) for words in texts])
-    pairs = {tuple(pair) for pair in similar_signatures(signatures, 0.8).tolist()}
-    assert pairs == {(i, 100 + i) for i in range(30)}
-
-
-def test_what_is_joined_by_others_is_one_cluster():
-    found = clusters(6, np.array([[0, 2], [2, 5], [1, 3]]))
-    assert len(set(found)) == 3
-    assert found[0] == found[2] == found[5]
-    assert found[1] == found[3]
-    assert clusters(3, np.empty((0, 2), np.int64)).tolist() == [0, 1, 2]
+    groups = {group for group in as_sets(signature_clusters(signatures, 0.8)) if len(group) > 1}
+    assert groups == {frozenset((i, 100 + i)) for i in range(30)}

@@ -14,8 +14,11 @@ from PIL import Image
 
 from eagleray.pipelines.operators.duplicates import (
     EXACT,
+    NEAR_IMAGES,
     ExactDuplicatesSpec,
+    NearDuplicateImagesSpec,
     NearDuplicateTextsSpec,
+    digest,
     sign_text,
 )
 from eagleray.pipelines.shards import open_split
@@ -57,16 +60,36 @@ def test_what_is_evaluated_on_is_kept():
 def test_one_of_each_is_left_and_never_in_a_split_that_is_learned_from_when_another_is_not(rows):
     splits, digests = [split for split, _ in rows], [digest for _, digest in rows]
     gone = left_out(ExactDuplicatesSpec(), splits, digests)
-    for digest in {b"a", b"b", b"c"} & set(digests):
-        (kept,) = [i for i, found in enumerate(digests) if found == digest and i not in gone]
-        alike = [split for split, found in zip(splits, digests, strict=True) if found == digest]
+    for value in {b"a", b"b", b"c"} & set(digests):
+        (kept,) = [i for i, found in enumerate(digests) if found == value and i not in gone]
+        alike = [split for split, found in zip(splits, digests, strict=True) if found == value]
         assert splits[kept] == next(split for split in ("test", "val", "train") if split in alike)
     assert all(digests[row] is not None for row in gone)
 
 
-def test_a_record_without_text_is_compared_with_none():
+@pytest.mark.parametrize("text", [None, "", " \n"])
+def test_a_record_without_text_is_compared_with_none(text):
     apply = sign_text(NearDuplicateTextsSpec(), Preparation())
-    assert apply({"text": None}, lambda *args, **kwargs: None) == {"text_minhash": None}
+    assert apply({"text": text}, lambda *args, **kwargs: None) == {"text_minhash": None}
+    apply = digest(ExactDuplicatesSpec(of="text"), Preparation())
+    assert apply({"text": text}, lambda *args, **kwargs: None) == {"text_digest": None}
+
+
+def test_within_splits_a_picture_of_another_split_joins_none():
+    """The second looks like the first and the third, which don't look like each other."""
+    table = pa.table(
+        {
+            "id": ["a", "b", "c"],
+            "split": ["train", "test", "train"],
+            "perceptual_hash": pa.array([0, 0b1111, 0b11111111], pa.uint64()),
+        }
+    )
+    assert NEAR_IMAGES.decide is not None
+    gone = {
+        across: [one.position for one in NEAR_IMAGES.decide(NearDuplicateImagesSpec(across=across), table)]
+        for across in ("keep-held-out", "within-split")
+    }
+    assert gone == {"keep-held-out": [0, 2], "within-split": []}
 
 
 @pytest.fixture
