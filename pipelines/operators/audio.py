@@ -1,8 +1,9 @@
-"""Cutting silence off recordings, and leaving out those that are too short, too quiet or clipped."""
+"""Cutting recordings to what is heard; leaving out those without speech, too short, too quiet or clipped."""
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
@@ -10,6 +11,10 @@ from ..operator import Apply, Operator, OperatorSpec
 from ..quarantine import Refuse, Refused
 from ..source import Row
 from ..spec import Preparation
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 class TrimSilenceSpec(OperatorSpec):
@@ -23,6 +28,22 @@ class TrimSilenceSpec(OperatorSpec):
     """Decibels under the loudest 10 ms from which on it is silent."""
     margin_ms: float = Field(default=50.0, ge=0)
     """Milliseconds of silence that stay."""
+
+
+class VoiceActivitySpec(OperatorSpec):
+    """Leave out recordings in which hardly anyone speaks, and cut the others to speech if asked to."""
+
+    kind: Literal["voice-activity"] = "voice-activity"
+    threshold: float = Field(default=0.5, gt=0, lt=1)
+    """Probability from which on 32 ms are speech."""
+    min_speech_s: float = Field(default=0.25, ge=0)
+    """Least speech in all of a recording, in seconds."""
+    cut: Literal["nothing", "ends", "pauses"] = "nothing"
+    """What is cut away: what comes before the first word and after the last, or long pauses too."""
+    max_pause_s: float = Field(default=0.5, ge=0)
+    """Longest pause that isn't cut, in seconds."""
+    margin_ms: float = Field(default=100.0, ge=0)
+    """Milliseconds around speech that stay."""
 
 
 class AudioQualitySpec(OperatorSpec):
@@ -46,22 +67,45 @@ def trim_silence(spec: TrimSilenceSpec, preparation: Preparation) -> Apply:
     """`waves` without silence at their ends; one that is silent all along stays as it is."""
     from ..media.audio import trim
 
-    def apply(row: Row, refuse: Refuse) -> Row:
-        waves: list[Row] = []
-        for wave in row["waves"]:
-            kept = trim(wave["wave"], preparation.sample_rate, spec.threshold_db, spec.margin_ms)
-            duration_s = wave["duration_s"] - (len(wave["wave"]) - len(kept)) / preparation.sample_rate
-            waves.append({**wave, "wave": kept, "duration_s": duration_s})
-        return {"waves": waves}
+    def change(wave: Row) -> Row:
+        kept = trim(wave["wave"], preparation.sample_rate, spec.threshold_db, spec.margin_ms)
+        return _cut(wave, kept, preparation.sample_rate)
 
-    return apply
+    return _each(change)
+
+
+def voice_activity(spec: VoiceActivitySpec, preparation: Preparation) -> Apply:
+    """`waves` with speech in them, cut to it if asked to."""
+    import numpy as np
+
+    from ..media import voice
+
+    frames_per_s = voice.MODEL_RATE / voice.FRAME
+    margin_s = spec.margin_ms / 1000
+
+    def change(wave: Row) -> Row:
+        probabilities = voice.speech_probabilities(wave["wave"], preparation.sample_rate)
+        speech_s = np.count_nonzero(probabilities >= spec.threshold) / frames_per_s
+        if speech_s < spec.min_speech_s:
+            message = f"{speech_s:.2f} s of speech, at least {spec.min_speech_s:g}"
+            raise Refused("no-speech", message, wanted=True)
+        if spec.cut == "nothing" or not speech_s:
+            return wave
+        longest = spec.max_pause_s if spec.cut == "pauses" else np.inf
+        # What lies within two margins would be kept twice.
+        stretches = voice.speech_stretches(probabilities, spec.threshold, max(longest, 2 * margin_s))
+        bounds = stretches / frames_per_s + (-margin_s, margin_s)
+        places = np.clip(bounds * preparation.sample_rate, 0, len(wave["wave"])).round().astype(int)
+        return _cut(wave, np.concatenate([wave["wave"][a:b] for a, b in places]), preparation.sample_rate)
+
+    return _each(change)
 
 
 def audio_quality(spec: AudioQualitySpec, preparation: Preparation) -> Apply:
-    """`waves` without those that break a rule; the record goes on without them."""
+    """`waves` without those that break a rule."""
     import numpy as np
 
-    def judge(wave: Row) -> None:
+    def change(wave: Row) -> Row:
         samples, duration_s = wave["wave"], wave["duration_s"]
         if duration_s < spec.min_duration_s:
             message = f"{duration_s:.2f} s, at least {spec.min_duration_s:g}"
@@ -78,18 +122,36 @@ def audio_quality(spec: AudioQualitySpec, preparation: Preparation) -> Apply:
         if clipped > spec.max_clipped_share:
             message = f"{clipped:.1%} of it is clipped, at most {spec.max_clipped_share:.1%}"
             raise Refused("clipped-audio", message, wanted=True)
+        return wave
+
+    return _each(change)
+
+
+def _each(change: Callable[[Row], Row]) -> Apply:
+    """Change every one of `waves`, or leave it out where that raises `Refused`.
+
+    The record goes on without it, unless its recordings were all there was to it.
+    """
 
     def apply(row: Row, refuse: Refuse) -> Row:
         kept: list[Row] = []
-        for wave in row["waves"]:
+        alone = not (row.get("picture") or row.get("text"))
+        for number, wave in enumerate(row["waves"], 1):
             try:
-                judge(wave)
-                kept.append(wave)
+                kept.append(change(wave))
             except Refused as refused:
+                if alone and not kept and number == len(row["waves"]):
+                    raise
                 refuse(refused, wave["address"])
         return {"waves": kept}
 
     return apply
+
+
+def _cut(wave: Row, kept: NDArray[np.float32], sample_rate: int) -> Row:
+    """A wave of which some samples are kept; what wasn't decoded counts on in its duration."""
+    gone = len(wave["wave"]) - len(kept)
+    return {**wave, "wave": kept, "duration_s": wave["duration_s"] - gone / sample_rate}
 
 
 TRIM = Operator(
@@ -98,6 +160,13 @@ TRIM = Operator(
     needs=lambda spec: ("waves",),
     gives=lambda spec: ("waves",),
     start=trim_silence,
+)
+VOICE = Operator(
+    spec=VoiceActivitySpec,
+    summary="leave out recordings without speech, or cut them to it",
+    needs=lambda spec: ("waves",),
+    gives=lambda spec: ("waves",),
+    start=voice_activity,
 )
 QUALITY = Operator(
     spec=AudioQualitySpec,

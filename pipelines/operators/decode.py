@@ -54,12 +54,12 @@ def decode_speech(spec: DecodeSpeechSpec, preparation: Preparation) -> Apply:
 
     def apply(row: Row, refuse: Refuse) -> Row:
         waves: list[Row] = []
-        alone = row.get("picture") is None
-        for recording in row["recordings"]:
+        alone = not (row.get("picture") or row.get("text"))
+        for number, recording in enumerate(row["recordings"], 1):
             try:
                 clip = audio.read(recording["content"], preparation.sample_rate)
             except Refused as refused:
-                if alone and len(row["recordings"]) == 1:
+                if alone and not waves and number == len(row["recordings"]):
                     raise
                 refuse(refused, recording["address"], recording["content"])
                 continue

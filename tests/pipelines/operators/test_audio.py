@@ -8,8 +8,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eagleray.pipelines.media.audio import trim
-from eagleray.pipelines.operators.audio import AudioQualitySpec, TrimSilenceSpec, audio_quality, trim_silence
+from eagleray.pipelines.operators.audio import (
+    AudioQualitySpec,
+    TrimSilenceSpec,
+    VoiceActivitySpec,
+    audio_quality,
+    trim_silence,
+    voice_activity,
+)
+from eagleray.pipelines.operators.decode import DecodeSpeechSpec, decode_speech
+from eagleray.pipelines.quarantine import Refused
 from eagleray.pipelines.spec import Preparation
+
+from ..conftest import sound
+from ..media.test_voice import vowels
 
 RATE = 16_000
 
@@ -56,7 +68,7 @@ def test_recordings_that_break_a_rule_are_left_out_of_their_record():
     refused: list[tuple[str, str, bool]] = []
     row = record(tone(1), tone(0.05), tone(3), tone(1, 0.001), np.clip(tone(1, 30), -1, 1).astype(np.float32))
     apply = audio_quality(AudioQualitySpec(max_duration_s=2), Preparation())
-    kept = apply(row, lambda one, address, content=None: refused.append((address, one.reason, one.wanted)))
+    kept = apply(row, lambda one, address: refused.append((address, one.reason, one.wanted)))
     assert [wave["address"] for wave in kept["waves"]] == ["0.wav"]
     assert refused == [
         ("1.wav", "audio-too-short", True),
@@ -64,3 +76,62 @@ def test_recordings_that_break_a_rule_are_left_out_of_their_record():
         ("3.wav", "quiet-audio", True),
         ("4.wav", "clipped-audio", True),
     ]
+
+
+def test_a_recording_without_speech_is_left_out():
+    refused: list[tuple[str, str, bool]] = []
+    noise = np.random.default_rng(0).standard_normal(2 * RATE).astype(np.float32) / 10
+    row = record(tone(2), vowels(2), noise, silence(2), vowels(2)[:1000])
+    apply = voice_activity(VoiceActivitySpec(), Preparation())
+    kept = apply(row, lambda one, address: refused.append((address, one.reason, one.wanted)))
+    assert [wave["address"] for wave in kept["waves"]] == ["1.wav"]
+    assert kept["waves"][0] is row["waves"][1]
+    assert refused == [(f"{i}.wav", "no-speech", True) for i in (0, 2, 3, 4)]
+
+
+@pytest.mark.parametrize("rate", [8_000, 16_000, 44_100])
+@pytest.mark.parametrize(
+    ("cut", "seconds"), [("nothing", 9), ("ends", 7.2), ("pauses", 4.4)], ids=["nothing", "ends", "pauses"]
+)
+def test_a_recording_is_cut_to_its_speech(cut, seconds, rate):
+    """Two seconds of speech, three of silence, two of speech, with one second of silence at both ends."""
+    quiet, loud = np.zeros(rate, np.float32), vowels(2, rate)
+    row = record(np.concatenate([quiet, loud, quiet, quiet, quiet, loud, quiet]))
+    row["waves"][0]["duration_s"] = 9.0
+    apply = voice_activity(VoiceActivitySpec(cut=cut), Preparation(sample_rate=rate))
+    (wave,) = apply(row, lambda *args: None)["waves"]
+    assert len(wave["wave"]) / rate == pytest.approx(seconds, abs=0.15)
+    assert wave["duration_s"] == pytest.approx(len(wave["wave"]) / rate)
+    spoken = np.square(np.concatenate([loud, loud])).sum()
+    assert np.square(wave["wave"]).sum() == pytest.approx(spoken, rel=0.01)
+
+
+def test_margins_that_meet_keep_nothing_twice():
+    row = record(np.concatenate([vowels(1), silence(0.6), vowels(1)]))
+    spec = VoiceActivitySpec(cut="pauses", max_pause_s=0.1, margin_ms=400)
+    (wave,) = voice_activity(spec, Preparation())(row, lambda *args: None)["waves"]
+    assert len(wave["wave"]) <= len(row["waves"][0]["wave"])
+
+
+@pytest.mark.parametrize("others", [{"picture": None}, {"picture": {"content": b""}}, {"text": "said"}])
+def test_a_record_goes_with_its_last_recording_unless_there_is_more_to_it(others):
+    parts: list[str] = []
+    note = lambda one, address, content=None: parts.append(address)  # noqa: E731
+    waves = record(tone(0.01), tone(0.02))
+    broken = {"language": "en", "content": b"no sound"}
+    recordings = {"recordings": [{**broken, "address": "0.wav"}, {**broken, "address": "1.wav"}]}
+    for apply, row, column in (
+        (audio_quality(AudioQualitySpec(), Preparation()), waves, "waves"),
+        (decode_speech(DecodeSpeechSpec(), Preparation()), recordings, "waves"),
+    ):
+        parts.clear()
+        if others == {"picture": None}:
+            with pytest.raises(Refused):
+                apply(row | others, note)
+            assert parts == ["0.wav"]
+        else:
+            assert apply(row | others, note) == {column: []}
+            assert parts == ["0.wav", "1.wav"]
+    whole = {"language": "en", "address": "2.ogg", "content": sound(440, 0.2, "OGG")}
+    row = {"recordings": [whole, {**broken, "address": "1.wav"}]}
+    assert len(decode_speech(DecodeSpeechSpec(), Preparation())(row, note)["waves"]) == 1
