@@ -19,6 +19,8 @@ from .spec import Preparation
 if TYPE_CHECKING:
     import pyarrow as pa
 
+FILES = ("picture", "recordings")
+"""Columns of encoded files, as a source gives them."""
 Apply = Callable[[Row, Refuse], Row | list[Row] | None]
 """Gets a record and gives the columns it sets; a list of such for several records made of one; None for no
 change. Raises `Refused` to leave the record out."""
@@ -58,6 +60,8 @@ class Operator:
         start: `(spec, preparation)` → what is called for every record; called once in each task.
         decide: `(spec, table)` → the records left out, from the table of all records that are left: `id`,
             `split`, `group` and its own columns, in the corpus's order.
+        splits: it makes several records of one. What decides stands after it, for its column would be the
+            same in all of them; and after it the source's files are no longer those of a record.
     """
 
     spec: type[OperatorSpec]
@@ -67,6 +71,7 @@ class Operator:
     gives: Callable[[Any], tuple[str, ...]] = lambda spec: ()
     own: Callable[[Any], Mapping[str, str]] = lambda spec: {}
     decide: Callable[[Any, pa.Table], Iterable[LeftOut]] | None = None
+    splits: bool = False
 
     @property
     def name(self) -> str:
@@ -117,4 +122,13 @@ def check_chain(
                 "operators",
             )
         there |= dict.fromkeys((*operator.gives(spec), *operator.own(spec)))
+        if operator.splits:
+            too_early = [one.name for one, _ in chain[:number] if one.decide is not None]
+            if too_early:
+                raise EaglerayError(
+                    f"operator {operator.name} makes several records of one that {too_early[0]} looked at",
+                    f"put {too_early[0]} after it",
+                    "operators",
+                )
+            there = {name: None for name in there if name not in FILES}
     return tuple(there)

@@ -6,11 +6,12 @@ import gzip
 import io
 import math
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from ..quarantine import Refused
 
@@ -26,6 +27,8 @@ JPEG_MAGIC = b"\xff\xd8\xff"
 EXIF = b"Exif\0"
 EXIF_BYTES = 1 << 17
 """Where a JPEG's orientation would stand: its segments before the picture's have at most 64 KiB each."""
+SIDEWAYS = (5, 6, 7, 8)
+"""EXIF orientations in which rows are columns."""
 # How far augmentation goes; a mirrored letter is another letter, so nothing is flipped.
 MAX_ROTATION_RAD = math.radians(12)
 ZOOM = (0.85, 1.15)
@@ -40,12 +43,24 @@ class Picture:
 
     Attributes:
         pixels: (size, size, 3) uint8, letterboxed on white.
-        width, height: the original's, in pixels; of a vector picture, as rendered.
+        width, height: the original's, in pixels, turned as its EXIF says; of a vector picture, as rendered.
     """
 
     pixels: Pixels
     width: int
     height: int
+
+
+@dataclass(frozen=True)
+class Tile(Picture):
+    """A part of a picture.
+
+    Attributes:
+        left, top: where it lies in the picture, in pixels.
+    """
+
+    left: int
+    top: int
 
 
 def decode(data: bytes, size: int) -> Pixels:
@@ -70,12 +85,51 @@ def read(data: bytes, size: int) -> Picture:
     plain = _read_plain_jpeg(data, size)
     if plain is not None:
         return plain
-    if data[:2] == GZIP_MAGIC or data[:256].lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"<":
+    if _is_vector(data):
         picture = _rasterise(data, size)
         width, height = picture.size
     else:
         picture, (width, height) = _open(data, size)
     return Picture(_letterbox(picture, size), width, height)
+
+
+def read_tiles(data: bytes, tile: int, overlap: int, size: int) -> Iterator[Tile]:
+    """Cut a picture into tiles, row by row, each fitted into (size, size, 3).
+
+    The last tile of a row or column ends with the picture. A picture that is smaller than a tile is one tile,
+    and so is a vector picture, which has no size in pixels.
+
+    Args:
+        data: encoded picture; decoded whole, so up to `MAX_PIXELS`.
+        tile: side of a tile, in the picture's pixels.
+        overlap: pixels that neighbours have in common, or more; less than `tile`.
+        size: side of the result.
+
+    Raises:
+        Refused: when it is no picture, or a broken one.
+    """
+    if not data:
+        raise Refused("empty-image", "the picture has 0 bytes")
+    whole, background = _flatten(_rasterise(data, tile) if _is_vector(data) else _open(data, None)[0])
+    for top in _starts(whole.height, tile, overlap):
+        for left in _starts(whole.width, tile, overlap):
+            part = whole.crop((left, top, min(left + tile, whole.width), min(top + tile, whole.height)))
+            yield Tile(_fit(part, background, size), part.width, part.height, left, top)
+
+
+def _starts(length: int, tile: int, overlap: int) -> list[int]:
+    """Where tiles of a side begin."""
+    if length <= tile:
+        return [0]
+    return [*range(0, length - tile, tile - overlap), length - tile]
+
+
+def without_bars(pixels: Pixels, width: int, height: int) -> Pixels:
+    """The part of a square picture (S, S, 3) that isn't the bars beside a `width`×`height` original."""
+    size = len(pixels)
+    inner_width, inner_height = _fitted(width, height, size)
+    left, top = (size - inner_width) // 2, (size - inner_height) // 2
+    return pixels[top : top + inner_height, left : left + inner_width]
 
 
 def normalise(images: Pixels) -> NDArray[np.float32]:
@@ -168,8 +222,17 @@ def _read_plain_jpeg(data: bytes, size: int) -> Picture | None:
     return Picture(pixels, width, height)
 
 
-def _open(data: bytes, size: int) -> tuple[Image.Image, tuple[int, int]]:
-    """Open and fully decode a raster picture; also gives its size before any shrinking."""
+def _is_vector(data: bytes) -> bool:
+    return data[:2] == GZIP_MAGIC or data[:256].lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"<"
+
+
+def _open(data: bytes, size: int | None) -> tuple[Image.Image, tuple[int, int]]:
+    """Open and fully decode a raster picture; also gives its size before any shrinking.
+
+    Args:
+        data: encoded picture.
+        size: side of the square that it will be fitted into; None to shrink nothing.
+    """
     try:
         picture = Image.open(io.BytesIO(data))
     except Image.DecompressionBombError as error:
@@ -186,10 +249,13 @@ def _open(data: bytes, size: int) -> tuple[Image.Image, tuple[int, int]]:
     if original[0] * original[1] > MAX_PIXELS:
         raise Refused("image-too-large", f"{original[0]}x{original[1]} pixels are over {MAX_PIXELS:,}")
     try:
-        # A JPEG shrinks while it is decoded, to no less than twice what it will be fitted into.
-        width, height = (math.ceil(side * 2 * size / max(original)) for side in original)
-        picture.draft("RGB", (width, height))
+        if size is not None:
+            # A JPEG shrinks while it is decoded, to no less than twice what it will be fitted into.
+            width, height = (math.ceil(side * 2 * size / max(original)) for side in original)
+            picture.draft("RGB", (width, height))
         picture.load()
+        if picture.getexif().get(ExifTags.Base.Orientation) in SIDEWAYS:
+            original = (original[1], original[0])
         return ImageOps.exif_transpose(picture), original
     except Exception as error:
         raise _broken(error) from error
@@ -225,20 +291,36 @@ def _rasterise(data: bytes, size: int) -> Image.Image:
 
 def _letterbox(picture: Image.Image, size: int) -> Pixels:
     """Composite on a background, fit into the square, centre."""
-    if picture.mode.startswith("I") or picture.mode == "F":  # 16 bits a channel
-        deep = np.asarray(picture, dtype=np.float32)
-        picture = Image.fromarray((deep / max(float(deep.max()), 65535.0) * 255).astype(np.uint8))
-    background = WHITE
-    if picture.mode != "RGB":
-        layered = picture.convert("RGBA")
-        background = _background(layered)
-        picture = _lay(layered, background)
-    scale = size / max(picture.size)
-    width, height = (max(1, round(side * scale)) for side in picture.size)
+    return _fit(*_flatten(picture), size)
+
+
+def _flatten(picture: Image.Image) -> tuple[Image.Image, tuple[int, int, int]]:
+    """Composite on a background; also gives its colour."""
+    if picture.mode.startswith("I") or picture.mode == "F":
+        # Integers are taken as 16 bits unless there are larger ones; real numbers have a scale of their own.
+        deep = np.maximum(np.nan_to_num(np.asarray(picture, np.float32)), 0)
+        least = np.finfo(np.float32).tiny if picture.mode == "F" else 65535.0
+        picture = Image.fromarray((deep / max(float(deep.max()), least) * 255).astype(np.uint8))
+    if picture.mode == "RGB":
+        return picture, WHITE
+    layered = picture.convert("RGBA")
+    background = _background(layered)
+    return _lay(layered, background), background
+
+
+def _fit(picture: Image.Image, background: tuple[int, int, int], size: int) -> Pixels:
+    """Fit into the square and centre."""
+    width, height = _fitted(*picture.size, size)
     square = Image.new("RGB", (size, size), background)
     fitted = picture.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3.0)
     square.paste(fitted, ((size - width) // 2, (size - height) // 2))
     return np.asarray(square)
+
+
+def _fitted(width: int, height: int, size: int) -> tuple[int, int]:
+    """What fits into the square: its longer side is `size`."""
+    scale = size / max(width, height)
+    return max(1, round(width * scale)), max(1, round(height * scale))
 
 
 def _background(layered: Image.Image) -> tuple[int, int, int]:

@@ -100,6 +100,7 @@ SECTIONS = Operator(
     needs=lambda spec: ("text",),
     gives=lambda spec: ("text", "category"),
     start=split_sections,
+    splits=True,
 )
 WINDOW = Operator(
     spec=SlidingWindowSpec,
@@ -107,4 +108,5 @@ WINDOW = Operator(
     needs=lambda spec: ("text",),
     gives=lambda spec: ("text",),
     start=sliding_window,
+    splits=True,
 )

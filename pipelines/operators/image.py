@@ -25,13 +25,17 @@ class ImageSizeSpec(OperatorSpec):
 
 
 class ImageQualitySpec(OperatorSpec):
-    """Leave out pictures that are blurred, or nearly of one tone."""
+    """Leave out pictures that are blurred, too dark, too bright, or nearly of one tone."""
 
     kind: Literal["image-quality"] = "image-quality"
     min_sharpness: float = Field(default=20.0, ge=0)
     """Least variance of the luma's Laplacian, at the stored size (Pech-Pacheco et al. 2000)."""
     min_contrast: float = Field(default=8.0, ge=0)
     """Least standard deviation of the luma, of 255."""
+    min_brightness: float = Field(default=10.0, ge=0, le=255)
+    """Least mean of the luma, of 255."""
+    max_brightness: float = Field(default=250.0, ge=0, le=255)
+    """Greatest mean of the luma, of 255."""
 
 
 def image_size(spec: ImageSizeSpec, preparation: Preparation) -> Apply:
@@ -53,9 +57,11 @@ def image_size(spec: ImageSizeSpec, preparation: Preparation) -> Apply:
 
 
 def image_quality(spec: ImageQualitySpec, preparation: Preparation) -> Apply:
-    """Judges `image` by its stored pixels."""
+    """Judges `image` by its stored pixels, without the bars beside them."""
     import numpy as np
     from scipy.ndimage import laplace
+
+    from ..media.image import without_bars
 
     side = preparation.stored_image_size
     weights = np.array([0.299, 0.587, 0.114], np.float32)  # Rec. 601 luma
@@ -64,7 +70,14 @@ def image_quality(spec: ImageQualitySpec, preparation: Preparation) -> Apply:
         if row["image"] is None:
             return
         pixels = np.frombuffer(row["image"]["pixels"], np.uint8).reshape(side, side, 3)
-        luma = pixels @ weights
+        luma = without_bars(pixels, row["image"]["width"], row["image"]["height"]) @ weights
+        brightness = float(luma.mean())
+        if brightness < spec.min_brightness:
+            message = f"its luma has a mean of {brightness:.1f}, at least {spec.min_brightness:g}"
+            raise Refused("dark-image", message, wanted=True)
+        if brightness > spec.max_brightness:
+            message = f"its luma has a mean of {brightness:.1f}, at most {spec.max_brightness:g}"
+            raise Refused("bright-image", message, wanted=True)
         contrast = float(luma.std())
         if contrast < spec.min_contrast:
             message = f"its luma has a deviation of {contrast:.1f}, at least {spec.min_contrast:g}"
@@ -85,7 +98,7 @@ SIZE = Operator(
 )
 QUALITY = Operator(
     spec=ImageQualitySpec,
-    summary="leave out pictures that are blurred, or nearly of one tone",
+    summary="leave out pictures that are blurred, too dark, too bright, or nearly of one tone",
     needs=lambda spec: ("image",),
     start=image_quality,
 )

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import io
+import struct
+import tracemalloc
+import zlib
 from contextlib import suppress
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -81,6 +85,49 @@ def test_a_jpeg_is_turned_as_its_exif_says():
     assert pixels[28, 16].min() > 215
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "TIFF"])
+def test_width_and_height_are_those_of_the_turned_picture(orientation, file_format):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    found = image.read(encode(noise((64, 32)), file_format, exif=exif), 32)
+    assert (found.width, found.height) == ((64, 32) if orientation < 5 else (32, 64))
+    bars = (found.pixels == 255).all(axis=2)
+    assert bars[0].all() == (orientation < 5)
+    assert bars[:, 0].all() == (orientation >= 5)
+
+
+@pytest.mark.parametrize("file_format", ["GIF", "PNG", "WEBP", "TIFF"])
+def test_of_an_animated_picture_the_first_frame_is_taken(file_format):
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ((255, 0, 0), (0, 255, 0), (0, 0, 255))]
+    options = {"lossless": True} if file_format == "WEBP" else {}
+    moving = encode(frames[0], file_format, save_all=True, append_images=frames[1:], **options)
+    assert Image.open(io.BytesIO(moving)).n_frames == 3
+    assert (image.decode(moving, 8) == (255, 0, 0)).all()
+
+
+def test_a_cmyk_jpeg_keeps_its_colours():
+    red = Image.new("RGB", (16, 16), (200, 30, 30)).convert("CMYK")
+    assert np.abs(image.decode(encode(red, "JPEG"), 16).astype(int) - (200, 30, 30)).max() < 12
+
+
+@pytest.mark.parametrize(
+    ("dtype", "top"), [(np.uint16, 65535), (np.int32, 65535), (np.int32, 2**20), (np.float32, 1.0)]
+)
+def test_deep_pixels_are_scaled_not_cut(dtype, top):
+    ramp = np.linspace(0, top, 16).astype(dtype).repeat(16).reshape(16, 16)
+    pixels = image.decode(encode(Image.fromarray(ramp), "TIFF"), 16)
+    assert np.abs(pixels[:, 0, 0] - np.linspace(0, 255, 16)).max() <= 1.5
+
+
+def test_pixels_that_are_no_numbers_are_black():
+    odd = np.full((8, 8), 2.0, np.float32)
+    odd[:4], odd[4:6] = np.nan, -3
+    pixels = image.decode(encode(Image.fromarray(odd), "TIFF"), 8)
+    assert (pixels[:6] == 0).all()
+    assert (pixels[6:] == 255).all()
+
+
 def test_decoding_is_idempotent_on_a_square_of_the_right_size():
     pixels = image.decode(encode(noise((24, 24))), 24)
     assert np.array_equal(image.decode(encode(Image.fromarray(pixels)), 24), pixels)
@@ -107,10 +154,97 @@ def test_a_broken_picture_is_refused_with_its_reason(data, reason):
     assert str(refused.value)
 
 
-def test_a_picture_of_huge_size_is_refused_before_it_is_decoded():
-    with pytest.raises(Refused) as refused:
-        image.decode(encode(Image.new("1", (9000, 9000))), 16)
-    assert refused.value.reason == "image-too-large"
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def huge_png(side: int) -> bytes:
+    """A whole PNG of side×side black pixels, of which a thousandth of a byte each is in the file."""
+    packer = zlib.compressobj(9)
+    rows = bytes((1 + side // 8) * 1000)
+    data = b"".join(packer.compress(rows) for _ in range(side // 1000)) + packer.flush()
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("side", [9000, 40_000])
+@pytest.mark.parametrize(
+    "read", [image.decode, lambda data, size: list(image.read_tiles(data, 100, 0, size))]
+)
+def test_a_picture_of_huge_size_is_refused_from_its_header(side, read):
+    whole = huge_png(side)
+    assert len(whole) < 300_000
+    for data in (whole, whole[:60]):  # of the second there is hardly more than the header
+        with pytest.raises(Refused) as refused:
+            read(data, 16)
+        assert refused.value.reason == "image-too-large"
+
+
+BOMB = zlib.compress(bytes(200 << 20), 9)
+
+
+@pytest.mark.parametrize(
+    "bomb",
+    [
+        chunk(b"zTXt", b"Comment\0\0" + BOMB),
+        chunk(b"iTXt", b"Comment\0\1\0\0\0" + BOMB),
+        chunk(b"iCCP", b"profile\0\0" + BOMB),
+        chunk(b"iCCP", b"profile\0\0" + BOMB) * 20,
+    ],
+    ids=["zTXt", "iTXt", "iCCP", "iCCPs"],
+)
+def test_what_a_chunk_unpacks_to_never_fills_the_memory(bomb):
+    whole = encode(noise((16, 16)))
+    tracemalloc.start()
+    outcome: object
+    try:
+        outcome = image.decode(whole[:33] + bomb + whole[33:], 16).shape
+    except Refused as refused:
+        outcome = refused.reason
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert outcome in ((16, 16, 3), "corrupt-image")
+    assert peak_bytes < 16e6
+
+
+@given(st.integers(1, 90), st.integers(1, 90), st.integers(8, 40), st.data())
+@settings(deadline=None, max_examples=60)
+def test_tiles_cover_a_picture_whole_and_have_their_overlap(width, height, tile, data):
+    overlap = data.draw(st.integers(0, tile - 1))
+    whole = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    tiles = list(image.read_tiles(encode(Image.fromarray(whole)), tile, overlap, 2 * tile))
+    covered = np.zeros((height, width), np.bool_)
+    for one in tiles:
+        assert one.width == min(tile, width)
+        assert one.height == min(tile, height)
+        covered[one.top : one.top + one.height, one.left : one.left + one.width] = True
+    assert covered.all()
+    lefts = sorted({one.left for one in tiles})
+    assert all(before + tile - after >= overlap for before, after in pairwise(lefts))
+    assert len(lefts) <= -(-max(1, width - overlap) // (tile - overlap))
+
+
+def test_a_tile_shows_its_part_of_the_picture():
+    whole = noise((64, 48))
+    for one in image.read_tiles(encode(whole), 32, 8, 32):
+        part = whole.crop((one.left, one.top, one.left + 32, one.top + 32))
+        assert np.array_equal(one.pixels, np.asarray(part))
+
+
+def test_tiles_of_a_drawing_on_nothing_have_one_background():
+    drawing = Image.new("RGBA", (32, 16), (0, 0, 0, 0))
+    drawing.paste((255, 255, 255, 255), (2, 2, 10, 10))
+    left, right = image.read_tiles(encode(drawing), 16, 0, 16)
+    assert tuple(left.pixels[0, 0]) == tuple(right.pixels[0, 0]) == image.GREY
+
+
+@given(st.integers(1, 300), st.integers(1, 300), st.integers(8, 64))
+@settings(deadline=None, max_examples=60)
+def test_without_its_bars_a_picture_has_its_own_shape(width, height, size):
+    black = image.read(encode(Image.new("L", (width, height), 0)), size)
+    inside = image.without_bars(black.pixels, black.width, black.height)
+    assert (inside == 0).all()
+    assert inside.size == (black.pixels == 0).sum()
 
 
 @given(

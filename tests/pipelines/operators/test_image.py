@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
+from eagleray.pipelines.operators.decode import DecodeImageSpec, decode_image
 from eagleray.pipelines.operators.image import ImageQualitySpec, ImageSizeSpec, image_quality, image_size
 from eagleray.pipelines.quarantine import Refused
 from eagleray.pipelines.spec import Preparation
@@ -15,9 +18,17 @@ from ..media.test_similarity import scene
 PREPARATION = Preparation(image_size=64, stored_image_size=64)
 
 
-def record(picture: Image.Image, width: int = 640, height: int = 480) -> dict:
+def record(picture: Image.Image, width: int = 640, height: int = 640) -> dict:
     pixels = np.asarray(picture.convert("RGB").resize((64, 64))).tobytes()
     return {"image": {"address": "x", "width": width, "height": height, "pixels": pixels}}
+
+
+def decoded(picture: Image.Image) -> dict:
+    """A record as decoding gives it."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    row = {"picture": {"address": "x", "content": buffer.getvalue()}}
+    return decode_image(DecodeImageSpec(), PREPARATION)(row, lambda *args: None) or {}
 
 
 @pytest.mark.parametrize(
@@ -42,3 +53,27 @@ def test_blurred_and_flat_pictures_are_left_out_and_sharp_ones_stay():
         assert refused.value.reason in ("blurred-image", "low-contrast-image")
     with pytest.raises(Refused, match="deviation"):
         apply(record(Image.new("RGB", (64, 64), (90, 90, 92))), lambda *args: None)
+
+
+@pytest.mark.parametrize(("shade", "reason"), [(4, "dark-image"), (251, "bright-image")])
+def test_dark_and_bright_pictures_are_left_out(shade, reason):
+    apply = image_quality(ImageQualitySpec(), PREPARATION)
+    speckled = np.random.default_rng(0).integers(shade - 4, shade + 5, (64, 64, 3), np.uint8)
+    with pytest.raises(Refused, match="a mean of") as refused:
+        apply(record(Image.fromarray(speckled)), lambda *args: None)
+    assert (refused.value.reason, refused.value.wanted) == (reason, True)
+
+
+@pytest.mark.parametrize("size", [(64, 20), (20, 64)])
+def test_bars_beside_a_picture_are_no_part_of_it(size):
+    """They would make any picture bright, and their edges sharp and full of contrast."""
+    apply = image_quality(ImageQualitySpec(), PREPARATION)
+    grain = np.random.default_rng(0).integers(0, 2, (size[1], size[0], 3), np.uint8)
+    for shade, reason in ((0, "dark-image"), (110, "low-contrast-image")):
+        with pytest.raises(Refused) as refused:
+            apply(decoded(Image.fromarray(grain + np.uint8(shade))), lambda *args: None)
+        assert refused.value.reason == reason
+    smooth = Image.linear_gradient("L").resize(size)
+    with pytest.raises(Refused) as refused:
+        apply(decoded(smooth), lambda *args: None)
+    assert refused.value.reason == "blurred-image"

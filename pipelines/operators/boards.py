@@ -1,0 +1,90 @@
+"""Cutting large pictures, such as boards and their layouts, into tiles on which details can be seen."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from ..operator import Apply, Operator, OperatorSpec
+from ..quarantine import Refuse, Refused
+from ..source import Row
+from ..spec import Preparation
+
+
+class TileImageSpec(OperatorSpec):
+    """Cut a picture into tiles at its own size; each becomes a record with the boxes that lie in it."""
+
+    kind: Literal["tile-image"] = "tile-image"
+    size: int = Field(default=512, ge=16)
+    """Side of a tile, in pixels of the original."""
+    overlap: int = Field(default=64, ge=0)
+    """Pixels that neighbouring tiles have in common, at least."""
+    min_box_share: float = Field(default=0.25, gt=0, le=1)
+    """Least share of a box's area that lies in a tile for the tile to have it."""
+    keep_blank: bool = False
+    """Keep tiles of one colour."""
+
+    @model_validator(mode="after")
+    def _advancing(self) -> TileImageSpec:
+        if self.overlap >= self.size:
+            raise ValueError(f"overlap {self.overlap} is not smaller than size {self.size}")
+        return self
+
+
+def tile_image(spec: TileImageSpec, preparation: Preparation) -> Apply:
+    """`picture` → a record for each tile, with `image` and the `boxes` there are."""
+    from ..media.image import read_tiles
+
+    def apply(row: Row, refuse: Refuse) -> list[Row] | None:
+        if row["picture"] is None:
+            return None
+        address: str = row["picture"]["address"]
+        tiles: list[Row] = []
+        content = row["picture"]["content"]
+        for tile in read_tiles(content, spec.size, spec.overlap, preparation.stored_image_size):
+            if not spec.keep_blank and (tile.pixels == tile.pixels[0, 0]).all():
+                message = f"the tile at {tile.left}, {tile.top} has one colour"
+                refuse(Refused("blank-tile", message, wanted=True), address)
+                continue
+            image = {
+                "address": address,
+                "width": tile.width,
+                "height": tile.height,
+                "pixels": tile.pixels.tobytes(),
+            }
+            boxes = row.get("boxes")
+            shown = boxes and [
+                one
+                for box in boxes
+                if (one := clip_box(box, tile.left, tile.top, tile.width, tile.height, spec.min_box_share))
+            ]
+            tiles.append({"image": image} if boxes is None else {"image": image, "boxes": shown})
+        if not tiles:
+            raise Refused("blank-image", "every tile of the picture has one colour", wanted=True)
+        return tiles
+
+    return apply
+
+
+def clip_box(box: Row, left: int, top: int, width: int, height: int, min_share: float) -> Row | None:
+    """A box as seen from a tile at `left`, `top`; None where less than `min_share` of its area is in it."""
+    start_x, start_y = max(box["left"], left), max(box["top"], top)
+    end_x = min(box["left"] + box["width"], left + width)
+    end_y = min(box["top"] + box["height"], top + height)
+    if start_x >= end_x or start_y >= end_y:
+        return None
+    seen = {"left": start_x - left, "top": start_y - top, "width": end_x - start_x, "height": end_y - start_y}
+    if seen["width"] * seen["height"] < min_share * box["width"] * box["height"]:
+        return None
+    return {**box, **seen}
+
+
+TILE = Operator(
+    spec=TileImageSpec,
+    summary="cut a picture into tiles, with the boxes in them",
+    needs=lambda spec: ("picture",),
+    gives=lambda spec: ("image",),
+    start=tile_image,
+    splits=True,
+)

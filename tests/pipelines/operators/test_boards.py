@@ -1,0 +1,137 @@
+"""Cutting pictures into tiles."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from pydantic import ValidationError
+
+from eagleray.pipelines.operator import check_chain
+from eagleray.pipelines.operators.boards import TILE, TileImageSpec, clip_box, tile_image
+from eagleray.pipelines.operators.duplicates import EXACT, NEAR_IMAGES, ExactDuplicatesSpec
+from eagleray.pipelines.operators.duplicates import NearDuplicateImagesSpec as NearSpec
+from eagleray.pipelines.quarantine import Refused
+from eagleray.pipelines.shards import open_split
+from eagleray.pipelines.spec import Preparation
+from eagleray.pipelines.stages.preprocess import PreprocessSpec
+from eagleray.workflows.errors import EaglerayError
+
+from ..conftest import PREPARATION
+
+
+def board(width: int, height: int, seed: int = 0) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8))
+
+
+def encode(picture: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def box(left: float, top: float, width: float, height: float, label: str = "chip") -> dict:
+    return {"label": label, "left": left, "top": top, "width": width, "height": height}
+
+
+def tiles(picture: Image.Image, boxes: list[dict] | None = None, parts=lambda *args: None, **options) -> list:
+    row = {"id": "b", "picture": {"address": "b.png", "content": encode(picture)}}
+    if boxes is not None:
+        row["boxes"] = boxes
+    apply = tile_image(TileImageSpec(**options), Preparation(image_size=32, stored_image_size=32))
+    return apply(row, parts) or []
+
+
+def test_every_box_is_where_it_was_on_the_tile_that_shows_it():
+    whole = board(100, 70)
+    for left, top in ((0, 0), (40, 20), (70, 50), (88, 58)):
+        whole.paste((255, 0, 0), (left, top, left + 12, top + 12))
+    boxes = [box(left, top, 12, 12) for left, top in ((0, 0), (40, 20), (70, 50), (88, 58))]
+    found = tiles(whole, boxes, size=32, overlap=12)
+    seen = 0
+    for tile in found:
+        assert (tile["image"]["width"], tile["image"]["height"]) == (32, 32)
+        pixels = np.frombuffer(tile["image"]["pixels"], np.uint8).reshape(32, 32, 3)
+        for one in tile["boxes"]:
+            left, top, right, bottom = (
+                one["left"], one["top"], one["left"] + one["width"], one["top"] + one["height"],
+            )  # fmt: skip
+            assert (pixels[top:bottom, left:right] == (255, 0, 0)).all()
+            seen += one["width"] * one["height"] == 144
+    assert seen >= 4  # each is whole on one tile at least: the overlap is as large as they are
+
+
+sides = st.floats(0, 200)
+
+
+@given(st.tuples(sides, sides, st.floats(1, 50), st.floats(1, 50)), st.floats(0.01, 1))
+def test_a_box_on_a_tile_lies_in_it_and_has_the_least_share_of_its_area(place, share):
+    whole = box(*place)
+    seen = clip_box(whole, 60, 40, 80, 64, share)
+    if seen is None:
+        width = max(0.0, min(place[0] + place[2], 140) - max(place[0], 60))
+        height = max(0.0, min(place[1] + place[3], 104) - max(place[1], 40))
+        assert width * height < share * place[2] * place[3] * (1 + 1e-9) or width * height == 0
+        return
+    assert seen["label"] == "chip"
+    assert 0 <= seen["left"] < seen["left"] + seen["width"] <= 80 + 1e-9
+    assert 0 <= seen["top"] < seen["top"] + seen["height"] <= 64 + 1e-9
+    assert seen["width"] * seen["height"] >= share * place[2] * place[3]
+    assert seen["left"] + 60 == pytest.approx(max(place[0], 60))
+
+
+def test_a_record_without_boxes_gets_none_and_one_with_no_box_an_empty_list():
+    assert all("boxes" not in tile for tile in tiles(board(40, 40), size=32, overlap=0))
+    assert [tile["boxes"] for tile in tiles(board(32, 32), [], size=32, overlap=0)] == [[]]
+
+
+def test_tiles_of_one_colour_are_left_out():
+    whole = Image.new("RGB", (64, 32), (0, 90, 0))
+    whole.paste(board(32, 32), (0, 0))
+    refused: list[tuple[str, bool, str]] = []
+    note = lambda one, address: refused.append((one.reason, one.wanted, one.message))  # noqa: E731
+    assert len(tiles(whole, parts=note, size=32, overlap=0)) == 1
+    assert refused == [("blank-tile", True, "the tile at 32, 0 has one colour")]
+    assert len(tiles(whole, size=32, overlap=0, keep_blank=True)) == 2
+    with pytest.raises(Refused, match="every tile"):
+        tiles(Image.new("RGB", (64, 32)), size=32, overlap=0)
+
+
+def test_an_overlap_of_a_whole_tile_is_no_spec():
+    with pytest.raises(ValidationError, match="not smaller"):
+        TileImageSpec(size=64, overlap=64)
+
+
+def test_what_decides_stands_after_tiling_and_looks_at_tiles():
+    tile, near, exact = (TILE, TileImageSpec()), (NEAR_IMAGES, NearSpec()), (EXACT, ExactDuplicatesSpec())
+    given = ("picture", "image")
+    assert "perceptual_hash" in check_chain(given, (tile, near), "pictures")
+    with pytest.raises(EaglerayError, match="of one that near-duplicate-images looked at") as error:
+        check_chain(given, (near, tile), "pictures")
+    assert error.value.remedy == "put near-duplicate-images after it"
+    with pytest.raises(EaglerayError, match="exact-duplicates needs picture"):
+        check_chain(given, (tile, exact), "pictures")
+
+
+def test_the_tiles_of_a_board_are_records_of_one_split(build, tmp_path):
+    for number in range(12):
+        (tmp_path / f"{number:02d}.png").write_bytes(encode(board(80, 48, number)))
+    spec = {
+        "source": {"kind": "pictures", "path": str(tmp_path)},
+        "preparation": PREPARATION,
+        "operators": [{"kind": "tile-image", "size": 48, "overlap": 16}],
+        "splits": {"train": 0.5, "val": 0.2, "test": 0.3},
+    }
+    built = build(PreprocessSpec.model_validate(spec))
+    split_of = {
+        name: split
+        for split in ("train", "val", "test")
+        for name in open_split(built.folder, split).column("id")["id"].to_pylist()
+    }
+    assert sorted(split_of) == [f"{number:02d}.png#{part:04d}" for number in range(12) for part in range(2)]
+    assert all(split_of[f"{i:02d}.png#0000"] == split_of[f"{i:02d}.png#0001"] for i in range(12))
+    assert len(set(split_of.values())) == 3
