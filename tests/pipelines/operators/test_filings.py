@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from eagleray.pipelines.operators.filings import (
     SlidingWindowSpec,
@@ -46,6 +47,73 @@ def test_a_report_is_cut_at_its_headings_not_at_its_table_of_contents_or_where_t
     assert "Other Information" not in found["7"]
 
 
+QUARTERLY = f"""
+Part I
+Item 1.\u00a0Financial Statements 3
+Item 2. Management's Discussion 9
+Part II
+Item 1. Legal Proceedings 20
+Item 6. Exhibits 30
+Statements in this report look forward. {BODY}
+PART I \u2013 FINANCIAL INFORMATION
+Item\u00a01. Financial Statements
+{BODY}
+ITEM 2. MANAGEMENT'S DISCUSSION
+{BODY * 2}
+PART I
+ITEM 2. MANAGEMENT'S DISCUSSION (continued)
+It goes on here. {BODY}
+PART II - OTHER INFORMATION
+Item 1. Legal Proceedings
+As told in
+Item 3, and in
+Item 1A of our annual report, {BODY}
+Item 1A. Risk Factors
+{BODY * 3}
+Items 5 and 5A. Other Information
+{BODY}
+Item 6. Exhibits
+None.
+"""
+
+
+def test_a_10q_counts_its_items_anew_in_its_second_part():
+    found = dict(sections(QUARTERLY, 30))
+    assert list(found) == ["I-1", "I-2", "II-1", "II-1A", "II-5"]
+    assert found["I-1"].count("We sell") == 5
+    assert found["I-2"].count("We sell") == 15  # goes on over the page
+    assert "OTHER INFORMATION" not in found["I-2"]
+    assert "Item 1A of our annual report" in found["II-1"]  # a wrapped sentence is no heading
+    assert found["II-5"].startswith("Items 5 and 5A. Other")
+    assert not any("look forward" in text for text in found.values())  # what follows the table of contents
+
+
+ITEMS_10K = ("1", "1A", "1B", "2", "3", "4", "5", "7", "7A", "8", "9", "9A", "10", "11", "15", "16")
+PART_OF = {"1": "I", "5": "II", "10": "III", "15": "IV"}
+
+
+@given(
+    st.lists(st.sampled_from(ITEMS_10K), min_size=2, unique=True),
+    st.lists(st.integers(1, 90), min_size=len(ITEMS_10K), max_size=len(ITEMS_10K)),
+    st.sampled_from(
+        ["Item {}. Some Title", "ITEM {} \u2014 SOME TITLE", "Item {}.", "\u00a0Item\u00a0{}: Title"]
+    ),
+    st.booleans(),
+    st.booleans(),
+)
+def test_a_report_put_together_comes_apart_again(items, lengths, form, parts, contents):
+    items = sorted(items, key=ITEMS_10K.index)
+    lines = [form.format(item) + " 12" for item in items] if contents else []
+    expected = []
+    for number, (item, length) in enumerate(zip(items, lengths, strict=False)):
+        section = f"{form.format(item)}\n" + " ".join(f"word{number}" for _ in range(length))
+        lines += [f"PART {PART_OF[item]}"] if parts and item in PART_OF else []
+        lines.append(section)
+        if len(section.split()) >= 30:
+            expected.append((item, section.strip()))
+    assert sections("\n".join(lines), 30) == expected
+
+
 def test_sections_become_records_with_their_item():
     apply = split_sections(SplitSectionsSpec(items=("1A", "7")), Preparation())
     rows = apply({"text": REPORT}, lambda *args: None)
@@ -54,6 +122,9 @@ def test_sections_become_records_with_their_item():
     with pytest.raises(Refused, match="no heading") as refused:
         apply({"text": BODY}, lambda *args: None)
     assert refused.value.reason == "no-sections"
+    with pytest.raises(Refused, match="the items 1, 1A, 7 only") as refused:
+        split_sections(SplitSectionsSpec(items=("8",)), Preparation())({"text": REPORT}, lambda *args: None)
+    assert (refused.value.reason, refused.value.wanted) == ("no-wanted-section", True)
 
 
 @given(
@@ -81,3 +152,8 @@ def test_windows_become_records():
         {"text": "a b c d e f"}, lambda *a: None
     )
     assert [row["text"] for row in rows] == ["a b c", "c d e", "d e f"]
+
+
+def test_windows_that_would_lose_words_are_no_spec():
+    with pytest.raises(ValidationError, match="words would be lost"):
+        SlidingWindowSpec(size=10, stride=11)
