@@ -157,6 +157,33 @@ def test_a_broken_recording_is_refused_with_its_reason(data, reason):
     assert refused.value.reason == reason
 
 
+def long_flac(seconds: int) -> bytes:
+    return encode(np.zeros(seconds * 1000, np.int16), 1000, "FLAC")
+
+
+def test_a_recording_that_is_too_long_is_refused_from_its_header():
+    whole = long_flac(3601)
+    for data in (whole, whole[:2000]):  # of the second there is hardly more than the header
+        with pytest.raises(Refused, match="3,601 s") as refused:
+            audio.decode(data, RATE)
+        assert refused.value.reason == "audio-too-long"
+
+
+def test_of_a_long_recording_only_what_is_kept_is_decoded():
+    clip = audio.read(long_flac(3600), RATE)
+    assert clip.duration_s == 3600
+    assert len(clip.wave) == audio.MAX_DURATION_S * RATE
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_one_sample_that_is_no_number_is_enough(value):
+    wave = tone(440)
+    wave[1234] = value
+    with pytest.raises(Refused) as refused:
+        audio.decode(encode(wave, subtype="FLOAT"), RATE)
+    assert refused.value.reason == "not-finite-audio"
+
+
 @given(
     data=st.binary(max_size=100),
     magic=st.sampled_from([b"", b"OggS", b"RIFF\x00\x00\x00\x00WAVEfmt ", b"fLaC", b"ID3"]),
