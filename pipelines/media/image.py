@@ -85,7 +85,7 @@ def read(data: bytes, size: int) -> Picture:
     plain = _read_plain_jpeg(data, size)
     if plain is not None:
         return plain
-    if _is_vector(data):
+    if is_vector(data):
         picture = _rasterise(data, size)
         width, height = picture.size
     else:
@@ -110,7 +110,7 @@ def read_tiles(data: bytes, tile: int, overlap: int, size: int) -> Iterator[Tile
     """
     if not data:
         raise Refused("empty-image", "the picture has 0 bytes")
-    whole, background = _flatten(_rasterise(data, tile) if _is_vector(data) else _open(data, None)[0])
+    whole, background = _flatten(_rasterise(data, tile) if is_vector(data) else _open(data, None)[0])
     for top in _starts(whole.height, tile, overlap):
         for left in _starts(whole.width, tile, overlap):
             part = whole.crop((left, top, min(left + tile, whole.width), min(top + tile, whole.height)))
@@ -222,7 +222,8 @@ def _read_plain_jpeg(data: bytes, size: int) -> Picture | None:
     return Picture(pixels, width, height)
 
 
-def _is_vector(data: bytes) -> bool:
+def is_vector(data: bytes) -> bool:
+    """Whether it can only be an SVG, which has no size in pixels."""
     return data[:2] == GZIP_MAGIC or data[:256].lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"<"
 
 

@@ -40,7 +40,7 @@ def speech_probabilities(wave: Floats, sample_rate: int) -> Floats:
     frames = np.lib.stride_tricks.sliding_window_view(padded, CONTEXT + FRAME)[::FRAME]
     memory = np.zeros(MEMORY, np.float32)
     given = {"input": np.ascontiguousarray(frames), "h": memory, "c": memory}
-    return np.asarray(_model().run(["speech_probs"], given)[0], np.float32)
+    return np.asarray(speech_model().run(["speech_probs"], given)[0], np.float32)
 
 
 def speech_stretches(probabilities: Floats, threshold: float, max_pause_s: float) -> NDArray[np.int64]:
@@ -61,7 +61,7 @@ def speech_stretches(probabilities: Floats, threshold: float, max_pause_s: float
 
 
 @lru_cache(maxsize=1)
-def _model() -> InferenceSession:
+def speech_model() -> InferenceSession:
     """The model, loaded once in a process (20 ms), on one thread: a task has half a core.
 
     The package that brings it is found, not imported: that would load torch.

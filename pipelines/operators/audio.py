@@ -36,8 +36,8 @@ class VoiceActivitySpec(OperatorSpec):
     kind: Literal["voice-activity"] = "voice-activity"
     threshold: float = Field(default=0.5, gt=0, lt=1)
     """Probability from which on 32 ms are speech."""
-    min_speech_s: float = Field(default=0.25, ge=0)
-    """Least speech in all of a recording, in seconds."""
+    min_speech_s: float = Field(default=0.1, ge=0)
+    """Least speech in all of a recording, in seconds; a letter that is spelt has 0.2."""
     cut: Literal["nothing", "ends", "pauses"] = "nothing"
     """What is cut away: what comes before the first word and after the last, or long pauses too."""
     max_pause_s: float = Field(default=0.5, ge=0)
@@ -80,6 +80,7 @@ def voice_activity(spec: VoiceActivitySpec, preparation: Preparation) -> Apply:
 
     from ..media import voice
 
+    voice.speech_model()  # loaded before the first record
     frames_per_s = voice.MODEL_RATE / voice.FRAME
     margin_s = spec.margin_ms / 1000
 

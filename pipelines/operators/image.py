@@ -17,7 +17,7 @@ class ImageSizeSpec(OperatorSpec):
 
     kind: Literal["image-size"] = "image-size"
     min_side: int = Field(default=64, ge=1)
-    """Least width and height of the original, in pixels."""
+    """Least width and height of the original, in pixels; a vector picture has none."""
     max_side: int = Field(default=16_384, ge=1)
     """Greatest width and height of the original, in pixels."""
     max_aspect: float = Field(default=4.0, ge=1)
@@ -40,15 +40,17 @@ class ImageQualitySpec(OperatorSpec):
 
 def image_size(spec: ImageSizeSpec, preparation: Preparation) -> Apply:
     """Judges `image` by the original's size."""
+    from ..media.image import is_vector
 
     def apply(row: Row, refuse: Refuse) -> None:
         if row["image"] is None:
             return
         width, height = row["image"]["width"], row["image"]["height"]
         size = f"{width}x{height} pixels"
-        if min(width, height) < spec.min_side:
+        rendered = row.get("picture") is not None and is_vector(row["picture"]["content"])
+        if not rendered and min(width, height) < spec.min_side:
             raise Refused("image-too-small", f"{size}, at least {spec.min_side} a side", wanted=True)
-        if max(width, height) > spec.max_side:
+        if not rendered and max(width, height) > spec.max_side:
             raise Refused("image-too-wide", f"{size}, at most {spec.max_side} a side", wanted=True)
         if max(width, height) > spec.max_aspect * min(width, height):
             raise Refused("image-too-narrow", f"{size}, sides at most 1:{spec.max_aspect:g}", wanted=True)

@@ -13,6 +13,7 @@ from eagleray.pipelines.operators.image import ImageQualitySpec, ImageSizeSpec, 
 from eagleray.pipelines.quarantine import Refused
 from eagleray.pipelines.spec import Preparation
 
+from ..conftest import svg
 from ..media.test_similarity import scene
 
 PREPARATION = Preparation(image_size=64, stored_image_size=64)
@@ -42,6 +43,14 @@ def test_pictures_of_odd_sizes_are_left_out(size, reason):
     assert (refused.value.reason, refused.value.wanted) == (reason, True)
     assert apply(record(scene(0), 400, 100), lambda *args: None) is None
     assert apply({"image": None}, lambda *args: None) is None
+
+
+def test_a_vector_picture_has_a_shape_but_no_size():
+    apply = image_size(ImageSizeSpec(), PREPARATION)
+    drawing = {"picture": {"address": "x.svg", "content": svg()}}
+    assert apply(record(scene(0), 32, 64) | drawing, lambda *args: None) is None
+    with pytest.raises(Refused, match="1:4"):
+        apply(record(scene(0), 15, 64) | drawing, lambda *args: None)
 
 
 def test_blurred_and_flat_pictures_are_left_out_and_sharp_ones_stay():
