@@ -254,7 +254,7 @@ def stages(
         rows = [
             {
                 "kind": found.name,
-                "takes": ", ".join(f"{name}: {given.__name__}" for name, given in found.takes.items()),
+                "takes": ", ".join(f"{name}: {given.__name__}" for name, given in found.inputs.items()),
                 "gives": found.gives.__name__,
                 "summary": found.summary,
             }

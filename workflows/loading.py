@@ -142,7 +142,7 @@ def _check_stages(document: Document, kinds: Mapping[str, StageKind]) -> dict[st
     for name, sources in reads.items():
         _check_inputs(document, name, sources, known)
     inside = {
-        name: [source for key, source in sources.items() if key in known[name].takes and source in known]
+        name: [source for key, source in sources.items() if key in known[name].inputs and source in known]
         for name, sources in reads.items()
     }
     if cycle := find_cycle(inside):
@@ -164,12 +164,14 @@ def _check_inputs(
     stages: dict[str, Any] = document.data["stages"]
     for key, source in sources.items():
         location = ("stages", name, "inputs", key)
-        if key not in kind.takes:
-            document.problem(location, f"`{kind.name}` takes no such input; {nearest(key, list(kind.takes))}")
+        if key not in kind.inputs:
+            document.problem(
+                location, f"`{kind.name}` takes no such input; {nearest(key, list(kind.inputs))}"
+            )
         elif source not in stages:
             document.problem(location, f"there is no stage {source!r}; {nearest(source, list(stages))}")
-        elif source in known and not issubclass(known[source].gives, kind.takes[key]):
-            gives, wanted = known[source].gives, kind.takes[key]
+        elif source in known and not issubclass(known[source].gives, kind.inputs[key]):
+            gives, wanted = known[source].gives, kind.inputs[key]
             message = f"expected a {wanted.__name__}, but {source!r} gives a {gives.__name__}"
             fitting = ", ".join(_givers(wanted, known))
             document.problem(location, f"{message}; stages that give one: {fitting or 'none'}")

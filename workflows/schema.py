@@ -26,7 +26,7 @@ def schema(kinds: Mapping[str, StageKind]) -> dict[str, Any]:
             "description": "Input name → the stage whose output it is.",
             "properties": {
                 name: {"type": "string", "description": f"A stage that gives a {artifact.__name__}."}
-                for name, artifact in kind.takes.items()
+                for name, artifact in kind.inputs.items()
             },
             "required": sorted(kind.takes),
             "additionalProperties": False,

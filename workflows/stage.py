@@ -61,6 +61,12 @@ class StageKind:
     cached: bool = True
     check: Callable[[str, Any], None] | None = None
     cpus: Callable[[Any], float] = field(default=lambda spec: spec.run.num_cpus)
+    may_take: Mapping[str, type[Artifact]] = field(default_factory=dict[str, type[Artifact]])
+
+    @property
+    def inputs(self) -> Mapping[str, type[Artifact]]:
+        """Every input that it can have."""
+        return {**self.takes, **self.may_take}
 
     @property
     def module(self) -> str:
@@ -77,6 +83,7 @@ def stage(
     cached: bool = True,
     check: Callable[[str, Any], None] | None = None,
     cpus: Callable[[Any], float] | None = None,
+    may_take: Mapping[str, type[Artifact]] | None = None,
 ) -> Callable[[Callable[..., Mapping[str, Any] | None]], StageKind]:
     """Register the decorated function as a stage kind.
 
@@ -94,6 +101,7 @@ def stage(
             function itself must be idempotent.
         check: given the stage's name and spec, refuses what can't work, when a plan is made.
         cpus: CPUs that must exist in the cluster while it runs, workers included.
+        may_take: inputs it can do without; the function's parameters for them have a default.
     """
     name = spec.model_fields["kind"].default
     if not isinstance(name, str):
@@ -111,6 +119,7 @@ def stage(
             outside=outside,
             cached=cached,
             check=check,
+            may_take=dict(may_take or {}),
             **options,
         )
 

@@ -119,10 +119,12 @@ def _run(task: StageTask, emit: Emit) -> Record:
 
 
 def _earlier(task: StageTask, store: ArtifactStore) -> Artifact | None:
-    """What was made last of the same spec; one that can't be opened is as good as none."""
+    """What was made last of the same spec and inputs; one that can't be opened is as good as none."""
     spec = identity(task.spec)
+    inputs = {name: record.fingerprint for name, record in task.inputs.items()}
     for record in store.list():
-        if record.spec == spec and record.fingerprint != task.fingerprint:
+        same = record.spec == spec and record.inputs == inputs
+        if same and record.fingerprint != task.fingerprint:
             try:
                 return store.open(record)
             except EaglerayError:

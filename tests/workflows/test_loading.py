@@ -165,6 +165,13 @@ def test_a_missing_input_is_refused_with_what_to_write() -> None:
     )
 
 
+def test_an_input_that_may_be_left_out_has_a_type_all_the_same() -> None:
+    text = CHAIN.replace("inputs: {corpus: corpus}", "inputs: {corpus: corpus, before: report}")
+    expected = "stages.capitals.inputs.before: expected a Corpus, but 'report' gives a Report"
+    assert any(expected in problem for problem in problems(text))
+    parse(text.replace("before: report", "before: corpus"))
+
+
 def test_an_input_given_as_a_number_is_not_also_called_missing() -> None:
     [problem] = problems(CHAIN.replace("inputs: {corpus: corpus}", "inputs: {corpus: 5}"))
     assert "stages.capitals.inputs.corpus: should be a valid string, got 5" in problem

@@ -103,4 +103,4 @@ def test_editors_are_told_what_each_kind_does_and_where_its_inputs_come_from() -
     for kind in KINDS.values():
         body = definitions[kind.spec.__name__]
         assert body["description"] == kind.summary
-        assert set(body["properties"]["inputs"]["properties"]) == set(kind.takes)
+        assert set(body["properties"]["inputs"]["properties"]) == set(kind.inputs)

@@ -58,6 +58,24 @@ def test_an_attempt_finds_its_inputs_opened_and_records_where_they_are_from(home
     assert report.inputs == {"corpus": corpus.fingerprint, "checkpoint": capitals.fingerprint}
 
 
+def test_an_input_that_may_be_left_out_is_opened_where_it_is_given(home: Home) -> None:
+    text = CHAIN.replace("inputs: {corpus: corpus}", "inputs: {corpus: corpus, before: corpus}")
+    home.attempt(parse(text), "corpus")
+    without = home.attempt(parse(CHAIN), "capitals")
+    capitals = home.attempt(parse(text), "capitals")
+    assert (home.store.open(without).path / "text.txt").read_text() == "HELLO"
+    assert (home.store.open(capitals).path / "text.txt").read_text() == "HELLOHELLO"
+    assert set(capitals.inputs) == {"corpus", "before"}
+
+
+def test_what_was_made_of_other_inputs_is_not_taken_over(home: Home) -> None:
+    said: list[str] = []
+    for text in (CHAIN, CHAIN.replace("text: hello", "text: others")):
+        home.attempt(parse(text), "corpus")
+        home.attempt(parse(text), "capitals", lambda _, **fields: said.append(str(fields.get("message"))))
+    assert [line for line in said if line.startswith("upper")] == ["upper has begun, after None"] * 2
+
+
 def test_what_was_made_meanwhile_is_not_made_again(home: Home) -> None:
     planned = home.plan(parse(CHAIN))["corpus"]
     task = home.task(planned, {}, "r1", {})

@@ -74,13 +74,14 @@ class UpperSpec(StageSpec):
     hold_until: str = Runtime("")
 
 
-@stage(UpperSpec, takes={"corpus": Corpus}, gives=Checkpoint)
-def upper(ctx: StageContext, spec: UpperSpec, corpus: Corpus) -> None:
-    """Write a corpus's text in capitals."""
-    ctx.log("upper has begun")
+@stage(UpperSpec, takes={"corpus": Corpus}, gives=Checkpoint, may_take={"before": Corpus})
+def upper(ctx: StageContext, spec: UpperSpec, corpus: Corpus, before: Corpus | None = None) -> None:
+    """Write a corpus's text in capitals, after another one's if there is any."""
+    ctx.log(f"upper has begun, after {ctx.earlier()}")
     while spec.hold_until and not Path(spec.hold_until).exists():
         time.sleep(0.01)
-    text = (corpus.path / "text.txt").read_text(encoding="utf-8")
+    texts = [(one.path / "text.txt").read_text(encoding="utf-8") for one in (before, corpus) if one]
+    text = "".join(texts)
     (ctx.output / "text.txt").write_text(text.upper(), encoding="utf-8")
 
 
