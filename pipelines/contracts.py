@@ -45,6 +45,8 @@ COLUMNS: Mapping[str, pa.Field] = {
         pa.field("captions", _list(language=_STRING, text=_STRING)),
         # Parallel to `captions`; each runs from BOS to EOS, cut to max_tokens, without padding.
         pa.field("tokens", pa.list_(pa.field("item", _numbers(_INT), nullable=False))),
+        # Of `text`, from BOS to EOS, whole.
+        pa.field("text_tokens", _numbers(_INT)),
         # `mel` is float16 (frames, n_mels), row by row, not normalised. `duration_s` is the whole clip's.
         pa.field(
             "speech", _list(language=_STRING, address=_STRING, duration_s=_REAL, frames=_INT, mel=_BYTES)
@@ -111,6 +113,10 @@ INTAKE = pa.schema(
 what was then left out as a duplicate is the rest of `records`."""
 
 
+PACKS = pa.schema([pa.field("pieces", _list(row=pa.int64(), start=_INT, stop=_INT), nullable=False)])
+"""Sequences of packed documents: rows of their split, and which of each one's `text_tokens`."""
+
+
 def stored_schema(columns: Iterable[str], own: Mapping[str, str]) -> pa.Schema:
     """Schema of a corpus's shards.
 
@@ -127,6 +133,11 @@ def stored_schema(columns: Iterable[str], own: Mapping[str, str]) -> pa.Schema:
 def shard_path(corpus: Path, split: str, number: int) -> Path:
     """Where a shard lies in a corpus's folder."""
     return corpus / "records" / f"{split}-{number:05d}.arrow"
+
+
+def pack_path(corpus: Path, split: str) -> Path:
+    """Where a split's sequences of packed documents are listed, if there are any."""
+    return corpus / "packs" / f"{split}.arrow"
 
 
 def shard_paths(corpus: Path, split: str) -> list[Path]:

@@ -7,25 +7,28 @@ which machines, in how many attempts, or on what was taken over from an earlier 
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+from tokenizers import Tokenizer
 
 from ..workflows.errors import EaglerayError
 from ..workflows.stage import StageContext
-from . import preparing
+from . import preparing, tokens
 from .compute import pc
 from .contracts import COLUMNS, INTAKE, PLACE, QUARANTINE
 from .intake import Holding, open_corpus, open_parts, write_parts
-from .media import text
 from .operator import LeftOut
+from .packing import PackWriter
 from .preparing import END, REFUSAL, UNITS, Recipe
 from .quarantine import Quarantine, Refusal
 from .shards import ShardWriter, write_table
@@ -33,14 +36,10 @@ from .spec import SPLITS, CorpusInfo, SplitCounts
 from .splitting import split_of
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
-
     from .stages.preprocess import PreprocessSpec
 
 SECONDS_BETWEEN_REPORTS = 0.5
 ROWS_AT_ONCE = 1024
-TOKENIZER_BYTES = 64 << 20
-"""Text that a tokenizer is trained on, at most; more makes no better one."""
 NO_UNIT = bytes(16)
 
 
@@ -85,7 +84,9 @@ class Progress:
             self._ctx.progress(self._done, self._total, units_per_s=rate)
 
 
-def write_corpus(ctx: StageContext, spec: PreprocessSpec, recipe: Recipe, digest: str) -> CorpusInfo:
+def write_corpus(
+    ctx: StageContext, spec: PreprocessSpec, recipe: Recipe, digest: str, tokenizer_of: Path | None
+) -> CorpusInfo:
     """Write the corpus of a source to `ctx.output`.
 
     Args:
@@ -93,6 +94,7 @@ def write_corpus(ctx: StageContext, spec: PreprocessSpec, recipe: Recipe, digest
         spec: what is asked for.
         recipe: how records are prepared.
         digest: of the source's content.
+        tokenizer_of: the corpus whose tokenizer is used; None to train one.
 
     Raises:
         EaglerayError: when there is nothing to learn from, or more is refused than a budget allows.
@@ -122,7 +124,7 @@ def write_corpus(ctx: StageContext, spec: PreprocessSpec, recipe: Recipe, digest
             recipe.files.shown,
         )
 
-    tokenizer = _train_tokenizer(ctx, spec, recipe, catalogue)
+    tokenizer = _tokenizer(ctx, spec, recipe, catalogue, tokenizer_of)
     counts = _write_records(ctx, spec, recipe, catalogue, tokenizer)
     write_table(_ordered(refused, units), ctx.output / "quarantine.parquet")
     write_table(_intake(units, holdings, kept, left_out), ctx.output / "intake.parquet")
@@ -136,6 +138,7 @@ def write_corpus(ctx: StageContext, spec: PreprocessSpec, recipe: Recipe, digest
         classes=tuple(sorted(categories)),
         vocab_size=tokenizer.get_vocab_size() if tokenizer else 0,
         preparation=spec.preparation,
+        packing=spec.packing,
         quarantined=quarantine.counts(),
     )
     (ctx.output / "corpus.json").write_text(info.model_dump_json(indent=2) + "\n")
@@ -245,24 +248,29 @@ def _repeated_ids(table: pa.Table) -> list[LeftOut]:
     return [LeftOut(int(position), "duplicate-id", message) for position in again]
 
 
-def _train_tokenizer(
-    ctx: StageContext, spec: PreprocessSpec, recipe: Recipe, catalogue: Catalogue
+def _tokenizer(
+    ctx: StageContext, spec: PreprocessSpec, recipe: Recipe, catalogue: Catalogue, other: Path | None
 ) -> Tokenizer | None:
-    """Train on the captions of the training split and write `tokenizer.json`; None where there are none."""
-    if "captions" not in recipe.schema.names:
+    """Write `tokenizer.json`, that of another corpus or one trained on the training split; None where there
+    is no text.
+    """
+    columns = [name for name in tokens.TEXTS if name in recipe.schema.names]
+    if not columns:
         return None
-    texts: list[str] = []
-    size_bytes = 0
-    for rows, part in catalogue.read(["captions"]):
-        training = rows.filter(pc.equal(part["split"], "train"))["captions"].combine_chunks()
-        found = training.flatten().field("text").to_pylist()
-        texts += found
-        size_bytes += sum(map(len, found))
-        if size_bytes > TOKENIZER_BYTES:
-            break
-    tokenizer = text.train_tokenizer(texts, spec.preparation.vocab_size)
-    tokenizer.save(str(ctx.output / "tokenizer.json"))
-    ctx.log(f"trained a tokenizer of {tokenizer.get_vocab_size()} tokens on {len(texts)} captions")
+    written = ctx.output / "tokenizer.json"
+    if other is not None:
+        if not (other / written.name).is_file():
+            raise EaglerayError(
+                "the corpus whose tokenizer is to be used has none",
+                "name one that holds text, or leave inputs.tokenizer out",
+                ctx.stage,
+            )
+        shutil.copyfile(other / written.name, written)
+        return Tokenizer.from_file(str(written))
+    training = (rows.filter(pc.equal(part["split"], "train")) for rows, part in catalogue.read(columns))
+    tokenizer, num_texts = tokens.train(training, spec.preparation.vocab_size)
+    tokenizer.save(str(written))
+    ctx.log(f"trained a tokenizer of {tokenizer.get_vocab_size()} tokens on {num_texts} texts")
     return tokenizer
 
 
@@ -276,36 +284,32 @@ def _write_records(
     """Write the shards; returns what each split has."""
     schema = _stored(recipe)
     writers = {split: ShardWriter(ctx.output, split, schema, spec.shard_bytes) for split in SPLITS}
+    packers = {split: PackWriter(ctx.output, split, spec.packing) for split in SPLITS if spec.packing}
     counts = {split: Counter[str]() for split in SPLITS}
     for rows, part in catalogue.read(recipe.schema.names):
         if tokenizer is not None:
-            rows = rows.append_column(
-                COLUMNS["tokens"], _tokens(rows, tokenizer, spec.preparation.max_tokens)
-            )
+            rows = tokens.with_tokens(rows, tokenizer, spec.preparation)
         for split, writer in writers.items():
             mine = rows.filter(pc.equal(part["split"], split))
             writer.add(mine)
             counts[split].update(_counts(mine))
+            if split in packers:
+                packers[split].add(tokens.num_tokens(mine))
     for writer in writers.values():
         writer.close()
+    for split, packer in packers.items():
+        packer.close()
+        counts[split]["packs"] = packer.num_packs
     ctx.log(f"wrote {catalogue.table.num_rows} records")
     return {split: SplitCounts.model_validate(found) for split, found in counts.items()}
-
-
-def _tokens(rows: pa.Table, tokenizer: Tokenizer, max_tokens: int) -> pa.Array:
-    """`tokens` of the rows' `captions`."""
-    captions = rows["captions"].combine_chunks()
-    encoded = text.token_ids(tokenizer, captions.flatten().field("text").to_pylist(), max_tokens)
-    ends = np.cumsum(captions.value_lengths().to_numpy())
-    lists = [encoded[end - count : end] for end, count in zip(ends, np.diff(ends, prepend=0), strict=True)]
-    return pa.array(lists, COLUMNS["tokens"].type)
 
 
 def _counts(rows: pa.Table) -> dict[str, int]:
     """How much of each modality some records have."""
     found = {"records": rows.num_rows}
-    if "image" in rows.schema.names:
-        found["pictures"] = rows.num_rows - rows["image"].null_count
+    for column, name in (("image", "pictures"), ("text", "documents"), ("volume", "volumes")):
+        if column in rows.schema.names:
+            found[name] = rows.num_rows - rows[column].null_count
     for column, name in (("captions", "captions"), ("speech", "clips")):
         if column in rows.schema.names:
             found[name] = pc.sum(pc.list_value_length(rows[column])).as_py() or 0
@@ -313,9 +317,9 @@ def _counts(rows: pa.Table) -> dict[str, int]:
 
 
 def _stored(recipe: Recipe) -> pa.Schema:
-    """Schema of the shards: what was prepared, and the captions' tokens."""
+    """Schema of the shards: what was prepared, and the tokens of what is text."""
     schema = recipe.schema
-    return schema.append(COLUMNS["tokens"]) if "captions" in schema.names else schema
+    return pa.schema([*schema, *(COLUMNS[name] for name in tokens.token_columns(schema))])
 
 
 def _as_table(refusals: Sequence[Refusal], unit: Any = None, row: Any = None) -> pa.Table:  # noqa: ANN401

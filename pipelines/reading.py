@@ -13,17 +13,17 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from ..workflows.errors import EaglerayError
-from .contracts import MODALITIES
+from .contracts import MODALITIES, pack_path
 from .media import audio, image, text
 from .order import Rows, Seeds, mix
 from .records import Chunk
-from .shards import OPEN_BATCHES, open_split
-from .spec import CorpusInfo
+from .shards import OPEN_BATCHES, MappedRows, open_split
+from .spec import PAD, CorpusInfo
 
 Arrays = dict[str, NDArray[Any]]
 
 # Each use of a row's seed draws from a stream of its own.
-_CROP, _MASK, *_CHOICES = range(5)
+_CROP, _MASK, *_CHOICES = range(6)
 
 
 class CorpusReader:
@@ -46,6 +46,7 @@ class CorpusReader:
             raise EaglerayError(
                 f"the corpus has no split {split!r}", f"known: {', '.join(self.info.splits)}", str(folder)
             )
+        self._folder, self._split = folder, split
         self._rows = open_split(folder, split)
         if len(self._rows) != self.info.splits[split].records:
             raise EaglerayError(
@@ -79,6 +80,44 @@ class CorpusReader:
         """Columns of rows (B,), as they are stored."""
         return self._rows.take(rows, columns)
 
+    @property
+    def num_packs(self) -> int:
+        """Sequences that the split's documents are packed into; 0 if they aren't packed."""
+        return self.info.splits[self._split].packs
+
+    def packed(self, packs: Rows) -> Arrays:
+        """Read sequences of packed documents.
+
+        Args:
+            packs: numbers (B,) below `num_packs`.
+
+        Returns:
+            `tokens` (B, L) int64, L as `info.packing` has it; `segment` (B, L) int32, which piece of a
+            document a token belongs to, from 1 on, for attention that stays within a document; `position`
+            (B, L) int32, its place in the document. All zeros where a sequence is not full.
+        """
+        if self.info.packing is None:
+            raise EaglerayError("the corpus's documents aren't packed", "set `packing` in its stage")
+        shape = (len(packs), self.info.packing.length)
+        tokens = np.full(shape, PAD, np.int64)
+        segment, position = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
+        for i, pieces in enumerate(self._packs.take(packs, ["pieces"])["pieces"].to_pylist()):
+            filled = 0
+            rows = np.array([piece["row"] for piece in pieces], np.int64)
+            for number, (piece, (chunk, row)) in enumerate(zip(pieces, self._locate(rows), strict=True), 1):
+                document = chunk.document(row)
+                assert document is not None
+                start, stop = piece["start"], piece["stop"]
+                place = slice(filled, filled + stop - start)
+                tokens[i, place], segment[i, place] = document[start:stop], number
+                position[i, place] = np.arange(start, stop)
+                filled = place.stop
+        return {"tokens": tokens, "segment": segment, "position": position}
+
+    @cached_property
+    def _packs(self) -> MappedRows:
+        return MappedRows([pack_path(self._folder, self._split)])
+
     def examples(
         self,
         rows: Rows,
@@ -101,16 +140,18 @@ class CorpusReader:
             `image` (B, 3, H, W) float32, `tokens` (B, T) int64, `token_mask` (B, T) bool,
             `mel` (B, F, M) float32, `mel_mask` (B, F) bool, `present` (B, 3) bool in the order of
             `MODALITIES`, `label` (B,) int64 and `group` (B,) int64, equal where records share a caption.
-            What is absent is zeros; the label of a record without a category is -1.
+            What is absent is zeros; the label of a record without a category is -1. The text of a record
+            without a caption is its document: the beginning, or with seeds any stretch of it.
         """
         records = self._locate(rows)
-        captions: list[Sequence[int]] = []
+        texts: list[Sequence[int]] = []
         clips: list[NDArray[np.float16] | None] = []
         for (chunk, row), draws in zip(records, _draws(len(rows), seeds), strict=True):
             clip, caption = self._choose(chunk, row, draws, caption_language, transcript)
-            captions.append([] if caption is None else chunk.tokens(caption).tolist())
+            found = self._document(chunk, row, draws) if caption is None else chunk.tokens(caption)
+            texts.append(found.tolist())
             clips.append(None if clip is None else chunk.mel(clip))
-        tokens, token_mask = text.pad(captions, self.info.preparation.max_tokens)
+        tokens, token_mask = text.pad(texts, self.info.preparation.max_tokens)
         mel, mel_mask = self._speech(clips, seeds)
         pictures, has_picture = self._pictures(records, seeds)
         present = {"image": has_picture, "text": token_mask.any(axis=1), "speech": mel_mask.any(axis=1)}
@@ -168,6 +209,15 @@ class CorpusReader:
         if not said:
             return clip, None
         return clip, said[int(draws[2] * len(said)) if draws else 0]
+
+    def _document(self, chunk: Chunk, row: int, draws: Sequence[float] | None) -> NDArray[np.int32]:
+        """Tokens of the record's document, no more than the text may have; none if it has no document."""
+        tokens = chunk.document(row)
+        if tokens is None:
+            return np.empty(0, np.int32)
+        size = self.info.preparation.max_tokens
+        start = int(draws[3] * (max(0, len(tokens) - size) + 1)) if draws else 0
+        return tokens[start : start + size]
 
     def _pictures(
         self, records: Sequence[tuple[Chunk, int]], seeds: Seeds | None
@@ -233,7 +283,9 @@ def read_info(folder: Path) -> CorpusInfo:
 
 
 def _draws(num_rows: int, seeds: Seeds | None) -> Sequence[Sequence[float] | None]:
-    """For each row three numbers in [0, 1): for the speech's language, the text's, and which caption."""
+    """For each row four numbers in [0, 1): for the speech's language, the text's, which caption, and which
+    stretch of a document.
+    """
     if seeds is None:
         return [None] * num_rows
     return list(zip(*((mix(seeds, stream) / 2.0**64).tolist() for stream in _CHOICES), strict=True))

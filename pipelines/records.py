@@ -47,6 +47,14 @@ class Chunk:
         ends, values = self._tokens
         return values[ends[number] : ends[number + 1]]
 
+    def document(self, row: int) -> NDArray[np.int32] | None:
+        """The tokens of its document; None if there is none."""
+        if "text_tokens" not in self._names:
+            return None
+        ends, values = self._documents
+        found = values[ends[row] : ends[row + 1]]
+        return found if len(found) else None  # even an empty text has its BOS
+
     def clips(self, row: int) -> dict[str, int]:
         """Language → number of the recording in the chunk."""
         if "speech" not in self._names:
@@ -98,6 +106,11 @@ class Chunk:
     @cached_property
     def _tokens(self) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         lists = self._batch.column("tokens").values
+        return lists.offsets.to_numpy(), lists.values.to_numpy()
+
+    @cached_property
+    def _documents(self) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        lists = self._batch.column("text_tokens")
         return lists.offsets.to_numpy(), lists.values.to_numpy()
 
     @cached_property

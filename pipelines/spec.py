@@ -83,6 +83,15 @@ class Splits(Spec):
         return self
 
 
+class Packing(Spec):
+    """Documents packed by length into sequences, of which each holds whole documents as far as they fit."""
+
+    length: int = Field(default=2_048, ge=16)
+    """Tokens of a sequence; a longer document becomes several."""
+    window: int = Field(default=4_096, ge=1)
+    """Documents packed together: more leave less room, fewer keep a sequence's pieces near each other."""
+
+
 class SplitCounts(Spec):
     """What a split holds."""
 
@@ -90,6 +99,9 @@ class SplitCounts(Spec):
     pictures: int = 0
     captions: int = 0
     clips: int = 0
+    documents: int = 0
+    volumes: int = 0
+    packs: int = 0
 
 
 class CorpusInfo(Spec):
@@ -107,5 +119,7 @@ class CorpusInfo(Spec):
     vocab_size: int
     """Tokens that the tokenizer has; 0 without a tokenizer."""
     preparation: Preparation
+    packing: Packing | None = None
+    """How documents were packed, if they were."""
     quarantined: Mapping[str, int]
     """What was refused, by reason."""

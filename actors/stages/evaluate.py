@@ -35,9 +35,10 @@ class EvaluateSpec(StageSpec):
 def evaluate(ctx: StageContext, spec: EvaluateSpec, corpus: Corpus, checkpoint: Checkpoint) -> dict[str, Any]:
     """Measure retrieval and classification on held-out pictures, each with interval and chance."""
     from ...pipelines.reading import CorpusReader
-    from ..training.checkpoint import load_model
+    from ..training.checkpoint import check_tokenizer, load_model
     from ..training.evaluation import embed_split, measure
 
+    check_tokenizer(checkpoint.path, corpus.path, ctx.stage)
     reader = CorpusReader(corpus.path, spec.split)
     if not len(reader):
         raise EaglerayError(

@@ -28,8 +28,9 @@ def export(ctx: StageContext, spec: ExportSpec, checkpoint: Checkpoint, corpus: 
     """Export a checkpoint as ONNX graphs, check them against torch, and index the corpus's pictures."""
     from ..serving.bundle import Lineage
     from ..serving.exporting import ExportOptions, export_bundle
-    from ..training.checkpoint import load_model
+    from ..training.checkpoint import check_tokenizer, load_model
 
+    check_tokenizer(checkpoint.path, corpus.path, ctx.stage)
     info = export_bundle(
         load_model(checkpoint.path),
         corpus.path,

@@ -26,8 +26,9 @@ class FinetuneSpec(TrainingSpec):
 @stage(FinetuneSpec, takes={"corpus": Corpus, "checkpoint": Checkpoint}, gives=Checkpoint, cpus=reserved_cpus)
 def finetune(ctx: StageContext, spec: FinetuneSpec, corpus: Corpus, checkpoint: Checkpoint) -> dict[str, Any]:
     """Train on from a checkpoint, with another objective or another corpus."""
-    from ..training.checkpoint import read_info
+    from ..training.checkpoint import check_tokenizer, read_info
     from ..training.ray_train import train_checkpoint
 
+    check_tokenizer(checkpoint.path, corpus.path, ctx.stage)
     model = read_info(checkpoint.path).model
     return train_checkpoint(ctx, spec, model, corpus.path, weights=checkpoint.path / "weights")

@@ -93,6 +93,21 @@ def read_info(folder: Path) -> CheckpointInfo:
     return CheckpointInfo.model_validate_json(path.read_text())
 
 
+def check_tokenizer(checkpoint: Path, corpus: Path, where: str) -> None:
+    """Refuse a corpus whose tokens mean something else than those that a checkpoint was trained on.
+
+    Raises:
+        EaglerayError: naming the input that mends it.
+    """
+    theirs, ours = (folder / "tokenizer.json" for folder in (checkpoint, corpus))
+    if not ours.is_file() or ours.read_bytes() != theirs.read_bytes():
+        raise EaglerayError(
+            "the corpus has another tokenizer than the checkpoint: the same text is other tokens",
+            "give the corpus's preprocess stage `inputs: {tokenizer: CORPUS}`, the one of the pretraining",
+            where,
+        )
+
+
 def load_model(folder: Path) -> MultimodalModel:
     """Build the model of a `Checkpoint` artifact in this process, whole and in eval mode."""
     from ...models.multimodal import MultimodalModel

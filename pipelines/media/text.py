@@ -1,4 +1,4 @@
-"""Captions: normalisation, and a byte-level BPE by `tokenizers`."""
+"""Texts: normalisation, and a byte-level BPE by `tokenizers`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     """Train a byte-level BPE; every string can be encoded, whatever its script.
 
     Args:
-        texts: captions; their order makes no difference.
+        texts: captions and documents; their order makes no difference.
         vocab_size: most tokens it may have, special ones included.
     """
     tokenizer = Tokenizer(models.BPE())
@@ -43,10 +43,11 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     return Tokenizer.from_str(json.dumps(plain, ensure_ascii=False))
 
 
-def token_ids(tokenizer: Tokenizer, texts: Sequence[str], max_tokens: int) -> list[list[int]]:
-    """Encode to lists of ids from BOS to EOS, each cut to `max_tokens` with its EOS kept."""
+def token_ids(tokenizer: Tokenizer, texts: Sequence[str], max_tokens: int | None = None) -> list[list[int]]:
+    """Encode to lists of ids from BOS to EOS, each cut to `max_tokens`, if given, with its EOS kept."""
     encoded = tokenizer.encode_batch(list(texts), add_special_tokens=False)
-    return [[BOS, *one.ids[: max_tokens - 2], EOS] for one in encoded]
+    room = None if max_tokens is None else max_tokens - 2
+    return [[BOS, *one.ids[:room], EOS] for one in encoded]
 
 
 def pad(ids: Sequence[Sequence[int]], max_tokens: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:

@@ -19,7 +19,7 @@ from ..operator import Operator, OperatorSpec, check_chain
 from ..operators.decode import DecodeImageSpec, DecodeSpeechSpec
 from ..operators.encode import EncodeSpeechSpec
 from ..source import SourceSpec, content_digest, open_source
-from ..spec import CPUS_PER_TASK, Preparation, Splits
+from ..spec import CPUS_PER_TASK, Packing, Preparation, Splits
 
 if TYPE_CHECKING:
     AnySource = SourceSpec
@@ -43,6 +43,8 @@ class PreprocessSpec(StageSpec):
     """How they become arrays."""
     splits: Splits = Splits()
     """Shares of training, validation and test."""
+    packing: Packing | None = None
+    """Pack the documents' tokens into sequences of one length; none by default."""
     error_budget: float = Field(default=0.02, ge=0)
     """Broken inputs before the stage stops: below 1 a share of all records, from 1 on a number."""
     error_budgets: Mapping[str, float] = Field(default_factory=dict)
@@ -72,7 +74,13 @@ def chain_of(spec: PreprocessSpec) -> tuple[tuple[Operator, OperatorSpec], ...]:
 def check(name: str, spec: PreprocessSpec) -> None:
     """Refuse a chain of operators that lacks a column, before anything is read."""
     source = source_of(spec.source)
-    check_chain(source.columns(spec.source), chain_of(spec), source.name)
+    columns = check_chain(source.columns(spec.source), chain_of(spec), source.name)
+    if spec.packing and "text" not in columns:
+        raise EaglerayError(
+            f"there is nothing to pack: the source {source.name} gives no documents",
+            "leave packing out",
+            f"{name}.packing",
+        )
 
 
 def digest(spec: PreprocessSpec, cache: Path) -> str:
@@ -86,8 +94,9 @@ def digest(spec: PreprocessSpec, cache: Path) -> str:
     outside=digest,
     check=check,
     cpus=lambda spec: spec.run.num_cpus + CPUS_PER_TASK,
+    may_take={"tokenizer": Corpus},
 )
-def preprocess(ctx: StageContext, spec: PreprocessSpec) -> dict[str, Any]:
+def preprocess(ctx: StageContext, spec: PreprocessSpec, tokenizer: Corpus | None = None) -> dict[str, Any]:
     """Read a source's records, prepare them, and write them as shards to train on."""
     from ..corpus import write_corpus  # Ray and Arrow load here, not in `plan`
     from ..preparing import Recipe
@@ -97,7 +106,8 @@ def preprocess(ctx: StageContext, spec: PreprocessSpec) -> dict[str, Any]:
         source = source_of(spec.source)
         files = open_source(source, spec.source, ctx.cache, ctx.log)
         recipe = Recipe(source, spec.source, files, chain_of(spec), spec.preparation)
-        info = write_corpus(ctx, spec, recipe, digest(spec, ctx.cache))
+        other = tokenizer.path if tokenizer is not None else None
+        info = write_corpus(ctx, spec, recipe, digest(spec, ctx.cache), other)
     except OSError as error:
         if error.errno not in DISK_ERRORS:
             raise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 
 from eagleray.pipelines.spec import Preparation
 from eagleray.pipelines.stages.preprocess import PreprocessSpec, preprocess
-from eagleray.workflows.artifacts import Corpus
+from eagleray.workflows.artifacts import Artifact, Corpus
 from eagleray.workflows.stage import StageContext
 
 NOUNS = ["frog", "rose", "truck", "lemon", "drum", "star", "house", "shoe"]
@@ -143,6 +143,7 @@ def build(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Callab
         prepare: Callable[[Path], None] = lambda output: None,
         earlier: Built | None = None,
         scratch: Path | None = None,
+        inputs: Mapping[str, Artifact] | None = None,
     ) -> Built:
         work = tmp_path_factory.mktemp("build")
         recorder = Recorder()
@@ -154,7 +155,7 @@ def build(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Callab
             "run", "corpus", "0" * 64, work / "output", scratch or work / "scratch", work / "cache", recorder,
             lambda: before,
         )  # fmt: skip
-        facts = preprocess.function(ctx, spec)
+        facts = preprocess.function(ctx, spec, **(inputs or {}))
         assert facts is not None
         return Built(work / "output", Path(str(spec.source.path)), dict(facts), recorder)
 

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
 import torch
 
 from eagleray.actors.stages.evaluate import EvaluateSpec, evaluate
+from eagleray.actors.stages.export import ExportSpec, export
 from eagleray.actors.stages.finetune import FinetuneSpec, finetune
 from eagleray.actors.stages.pretrain import PretrainSpec, pretrain
 from eagleray.actors.training.checkpoint import load_model
@@ -127,16 +127,24 @@ def test_finetuning_goes_on_from_the_checkpoint_and_evaluation_measures_it(train
         assert 0 < row["chance"] <= 1
 
 
-def test_an_empty_split_is_refused_by_name(trained, corpus_folder, make_context, tmp_path):
+def test_a_corpus_with_another_tokenizer_is_refused_with_the_input_that_mends_it(
+    trained, corpus_folder, make_context, tmp_path
+):
     folder = shutil.copytree(corpus_folder, tmp_path / "corpus")
-    for table in ("pictures", "captions", "speech"):
-        for shard in (folder / table).glob("val-*.parquet"):
-            pq.write_table(pq.read_table(shard).slice(0, 0), shard)
+    (folder / "tokenizer.json").write_text("{}")
+    given = {"corpus": Corpus(folder, "d" * 64, "f", {}), "checkpoint": trained[0]}
+    for kind, spec in ((finetune, FinetuneSpec(steps=1)), (evaluate, EvaluateSpec()), (export, ExportSpec())):
+        with pytest.raises(EaglerayError, match="has another tokenizer"):
+            kind.function(make_context(kind.name), spec, **given)
+
+
+def test_an_empty_split_is_refused_by_name(trained, corpus, make_context):
+    assert json.loads((corpus.path / "corpus.json").read_text())["splits"]["val"]["records"] == 0
     with pytest.raises(EaglerayError, match="no picture in its val split"):
         evaluate.function(
             make_context("evaluate"),
             EvaluateSpec(split="val"),
-            corpus=Corpus(folder, "d" * 64, "f", {}),
+            corpus=corpus,
             checkpoint=trained[0],
         )
 
