@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..workflows.errors import EaglerayError
@@ -58,6 +59,7 @@ class Operator:
         gives: spec → columns of `contracts.COLUMNS` that it sets.
         own: spec → columns that it declares itself, by alias of their Arrow type; they stay in the corpus.
         start: `(spec, preparation)` → what is called for every record; called once in each task.
+        asks_model: `start` is given the folder of the stage's input `bundle` as well.
         decide: `(spec, table)` → the records left out, from the table of all records that are left: `id`,
             `split`, `group` and its own columns, in the corpus's order.
         splits: it makes several records of one. What decides stands after it, for its column would be the
@@ -67,11 +69,12 @@ class Operator:
     spec: type[OperatorSpec]
     summary: str
     needs: Callable[[Any], tuple[str, ...]]
-    start: Callable[[Any, Preparation], Apply]
+    start: Callable[..., Apply]
     gives: Callable[[Any], tuple[str, ...]] = lambda spec: ()
     own: Callable[[Any], Mapping[str, str]] = lambda spec: {}
     decide: Callable[[Any, pa.Table], Iterable[LeftOut]] | None = None
     splits: bool = False
+    asks_model: bool = False
 
     @property
     def name(self) -> str:
@@ -82,6 +85,10 @@ class Operator:
     def module(self) -> str:
         """The module that declares it."""
         return self.spec.__module__
+
+    def begin(self, spec: OperatorSpec, preparation: Preparation, bundle: Path | None) -> Apply:
+        """What is called for every record of a task."""
+        return self.start(spec, preparation, bundle) if self.asks_model else self.start(spec, preparation)
 
 
 def check_chain(

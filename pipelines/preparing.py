@@ -12,6 +12,7 @@ import os
 import warnings
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -65,6 +66,7 @@ class Recipe:
         files: the source's.
         chain: operators with their specs, decoding and encoding included.
         preparation: how inputs become arrays.
+        bundle: folder of the model that operators ask, if any does; on every machine.
     """
 
     source: Source
@@ -72,6 +74,7 @@ class Recipe:
     files: Files
     chain: tuple[tuple[Operator, OperatorSpec], ...]
     preparation: Preparation
+    bundle: Path | None = None
 
     @property
     def schema(self) -> pa.Schema:
@@ -135,7 +138,7 @@ def prepare(units: pa.Table, recipe: Recipe) -> Iterator[pa.Table]:
     """Prepare units (of `UNITS`) in this process; yields blocks of `recipe.block_schema`."""
     block = _Block(recipe)
     source = recipe.source
-    chain = [(operator, operator.start(spec, recipe.preparation)) for operator, spec in recipe.chain]
+    chain = [(one, one.begin(spec, recipe.preparation, recipe.bundle)) for one, spec in recipe.chain]
     for entry in units.to_pylist():
         unit = Unit(entry["name"], tuple(entry["files"]), json.loads(entry["fields"]))
         reader = _UnitReader(unit, entry["key"], block, chain)

@@ -16,8 +16,8 @@ from ray.exceptions import RayActorError
 from ray.serve.config import AutoscalingConfig
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
+from ...pipelines.bundle import Hit, LoadedBundle, read_info
 from .batching import Encoder
-from .bundle import Hit, LoadedBundle, read_info
 from .ingress import build_api
 from .messages import Health, Input, Refusal, refusal
 from .spec import LimitsSpec, ServingOptions

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ray import serve
 from ray.util.metrics import Histogram
 
-from .bundle import GRAPH_INPUTS, Hit, LoadedBundle, Modality
+from ...pipelines.bundle import GRAPH_INPUTS, Hit, LoadedBundle, Modality
 from .inputs import Prepared, prepare
 from .messages import Input, Refusal
 from .spec import BatchingSpec

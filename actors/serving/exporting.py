@@ -17,8 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ...models.spec import MODALITIES
-from ...workflows.errors import EaglerayError
-from .bundle import (
+from ...pipelines.bundle import (
     EMBEDDING,
     GRAPH_INPUTS,
     Arrays,
@@ -30,6 +29,7 @@ from .bundle import (
     open_graph,
     seal_bundle,
 )
+from ...workflows.errors import EaglerayError
 from .indexing import open_splits, sample_rows, write_index
 
 

@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ...models.spec import MODALITIES
+from ...pipelines.bundle import EMBEDDING, INDEX_SCHEMA, Arrays, open_graph
 from ...pipelines.reading import CorpusReader
 from ...workflows.errors import EaglerayError
-from .bundle import EMBEDDING, INDEX_SCHEMA, Arrays, open_graph
 
 
 def open_splits(corpus: Path) -> dict[str, CorpusReader]:

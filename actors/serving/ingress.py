@@ -17,7 +17,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .bundle import Hit
+from ...pipelines.bundle import Hit
 from .messages import (
     EmbedRequest,
     EmbedResponse,

@@ -7,7 +7,7 @@ import binascii
 import re
 from typing import TypeAlias
 
-from .bundle import Arrays, LoadedBundle, Modality
+from ...pipelines.bundle import Arrays, LoadedBundle, Modality
 from .messages import Input, Refusal, refusal
 
 Prepared: TypeAlias = tuple[Modality, Arrays]

@@ -7,7 +7,7 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from .bundle import Modality
+from ...pipelines.bundle import Modality
 
 
 class Message(BaseModel):

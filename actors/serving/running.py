@@ -22,9 +22,9 @@ from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview, LoggingConfig
 
+from ...pipelines.bundle import LoadedBundle, bundle_digest, load_bundle
 from ...workflows.errors import EaglerayError
 from .application import Served, build_application, describe
-from .bundle import LoadedBundle, bundle_digest, load_bundle
 from .ingress import BUNDLE_HEADER
 from .spec import ServingOptions
 

@@ -26,7 +26,7 @@ class ExportSpec(StageSpec):
 @stage(ExportSpec, takes={"checkpoint": Checkpoint, "corpus": Corpus}, gives=Bundle)
 def export(ctx: StageContext, spec: ExportSpec, checkpoint: Checkpoint, corpus: Corpus) -> dict[str, Any]:
     """Export a checkpoint as ONNX graphs, check them against torch, and index the corpus's pictures."""
-    from ..serving.bundle import Lineage
+    from ...pipelines.bundle import Lineage
     from ..serving.exporting import ExportOptions, export_bundle
     from ..training.checkpoint import check_tokenizer, load_model
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from ...workflows.artifacts import Corpus
+from ...workflows.artifacts import Bundle, Corpus
 from ...workflows.errors import EaglerayError
 from ...workflows.spec import RunOptions, Runtime, StageSpec
 from ...workflows.stage import StageContext, stage
@@ -74,7 +74,15 @@ def chain_of(spec: PreprocessSpec) -> tuple[tuple[Operator, OperatorSpec], ...]:
 def check(name: str, spec: PreprocessSpec) -> None:
     """Refuse a chain of operators that lacks a column, before anything is read."""
     source = source_of(spec.source)
-    columns = check_chain(source.columns(spec.source), chain_of(spec), source.name)
+    chain = chain_of(spec)
+    columns = check_chain(source.columns(spec.source), chain, source.name)
+    asking = [operator.name for operator, _ in chain if operator.asks_model]
+    if asking and "bundle" not in spec.inputs:
+        raise EaglerayError(
+            f"operator {asking[0]} asks a model, and the stage is given none",
+            f"add `inputs: {{bundle: STAGE}}` to {name}, naming an export stage",
+            f"{name}.operators",
+        )
     if spec.packing and "text" not in columns:
         raise EaglerayError(
             f"there is nothing to pack: the source {source.name} gives no documents",
@@ -94,9 +102,11 @@ def digest(spec: PreprocessSpec, cache: Path) -> str:
     outside=digest,
     check=check,
     cpus=lambda spec: spec.run.num_cpus + CPUS_PER_TASK,
-    may_take={"tokenizer": Corpus},
+    may_take={"tokenizer": Corpus, "bundle": Bundle},
 )
-def preprocess(ctx: StageContext, spec: PreprocessSpec, tokenizer: Corpus | None = None) -> dict[str, Any]:
+def preprocess(
+    ctx: StageContext, spec: PreprocessSpec, tokenizer: Corpus | None = None, bundle: Bundle | None = None
+) -> dict[str, Any]:
     """Read a source's records, prepare them, and write them as shards to train on."""
     from ..corpus import write_corpus  # Ray and Arrow load here, not in `plan`
     from ..preparing import Recipe
@@ -105,8 +115,10 @@ def preprocess(ctx: StageContext, spec: PreprocessSpec, tokenizer: Corpus | None
     try:
         source = source_of(spec.source)
         files = open_source(source, spec.source, ctx.cache, ctx.log)
-        recipe = Recipe(source, spec.source, files, chain_of(spec), spec.preparation)
-        other = tokenizer.path if tokenizer is not None else None
+        recipe = Recipe(
+            source, spec.source, files, chain_of(spec), spec.preparation, bundle.path if bundle else None
+        )
+        other = tokenizer.path if tokenizer else None
         info = write_corpus(ctx, spec, recipe, digest(spec, ctx.cache), other)
     except OSError as error:
         if error.errno not in DISK_ERRORS:

@@ -122,8 +122,8 @@ def bundle_folder(
     corpus_folder: Path, model: MultimodalModel, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """That model as a bundle; read only."""
-    from eagleray.actors.serving.bundle import Lineage
     from eagleray.actors.serving.exporting import ExportOptions, export_bundle
+    from eagleray.pipelines.bundle import Lineage
 
     folder = tmp_path_factory.mktemp("bundle")
     lineage = Lineage(run_id="run", checkpoint="c" * 64, corpus="d" * 64)
@@ -134,7 +134,7 @@ def bundle_folder(
 @pytest.fixture(scope="session")
 def loaded_bundle(bundle_folder: Path):
     """That bundle in memory."""
-    from eagleray.actors.serving.bundle import load_bundle
+    from eagleray.pipelines.bundle import load_bundle
 
     return load_bundle(bundle_folder)
 

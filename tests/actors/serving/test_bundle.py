@@ -5,7 +5,7 @@ import shutil
 import numpy as np
 import pytest
 
-from eagleray.actors.serving.bundle import bundle_digest, load_bundle
+from eagleray.pipelines.bundle import bundle_digest, load_bundle
 from eagleray.workflows.errors import EaglerayError
 
 

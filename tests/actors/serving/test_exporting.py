@@ -8,9 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from eagleray.actors.serving.bundle import EMBEDDING, Lineage, load_bundle, open_graph
 from eagleray.actors.serving.exporting import ExportOptions, export_bundle
 from eagleray.actors.serving.indexing import open_splits, sample_rows
+from eagleray.pipelines.bundle import EMBEDDING, Lineage, load_bundle, open_graph
 from eagleray.workflows.errors import EaglerayError
 
 LINEAGE = Lineage(run_id="run", checkpoint="c" * 64, corpus="d" * 64)

@@ -6,10 +6,10 @@ import httpx
 import numpy as np
 import pytest
 
-from eagleray.actors.serving.bundle import Hit
 from eagleray.actors.serving.ingress import BUNDLE_HEADER, build_api
 from eagleray.actors.serving.messages import Health, Problem, refusal
 from eagleray.actors.serving.spec import LimitsSpec
+from eagleray.pipelines.bundle import Hit
 
 DIGEST = "d" * 64
 LIMITS = LimitsSpec(max_inputs=3, max_body_bytes=2000, request_timeout_s=0.2)

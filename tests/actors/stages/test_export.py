@@ -6,8 +6,8 @@ import sys
 import numpy as np
 import torch
 
-from eagleray.actors.serving.bundle import load_bundle
 from eagleray.actors.stages.export import ExportSpec, export
+from eagleray.pipelines.bundle import load_bundle
 from eagleray.workflows.artifacts import Bundle, Checkpoint, Corpus
 
 

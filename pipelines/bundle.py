@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from tokenizers import Tokenizer
 
-from ...pipelines.media import audio, image, text
-from ...pipelines.spec import Preparation
-from ...workflows.errors import EaglerayError
-from ...workflows.spec import Spec
+from ..workflows.errors import EaglerayError
+from ..workflows.spec import Spec
+from .media import audio, image, text
+from .spec import Preparation
 
 Modality: TypeAlias = Literal["image", "text", "speech"]
 Arrays: TypeAlias = Mapping[str, NDArray[Any]]
