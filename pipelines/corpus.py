@@ -39,7 +39,9 @@ if TYPE_CHECKING:
     from .stages.preprocess import PreprocessSpec
 
 SECONDS_BETWEEN_REPORTS = 0.5
-ROWS_AT_ONCE = 1024
+READ_BYTES = 8 << 20
+"""Of records that are read at once to be written."""
+MOST_ROWS = 4096
 NO_UNIT = bytes(16)
 
 
@@ -54,8 +56,11 @@ class Catalogue:
 
     def read(self, columns: Sequence[str]) -> Iterator[tuple[pa.Table, pa.Table]]:
         """Columns of all records, some at a time, each with its part of the table."""
-        for start in range(0, self.table.num_rows, ROWS_AT_ONCE):
-            part = self.table.slice(start, ROWS_AT_ONCE)
+        size_bytes = sum(holding.rows.size_bytes for holding in self.holdings)
+        mean = size_bytes // max(1, sum(len(holding.rows) for holding in self.holdings))
+        at_once = max(1, min(MOST_ROWS, READ_BYTES // max(1, mean)))
+        for start in range(0, self.table.num_rows, at_once):
+            part = self.table.slice(start, at_once)
             holdings, positions = part["holding"].to_numpy(), part["position"].to_numpy()
             edges = [0, *(np.flatnonzero(np.diff(holdings)) + 1).tolist(), len(holdings)]
             rows = [
@@ -85,7 +90,7 @@ class Progress:
 
 
 def write_corpus(
-    ctx: StageContext, spec: PreprocessSpec, recipe: Recipe, digest: str, tokenizer_of: Path | None
+    ctx: StageContext, spec: PreprocessSpec, recipe: Recipe, digest: str, tokenizer_of: Path | None = None
 ) -> CorpusInfo:
     """Write the corpus of a source to `ctx.output`.
 

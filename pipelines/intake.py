@@ -54,16 +54,19 @@ class Holding:
 
 
 def write_parts(blocks: Iterable[pa.Table], folder: Path) -> Iterator[pa.Table]:
-    """Write prepared blocks to parts below `folder`, and yield each block once more when it came."""
-    waiting: list[pa.Table] = []
-    for block in blocks:
-        waiting.append(block)
-        if sum(one.nbytes for one in waiting) >= PART_BYTES:
-            _write_part(pa.concat_tables(waiting), folder)
-            waiting = []
-        yield block
-    if waiting:
-        _write_part(pa.concat_tables(waiting), folder)
+    """Write prepared blocks to parts below `folder`, each as it comes, and yield them once more."""
+    part: _Part | None = None
+    try:
+        for block in blocks:
+            part = part or _Part(folder, block.schema)
+            part.add(block)
+            if part.size_bytes >= PART_BYTES:
+                part.close()
+                part = None
+            yield block
+    finally:
+        if part is not None:
+            part.close()
 
 
 def open_parts(folder: Path) -> Holding | None:
@@ -71,7 +74,7 @@ def open_parts(folder: Path) -> Holding | None:
     paths = sorted(folder.glob("part-*.arrow"))
     if not paths:
         return None
-    rows = MappedRows(paths)
+    rows = MappedRows(paths, uneven=True)
     places = rows.column(*PLACE.names, "event")
     places = places.append_column("position", pa.array(np.arange(len(rows))))
     ends = places.filter(pc.equal(places["event"], END))
@@ -123,12 +126,20 @@ def _once(places: pa.Table, columns: list[str]) -> pa.Table:
     return places.filter(pc.is_in(places["position"], first.combine_chunks()))
 
 
-def _write_part(rows: pa.Table, folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    number = len(list(folder.glob("part-*.arrow")))
-    arriving = folder / f"arriving-{uuid.uuid4().hex}"
-    whole = rows.combine_chunks()
-    with pa.ipc.new_file(str(arriving), rows.schema) as file:
-        for batch in whole.to_batches(max_chunksize=256):
-            file.write_batch(batch)
-    arriving.rename(folder / f"part-{number:06d}.arrow")
+class _Part:
+    """A file of prepared rows, which has its name once it is whole."""
+
+    def __init__(self, folder: Path, schema: pa.Schema) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._final = folder / f"part-{len(list(folder.glob('part-*.arrow'))):06d}.arrow"
+        self._arriving = folder / f"arriving-{uuid.uuid4().hex}"
+        self._file = pa.ipc.new_file(str(self._arriving), schema)
+        self.size_bytes = 0
+
+    def add(self, block: pa.Table) -> None:
+        self.size_bytes += block.nbytes
+        self._file.write_table(block.combine_chunks())
+
+    def close(self) -> None:
+        self._file.close()
+        self._arriving.rename(self._final)

@@ -2,7 +2,8 @@
 
 A task takes a block of units, reads each, and sends every record through the whole chain of operators
 before the next is read, so that its memory does not depend on how large a unit is. What comes back are
-rows in the order of the units: records, refusals, and a mark at the end of each unit.
+rows: records, refusals, and a mark at the end of each unit. Tasks send them as they get them, since whoever
+waited for their order would have to hold what other tasks made meanwhile; `corpus` puts them in order.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 import warnings
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +30,12 @@ from .splitting import group_of
 
 RECORD, REFUSAL, END = range(3)
 """What a row of a prepared block is. The `row` of an END is the number of records that the unit had."""
-BLOCKS_PER_TASK = 4
-MAX_BLOCK_UNITS = 4096
+LEAST_SHARE = 8
+"""The smallest block is a task's share of the units over this."""
+MAX_BLOCK_UNITS = 16_384
 LIMITS_UPDATE_S = 0.05
-BLOCK_ROWS = 256
-BLOCK_BYTES = 16 << 20
+BLOCK_ROWS = 2048
+BLOCK_BYTES = 4 << 20
 UNITS = pa.schema(
     [
         pa.field("key", pa.binary(16), nullable=False),
@@ -93,13 +96,14 @@ class Recipe:
 def run(
     units: pa.Table, recipe: Recipe, parallelism: int | None, block_units: int | None
 ) -> Generator[pa.Table]:
-    """Prepare units (of `UNITS`) in parallel; yields blocks of `recipe.block_schema` in the units' order.
+    """Prepare units (of `UNITS`) in parallel; yields blocks of `recipe.block_schema` as they come,
+    each in the order of its units.
 
     Args:
         units: what to read.
         recipe: how.
         parallelism: tasks at once; None takes as many as the cores of the cluster's machines hold.
-        block_units: units that a task reads; None takes so many that there are four blocks for each task.
+        block_units: units that a task reads; None begins with large blocks and ends with small ones.
     """
     import ray.data
     from ray.data._internal.execution.resource_manager import ResourceManager
@@ -113,13 +117,13 @@ def run(
         yield from prepare(block, recipe)
 
     tasks = parallelism or int(_cores() / CPUS_PER_TASK)
-    block_units = block_units or min(MAX_BLOCK_UNITS, -(-units.num_rows // (BLOCKS_PER_TASK * tasks)))
-    blocks = [units.slice(start, block_units) for start in range(0, units.num_rows, block_units)]
+    total = units.num_rows
+    sizes = [block_units] * -(-total // block_units) if block_units else _sizes(total, tasks)
+    blocks = [units.slice(start, end - start) for start, end in pairwise(accumulate(sizes, initial=0))]
     with warnings.catch_warnings():
         # Ray 2.60 warns of its own fields when it copies them.
         warnings.simplefilter("ignore", DeprecationWarning)
         context = ray.data.DataContext.get_current().copy()
-    context.execution_options.preserve_order = True
     context.target_max_block_size = BLOCK_BYTES  # else Ray gathers 128 MiB of each task before it sends any
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -134,18 +138,41 @@ def run(
     yield from prepared.iter_batches(batch_size=None, batch_format="pyarrow")
 
 
+def _sizes(num_units: int, tasks: int) -> list[int]:
+    """Units of each block: ever smaller ones, so that tasks neither begin nor end all at once (guided
+    self-scheduling: Polychronopoulos & Kuck 1987).
+    """
+    least = -(-num_units // (LEAST_SHARE * tasks))
+    sizes: list[int] = []
+    while (left := num_units - sum(sizes)) > 0:
+        sizes.append(min(left, MAX_BLOCK_UNITS, max(least, -(-left // (2 * tasks)))))
+    return sizes
+
+
 def prepare(units: pa.Table, recipe: Recipe) -> Iterator[pa.Table]:
     """Prepare units (of `UNITS`) in this process; yields blocks of `recipe.block_schema`."""
     block = _Block(recipe)
     source = recipe.source
     chain = [(one, one.begin(spec, recipe.preparation, recipe.bundle)) for one, spec in recipe.chain]
-    for entry in units.to_pylist():
-        unit = Unit(entry["name"], tuple(entry["files"]), json.loads(entry["fields"]))
-        reader = _UnitReader(unit, entry["key"], block, chain)
+    for key, unit in _units(units):
+        reader = _UnitReader(unit, key, block, chain)
         rows = source.read(recipe.spec, recipe.files, unit, recipe.preparation, reader.refuse)
         yield from reader.read(rows, source.name)
-    if block.rows:
+    if not block.is_empty:
         yield block.take()
+
+
+def _units(table: pa.Table) -> Iterator[tuple[bytes, Unit]]:
+    """Units (of `UNITS`) with their keys. NumPy makes objects of a column faster than Arrow does of rows."""
+    files = table["files"].combine_chunks()
+    paths, ends = _objects(files.flatten()), files.offsets.to_numpy() - files.offsets[0].as_py()
+    columns = (_objects(table[name]) for name in ("key", "name", "fields"))
+    for (key, name, fields), (start, end) in zip(zip(*columns, strict=True), pairwise(ends), strict=True):
+        yield key, Unit(name, tuple(paths[start:end]), json.loads(fields))
+
+
+def _objects(column: pa.Array | pa.ChunkedArray) -> list[Any]:
+    return column.to_numpy(zero_copy_only=False).tolist()
 
 
 class _UnitReader:
@@ -226,28 +253,34 @@ class _UnitReader:
 
 
 class _Block:
-    """Rows that wait to become an Arrow table."""
+    """Rows that wait to become an Arrow table, column by column."""
 
     def __init__(self, recipe: Recipe) -> None:
         self._schema = recipe.block_schema
         self._reference = recipe.preparation.caption_languages[0]
         self._givers = _givers(recipe)
-        self._columns = [name for name in recipe.schema.names if name not in PLACE.names]
-        self._bytes = 0
-        self.rows: list[Row] = []
+        self._heavy = _heavy(recipe.schema)
+        self._clear()
 
     @property
     def is_full(self) -> bool:
         """Whether it should be sent."""
-        return len(self.rows) >= BLOCK_ROWS or self._bytes >= BLOCK_BYTES
+        return len(self._events) >= BLOCK_ROWS or self._bytes >= BLOCK_BYTES
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to send."""
+        return not self._events
 
     def add(self, unit: bytes, number: int, event: int, row: Row) -> None:
         """Add one row."""
-        kept = {name: row[name] for name in self._columns if name in row}
+        self._places.append((unit, number))
+        self._events.append(event)
+        for name, values in self._values.items():
+            values.append(row.get(name))
         if event == RECORD:
-            kept["group"] = self.group(row)
-            self._bytes += _size(kept)
-        self.rows.append({"unit": unit, "row": number, "event": event, "refusal": row.get("refusal"), **kept})
+            self._values["group"][-1] = self.group(row)
+            self._bytes += sum([_size(row[name], inside) for name, inside in self._heavy if row.get(name)])
 
     def group(self, row: Row) -> str:
         """What no two splits may share."""
@@ -259,28 +292,48 @@ class _Block:
         Raises:
             EaglerayError: when a value is not what its column declares, with the record and who set it.
         """
+        units, numbers = zip(*self._places, strict=True)
+        given = {"unit": units, "row": numbers, "event": self._events, **self._values}
         columns: list[pa.Array] = []
         for field in self._schema:
-            values = [row.get(field.name) for row in self.rows]
             try:
-                columns.append(pa.array(values, field.type))
+                columns.append(pa.array(given[field.name], field.type))
             except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
                 raise self._mismatch(field, error) from error
-        self.rows, self._bytes = [], 0
+        self._clear()
         return pa.Table.from_arrays(columns, schema=self._schema)
 
+    def _clear(self) -> None:
+        self._places: list[tuple[bytes, int]] = []
+        self._events: list[int] = []
+        own = ("event", *PLACE.names)
+        self._values: dict[str, list[Any]] = {name: [] for name in self._schema.names if name not in own}
+        self._bytes = 0
+
     def _mismatch(self, field: pa.Field, error: Exception) -> EaglerayError:
-        for row in self.rows:
+        for record, value in zip(self._values["id"], self._values[field.name], strict=True):
             try:
-                pa.array([row.get(field.name)], field.type)
+                pa.array([value], field.type)
             except (pa.ArrowException, TypeError, ValueError, OverflowError):
-                value = repr(row.get(field.name))
                 return EaglerayError(
-                    f"{self._givers[field.name]} gave {field.name} = {value[:200]} to the record "
-                    f"{row.get('id')}, declared is {field.type}: {error}",
+                    f"{self._givers[field.name]} gave {field.name} = {repr(value)[:200]} to the record "
+                    f"{record}, declared is {field.type}: {error}",
                     f"mend {self._givers[field.name]}",
                 )
         raise error
+
+
+def _heavy(schema: pa.Schema) -> list[tuple[str, tuple[str, ...]]]:
+    """Columns that may hold many bytes, and for those of structs which of their fields do."""
+    found: list[tuple[str, tuple[str, ...]]] = []
+    for field in schema:
+        kind = field.type.value_type if pa.types.is_list(field.type) else field.type
+        if pa.types.is_struct(kind):
+            inside = tuple(one.name for one in kind if pa.types.is_large_binary(one.type))
+            found += [(field.name, inside)] * bool(inside)
+        elif kind in (pa.string(), pa.binary()) and field.name not in (*PLACE.names, "id", "group"):
+            found.append((field.name, ()))
+    return found
 
 
 def _givers(recipe: Recipe) -> dict[str, str]:
@@ -301,14 +354,14 @@ def _refused(error: Exception) -> Refused:
     return Refused("failed", f"{type(error).__name__}: {error}")
 
 
-def _size(value: Any) -> int:  # noqa: ANN401 - any value of a column
-    """Bytes of what is large in a value."""
-    kind = type(value)
-    if kind is bytes or kind is str:
-        return len(value)
-    if kind is dict:
-        return sum([_size(one) for one in value.values()])
-    return sum([_size(one) for one in value]) if kind is list else 0
+def _size(value: Any, inside: tuple[str, ...]) -> int:  # noqa: ANN401 - any value of a heavy column
+    """Bytes of what is large in a value; of one of the wrong type, which is told later, none."""
+    try:
+        if type(value) is list:
+            return sum([_size(one, inside) for one in value])
+        return sum([len(value[name]) for name in inside]) if inside else len(value)
+    except (TypeError, KeyError):
+        return 0
 
 
 def _cores() -> int:

@@ -97,18 +97,25 @@ class MappedRows:
     """The rows of Arrow IPC files, laid end to end; nothing is read before it is asked for.
 
     Args:
-        paths: the files; all batches of a file have the same number of rows, but for its last.
+        paths: the files.
+        uneven: the batches of a file are of any number of rows; else of one, but for its last.
+
+    Attributes:
+        size_bytes: of the files.
     """
 
-    def __init__(self, paths: Sequence[Path]) -> None:
+    def __init__(self, paths: Sequence[Path], uneven: bool = False) -> None:
         self._files = [pa.ipc.open_file(pa.memory_map(str(path))) for path in paths]
+        self.size_bytes = sum(path.stat().st_size for path in paths)
         sizes: list[int] = []
         self._where: list[tuple[int, int]] = []
         for number, file in enumerate(self._files):
             count = file.num_record_batches
-            if count:
+            if uneven:
+                sizes += [file.get_batch(i).num_rows for i in range(count)]
+            elif count:
                 sizes += [file.get_batch(0).num_rows] * (count - 1) + [file.get_batch(count - 1).num_rows]
-                self._where += [(number, batch) for batch in range(count)]
+            self._where += [(number, batch) for batch in range(count)]
         self._ends = np.cumsum(np.array(sizes, np.int64))
         self._open: OrderedDict[int, pa.RecordBatch] = OrderedDict()
 

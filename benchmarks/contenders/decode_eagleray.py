@@ -6,7 +6,6 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import ray
 from pictures import timed
 
@@ -33,11 +32,12 @@ with tempfile.TemporaryDirectory() as cache:
 
     def once():
         count = 0
-        for block in preparing.run(units, recipe, workers, spec.block_units):
-            records = block.filter(pa.compute.equal(block["event"], preparing.RECORD))
-            pixels = records["image"].combine_chunks().field("pixels")
-            flat = np.frombuffer(pixels.buffers()[2], np.uint8)[: len(records) * size * size * 3]
-            count += len(image.normalise(flat.reshape(-1, size, size, 3)))
+        for block in preparing.run(units, recipe, spec.parallelism, spec.block_units):
+            for chunk in block["image"].chunks:
+                pixels = chunk.field("pixels")
+                ends = np.frombuffer(pixels.buffers()[1], np.int64)[pixels.offset :]
+                flat = np.frombuffer(pixels.buffers()[2], np.uint8)[ends[0] : ends[len(pixels)]]
+                count += len(image.normalise(flat.reshape(-1, size, size, 3)))
         return count
 
     timed(once, units.num_rows)

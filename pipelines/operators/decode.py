@@ -30,15 +30,16 @@ def decode_image(spec: DecodeImageSpec, preparation: Preparation) -> Apply:
         if row["picture"] is None:
             return {"image": None}
         decoded = image.read(row["picture"]["content"], preparation.stored_image_size)
-        colour, middle = decoded.pixels[0, 0], decoded.pixels[len(decoded.pixels) // 2]
-        if (middle == colour).all() and (decoded.pixels == colour).all():  # of most, the first is enough
+        pixels = decoded.pixels.tobytes()
+        colour, middle = pixels[:3], len(pixels) // 6 * 3
+        if pixels[middle : middle + 3] == colour and pixels == colour * (len(pixels) // 3):
             raise Refused("blank-image", "all of the picture has one colour")
         return {
             "image": {
                 "address": row["picture"]["address"],
                 "width": decoded.width,
                 "height": decoded.height,
-                "pixels": decoded.pixels.tobytes(),
+                "pixels": pixels,
             }
         }
 

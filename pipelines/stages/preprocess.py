@@ -54,7 +54,7 @@ class PreprocessSpec(StageSpec):
     parallelism: int | None = Runtime(None, ge=1)
     """Tasks at once; two for each core of the cluster by default."""
     block_units: int | None = Runtime(None, ge=1)
-    """Units that a task reads; by default a fourth of each task's share, and at most 4,096."""
+    """Units that a task reads; by default half of its share of those left, at most 16,384."""
     run: RunOptions = Runtime(RunOptions(num_cpus=0.5))
 
 

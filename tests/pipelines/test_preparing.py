@@ -160,7 +160,7 @@ def test_memory_holds_a_block_at_a_time_however_large_the_unit(recipe):
 
     def read(spec, files, unit, preparation, refuse):
         nonlocal alive
-        for i in range(2000):
+        for i in range(5000):
             alive += 1
             yield {"id": str(i), "category": "x"}
 
@@ -170,13 +170,25 @@ def test_memory_holds_a_block_at_a_time_however_large_the_unit(recipe):
         assert block.num_rows <= preparing.BLOCK_ROWS
 
 
-def test_blocks_come_back_in_order_though_later_ones_finish_first(ray_cluster, recipe):
+def test_what_is_ready_is_not_kept_back_by_what_was_listed_before_it(ray_cluster, recipe, tmp_path):
     def read(spec, files, unit, preparation, refuse):
-        time.sleep(0.6 - 0.3 * int(unit.name))
+        ready = tmp_path / "the last one is ready"
+        while unit.name == "0" and not ready.exists():
+            time.sleep(1)
         yield {"id": unit.name, "category": None}
+        ready.touch()
 
-    blocks = list(preparing.run(units("0", "1", "2"), recipe(read), parallelism=3, block_units=1))
-    assert [block["id"].drop_null().to_pylist() for block in blocks] == [["0"], ["1"], ["2"]]
+    blocks = list(preparing.run(units("0", "1"), recipe(read), parallelism=2, block_units=1))
+    assert [block["id"].drop_null().to_pylist() for block in blocks] == [["1"], ["0"]]
+
+
+@pytest.mark.parametrize(("num_units", "tasks"), [(1, 1), (3, 8), (1000, 4), (50_000, 4), (1_000_000, 64)])
+def test_every_unit_is_in_one_block_and_the_last_blocks_are_small(num_units, tasks):
+    sizes = preparing._sizes(num_units, tasks)
+    assert sum(sizes) == num_units
+    assert sizes == sorted(sizes, reverse=True)
+    assert max(sizes) <= preparing.MAX_BLOCK_UNITS
+    assert len(sizes) <= num_units / preparing.MAX_BLOCK_UNITS + 20 * tasks
 
 
 def test_no_units_need_no_cluster(recipe):
