@@ -6,16 +6,25 @@ import io
 import logging
 import re
 from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE, lookup
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 
 from ..quarantine import Refused
 
 MAX_PAGES = 5_000
+MAX_COLSPAN = 100
+MAX_COLUMNS = 1_000
+"""A table with more is left as it is laid out."""
+_OPENING = ("$", "€", "£", "¥", "(", "$(", "€(", "£(")
+_CLOSING = (")", "%", ")%", "% )", ") %")
 _BOMS = ((BOM_UTF8, "utf-8-sig"), (BOM_UTF16_LE, "utf-16"), (BOM_UTF16_BE, "utf-16"))
 _CHARSET = re.compile(rb"""<meta[^>]+charset\s*=\s*["']?\s*([A-Za-z0-9_-]+)""", re.IGNORECASE)
-_UNREADABLE = "script, style, noscript, template, nav, header, footer, svg, head, iframe"
-_BLOCKS = (
-    "p, div, br, li, tr, h1, h2, h3, h4, h5, h6, section, article, table, ul, ol, pre, blockquote, dt, dd"
+_UNREADABLE = (
+    "script, style, noscript, template, nav, header, footer, svg, head, iframe, [hidden], "
+    "[style*='display:none'], [style*='display: none'], ix\\:header"
 )
+_PREFORMATTED = re.compile(r"(<pre\b.*?</pre>)", re.IGNORECASE | re.DOTALL)
+_BLOCKS = "p, div, br, li, h1, h2, h3, h4, h5, h6, section, article, table, ul, ol, pre, blockquote, dt, dd"
 _SPACES = re.compile(r"[^\S\n]+")
 _EMPTY_LINES = re.compile(r"\n\s*\n+")
 
@@ -38,7 +47,9 @@ def plain_text(data: bytes, encoding: str | None) -> str:
 
 
 def html_text(data: bytes, encoding: str | None) -> str:
-    """Readable text of a page: no scripts, styles, navigation; a line for each block, tabs between cells.
+    """Readable text of a page: no scripts, styles, navigation, nothing hidden; a line for each block.
+
+    A table is a line for each row, with tabs between cells; see `tidy_table`.
 
     Raises:
         Refused: when it can't be decoded, or has no text.
@@ -48,23 +59,68 @@ def html_text(data: bytes, encoding: str | None) -> str:
     declared = _CHARSET.search(data[:4096])
     if encoding is None and declared is not None:
         encoding = _known(declared[1].decode("ascii"))
-    tree = LexborHTMLParser(plain_text(data, encoding))
+    parts = _PREFORMATTED.split(plain_text(data, encoding))  # every second one is preformatted
+    parts[::2] = [part.replace("\r", " ").replace("\n", " ") for part in parts[::2]]
+    tree = LexborHTMLParser("".join(parts))
     for node in tree.css(_UNREADABLE):
         node.decompose()
     for node in tree.css("td, th"):
-        node.insert_after("\t")
+        span = str(node.attributes.get("colspan") or "1")
+        node.insert_after("\t" * (min(int(span), MAX_COLSPAN) if span.isdecimal() else 1))
+        for block in node.css(_BLOCKS):  # a cell is one line
+            block.insert_before(" ")
+            block.unwrap()
+    for node in tree.css("tr"):
+        node.insert_after("\n")
     for node in tree.css(_BLOCKS):
         node.insert_before("\n")
         node.insert_after("\n")
     body = tree.body or tree.root
     text = body.text(deep=True) if body is not None else ""
-    lines = (
-        "\t".join(_SPACES.sub(" ", cell).strip() for cell in line.split("\t")) for line in text.split("\n")
-    )
-    text = _EMPTY_LINES.sub("\n\n", "\n".join(line.rstrip("\t") for line in lines)).strip()
+    lines = [[_SPACES.sub(" ", cell).strip() for cell in line.split("\t")] for line in text.split("\n")]
+    text = _EMPTY_LINES.sub("\n\n", "\n".join(_with_tidy_tables(lines))).strip()
     if not text:
         raise Refused("no-text", "the page has no readable text")
     return text
+
+
+def tidy_table(rows: Sequence[Sequence[str]]) -> list[list[str]]:
+    """A table as it is read, from one as it is laid out.
+
+    Currency signs join the number after them, closing brackets and percent signs the one before. Then
+    neighbouring columns become one where no row has something in both: a heading over several columns and
+    the numbers below it, and columns that only hold space. The first, of labels, stays apart from columns
+    that say something. What cells say stays as it is written.
+    """
+    width = max(len(row) for row in rows)
+    if width > MAX_COLUMNS:
+        return [list(row) for row in rows]
+    table = [[*row, *[""] * (width - len(row))] for row in rows]
+    for row in table:
+        for place in range(width - 1):
+            if row[place] in _OPENING and row[place + 1]:
+                row[place], row[place + 1] = row[place] + row[place + 1], ""
+        for place in range(width - 1, 0, -1):
+            before = next((i for i in range(place - 1, -1, -1) if row[i]), 0)
+            if row[place] in _CLOSING and before > 0:
+                row[before], row[place] = row[before] + row[place], ""
+    columns = [list(column) for column in zip(*table, strict=True)]
+    kept = [columns[0]]
+    for column in columns[1:]:
+        labels = len(kept) == 1 and any(kept[0]) and any(column)
+        if labels or any(left and right for left, right in zip(kept[-1], column, strict=True)):
+            kept.append(column)
+        else:
+            kept[-1] = [left or right for left, right in zip(kept[-1], column, strict=True)]
+    return [list(row) for row in zip(*kept, strict=True)]
+
+
+def _with_tidy_tables(lines: Sequence[list[str]]) -> Iterator[str]:
+    """Lines of cells as text, each run of rows as a tidy table."""
+    for is_table, run in groupby(lines, key=lambda cells: len(cells) > 1):
+        rows = [cells for cells in run if not is_table or any(cells)]
+        for cells in tidy_table(rows) if is_table and rows else rows:
+            yield "\t".join(cells).rstrip("\t")
 
 
 def pdf_text(data: bytes, max_pages: int = MAX_PAGES) -> str:
