@@ -46,7 +46,7 @@ def pdf(text: str) -> bytes:
 
 
 def test_a_page_is_read_as_people_read_it():
-    assert html_text(PAGE, None) == "Item 1A. Risk Factors\n\nOne bold\nword.\n\na\tb\n1\t2"
+    assert html_text(PAGE, None) == "Item 1A. Risk Factors\n\nOne bold word.\n\na\tb\n1\t2"
 
 
 @pytest.mark.parametrize(
