@@ -305,15 +305,31 @@ def read_series(slices: Sequence[tuple[str, bytes]], max_voxels: int = MAX_VOXEL
     return _volume(voxels, np.array([axis, down * spacing[0], across * spacing[1]]), places[0])
 
 
-def _dicom(address: str, content: bytes) -> Any:  # noqa: ANN401 - pydicom's datasets have any attribute
+def parse_dicom(content: bytes, **options: Any) -> Any:  # noqa: ANN401 - datasets have any attribute
+    """A pydicom dataset, without a word about what is odd in it; raises anything on hostile bytes.
+
+    Args:
+        content: of a file, or its beginning.
+        options: of `pydicom.dcmread`.
+    """
+    import warnings
+
     import pydicom
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return pydicom.dcmread(io.BytesIO(content), **options)
+
+
+def _dicom(address: str, content: bytes) -> Any:  # noqa: ANN401 - pydicom's datasets have any attribute
     from pydicom.errors import InvalidDicomError
 
     try:
-        found = pydicom.dcmread(io.BytesIO(content))
+        found = parse_dicom(content)
         needed = ("Rows", "Columns", "PixelSpacing", "ImageOrientationPatient", "ImagePositionPatient")
         missing = [name for name in needed if found.get(name) in (None, "")]
         numbers = [*(found.get("ImageOrientationPatient") or ()), *(found.get("ImagePositionPatient") or ())]
+        several = int(found.get("SamplesPerPixel", 1)) != 1 or int(found.get("NumberOfFrames", 1) or 1) != 1
     except InvalidDicomError as error:
         raise Refused("not-a-volume", f"{address} is no DICOM file") from error
     except Exception as error:  # pydicom raises anything on hostile bytes
@@ -324,7 +340,7 @@ def _dicom(address: str, content: bytes) -> Any:  # noqa: ANN401 - pydicom's dat
         raise Refused("no-geometry", f"{address} has a place or an orientation that is no number")
     if "PixelData" not in found:
         raise Refused("no-pixels", f"{address} has no pixels")
-    if int(found.get("SamplesPerPixel", 1)) != 1 or int(found.get("NumberOfFrames", 1) or 1) != 1:
+    if several:
         raise Refused("not-three-dimensional", f"{address} has several values a pixel, or several frames")
     return found
 

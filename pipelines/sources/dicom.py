@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import sqlite3
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -210,10 +209,10 @@ def _mark(volume: Volume, reader: str, contours: Sequence[Contour]) -> Mark | No
 
 def _tags(head: bytes) -> dict[str, str] | None:
     """What the listing wants to know from a file's head; None where the head breaks off before it."""
-    import pydicom
+    from ..media.volumes import parse_dicom
 
     try:
-        found = pydicom.dcmread(io.BytesIO(head), stop_before_pixels=True, specific_tags=list(TAGS))
+        found = parse_dicom(head, stop_before_pixels=True, specific_tags=list(TAGS))
         tags = {name: str(found.get(name)).strip() for name in TAGS if found.get(name) not in (None, "")}
     except Exception:  # pydicom raises anything on hostile bytes
         return None
