@@ -24,6 +24,7 @@ from eagleray.pipelines.shards import open_split
 from eagleray.pipelines.stages.preprocess import PreprocessSpec
 
 from .conftest import PREPARATION, png, sound
+from .volume_files import ct, encoded, slices
 
 MEMORY_LIMIT_MB = 700
 EACH = 10
@@ -75,6 +76,10 @@ def corrupt_png(number: int) -> bytes:
     return bytes(content)
 
 
+def slice_of(series: str, spacing: tuple[float, float, float] = (2.0, 0.5, 0.5)) -> bytes:
+    return encoded(slices(ct((1, 6, 7)), series=series, spacing=spacing)[0])
+
+
 SVGZ_BOMB = gzip.compress(b"<svg xmlns='http://www.w3.org/2000/svg'>" + b" " * (64 << 20) + b"</svg>", 9)
 NAN = np.full(1600, np.nan, np.float32)
 
@@ -89,7 +94,6 @@ BROKEN: dict[str, tuple[str, str, Callable[[int], bytes]]] = {
     "pictures/comment-bomb": (".png", "corrupt-image", lambda i, content=bomb_in_png(): content),
     "pictures/other-colours": (".png", "truncated-image", corrupt_png),
     "pictures/one-colour": (".png", "blank-image", lambda i: _one_colour(i)),
-    "pictures/no-svg": (".svg", "undecodable-svg", lambda i: b"<svg xmlns='http://www.w3.org/2000/svg'><g>"),
     "pictures/link": (".png", "link-outside", lambda i: b""),
     "speech/not-finite": (".wav", "not-finite-audio", lambda i: wav(NAN)),
     "speech/no-samples": (".wav", "empty-audio", lambda i: wav(NAN[:0])),
@@ -98,6 +102,7 @@ BROKEN: dict[str, tuple[str, str, Callable[[int], bytes]]] = {
     "texts/latin": (".txt", "text-not-utf8", lambda i: f"Ein schöner Text {i}".encode("latin-1")),
     "texts/binary": (".txt", "not-text", lambda i: b"MZ\0\0" + bytes([i])),
     "texts/no-pdf": (".pdf", "corrupt-pdf", lambda i: b"%PDF-1.7\nbroken"),
+    "volumes/wrong-spacing": (".dcm", "wrong-spacing", lambda i: slice_of(f"1.3.{i}", (2.0, -0.5 * i, 0.5))),
 }
 IN_TARS = {"path-traversal": EACH, "duplicate-id": EACH}
 
@@ -110,18 +115,20 @@ def _one_colour(number: int) -> bytes:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """1,000 pictures, 360 recordings, 240 texts, 200 members of tars that are whole, and 200 that aren't."""
+    """Whole: 1,000 pictures, 360 recordings, 230 texts, 10 volumes, 200 members of tars. Broken: 200."""
     root = tmp_path_factory.mktemp("bad")
     data = root / "data"
     (root / "secret.png").write_bytes(png())
-    for part in ("pictures", "speech", "texts", "tars"):
+    for part in ("pictures", "speech", "texts", "tars", "volumes"):
         (data / part).mkdir(parents=True)
     for i in range(1000):
         picture = png((i % 250, i // 250 * 60, 90), (40 + i % 7, 30)) if i % 2 else jpeg(i)
         (data / f"pictures/whole-{i}.{'png' if i % 2 else 'jpg'}").write_bytes(picture)
     for i in range(360):
         (data / f"speech/whole-{i}.wav").write_bytes(sound(100 + i, 0.1, "WAV"))
-    for i in range(240):
+    for i in range(10):
+        (data / f"volumes/whole-{i}.dcm").write_bytes(slice_of(f"1.2.{i}"))
+    for i in range(230):
         (data / f"texts/whole-{i}.txt").write_text(f"Text {i} ist schön.", encoding="utf-8")
     for way, (ending, reason, content) in BROKEN.items():
         for i in range(EACH):
@@ -150,6 +157,7 @@ def spec(folder: Path) -> PreprocessSpec:
         "speech": {"kind": "transcripts", "path": str(folder / "speech"), "table": "table.csv"},
         "texts": {"kind": "documents", "path": str(folder / "texts")},
         "tars": {"kind": "webdataset", "path": str(folder / "tars")},
+        "volumes": {"kind": "dicom", "path": str(folder / "volumes")},
     }
     source = {"kind": "mixture", "parts": parts}
     return PreprocessSpec.model_validate({"source": source, "preparation": PREPARATION, "error_budget": 200})
@@ -181,7 +189,8 @@ def test_each_broken_file_is_refused_for_its_reason_and_each_whole_one_comes_thr
         for name in open_split(built.folder, split).column("id")["id"].to_pylist()
     ]
     expected = {f"pictures/whole-{i}.{'png' if i % 2 else 'jpg'}" for i in range(1000)}
-    expected |= {f"speech/whole-{i}.wav" for i in range(360)} | {f"texts/whole-{i}.txt" for i in range(240)}
+    expected |= {f"speech/whole-{i}.wav" for i in range(360)} | {f"texts/whole-{i}.txt" for i in range(230)}
+    expected |= {f"volumes/1.2.{i}" for i in range(10)}
     expected |= {f"tars/{i}.tar/{j}" for i in range(EACH) for j in range(20)}
     assert len(ids) == 1800
     assert set(ids) == expected
