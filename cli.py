@@ -12,21 +12,33 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from pydantic import BaseModel
-from rich.console import Console
 from rich.text import Text
 
+from .commands.common import (
+    DEFAULT_HOME,
+    Address,
+    AsJson,
+    Database,
+    Home,
+    Overrides,
+    RunId,
+    SpecFile,
+    Store,
+    err,
+    out,
+    print_fields,
+)
+from .commands.data import corpora, ledger
 from .display import (
     RunView,
     describe_event,
-    field_rows,
     plan_rows,
     print_table,
     status_rows,
     status_table,
 )
 from .session import Session
-from .workflows.artifacts import Artifact, Bundle, Checkpoint, Deployment
+from .workflows.artifacts import Artifact, Bundle, Deployment
 from .workflows.errors import EaglerayError
 from .workflows.state import TABLE, State
 
@@ -38,7 +50,6 @@ if TYPE_CHECKING:
 DEBUG = "--debug"
 CANCELLED_EXIT = 130  # as a shell reports a program that Ctrl-C ended
 FOLLOW_EVERY_S = 1.0
-FILE_WIDTH = 1000  # columns of a table that no one sees wrapped
 
 app = typer.Typer(
     name="eagleray",
@@ -48,50 +59,8 @@ app = typer.Typer(
     help="One typed YAML file becomes a trained, evaluated and served multimodal model, on Ray.",
     epilog="Start with `eagleray plan examples/quickstart.yaml`, then `eagleray run` the same file.",
 )
-corpora = typer.Typer(no_args_is_help=True, help="List and fetch the corpora that a spec can name.")
 app.add_typer(corpora, name="corpora")
-ledger = typer.Typer(no_args_is_help=True, help="Check what trainings have read.")
 app.add_typer(ledger, name="ledger")
-
-
-def _console(stderr: bool, width: int | None = None) -> Console:
-    return Console(stderr=stderr, width=width, highlight=False, markup=False, emoji=False, soft_wrap=True)
-
-
-out = _console(stderr=False, width=None if sys.stdout.isatty() else FILE_WIDTH)
-err = _console(stderr=True)
-
-SpecFile = Annotated[Path, typer.Argument(metavar="SPEC", help="The workflow's YAML file.")]
-RunId = Annotated[str, typer.Argument(metavar="[RUN]", help="A run's id, its beginning, or `last`.")]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="STAGE.FIELD=VALUE", help="Override a field; may be repeated."),
-]
-Home = Annotated[
-    Path, typer.Option(envvar="EAGLERAY_HOME", help="Folder of runs, artifacts, downloads and scratch.")
-]
-Store = Annotated[
-    str | None,
-    typer.Option(
-        envvar="EAGLERAY_STORE",
-        help="Where artifacts lie: a folder, s3://… or gs://…",
-        show_default="HOME/store",
-    ),
-]
-Database = Annotated[
-    str | None,
-    typer.Option(
-        envvar="EAGLERAY_DATABASE",
-        help="URL of the run log: sqlite:///… or postgresql+psycopg://…",
-        show_default="SQLite in HOME",
-    ),
-]
-Address = Annotated[
-    str | None,
-    typer.Option(help="A Ray cluster: HOST:PORT, ray://… or auto.", show_default="one on this machine"),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-DEFAULT_HOME = Path(".eagleray")
 
 
 @app.callback()
@@ -262,7 +231,7 @@ def stages(
         ]
         print_table(out, rows, as_json, "no stage kinds")
     else:
-        _print_fields({one.name: one.spec for one in kinds.values()}, kind, "stage kind", as_json)
+        print_fields({one.name: one.spec for one in kinds.values()}, kind, "stage kind", as_json)
 
 
 @app.command()
@@ -351,86 +320,6 @@ def down(home: Home = DEFAULT_HOME) -> None:
     out.print("stopped" if local.shut_down(Session(home).home) else "no cluster of this home is running")
 
 
-@corpora.command("list")
-def list_corpora(
-    kind: Annotated[str | None, typer.Argument(metavar="[KIND]", help="Show this kind's fields.")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """List the kinds of source that a spec can name, or the fields of one with their defaults."""
-    from .pipelines.catalog import sources
-
-    if kind is not None:
-        _print_fields({one.name: one.spec for one in sources().values()}, kind, "source", as_json)
-        return
-    rows = [
-        {
-            "source": one.name,
-            "fetches": one.package.shown if one.package else "",
-            "size_mb": one.size_bytes // 1_000_000 if one.package else "",
-            "licence": one.licence,
-            "summary": one.summary,
-        }
-        for one in sources().values()
-    ]
-    print_table(out, rows, as_json, "no sources")
-
-
-@corpora.command("operators")
-def list_operators(
-    kind: Annotated[str | None, typer.Argument(metavar="[KIND]", help="Show this kind's fields.")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """List the operators that a spec can name, or the fields of one with their defaults."""
-    from .pipelines.catalog import operators
-
-    if kind is not None:
-        _print_fields({one.name: one.spec for one in operators().values()}, kind, "operator", as_json)
-        return
-    rows = [
-        {
-            "operator": one.name,
-            "needs": ", ".join(one.needs(one.spec(kind=one.name))),
-            "summary": one.summary,
-        }
-        for one in operators().values()
-    ]
-    print_table(out, rows, as_json, "no operators")
-
-
-@corpora.command("fetch")
-def fetch_corpus(
-    name: Annotated[str, typer.Argument(metavar="CORPUS", help="One of `eagleray corpora list`.")],
-    home: Home = DEFAULT_HOME,
-) -> None:
-    """Fetch a corpus, verify its digest and print the folder of the unpacked copy."""
-    from .pipelines.catalog import fetch
-
-    typer.echo(fetch(name, Session(home).home / "downloads", err.print))
-
-
-@ledger.command("verify")
-def verify_ledger(
-    run_id: RunId = "last",
-    as_json: AsJson = False,
-    home: Home = DEFAULT_HOME,
-    store: Store = None,
-    database: Database = None,
-) -> None:
-    """Recompute from the corpus what each of a run's trainings has read, in which order, and how often.
-
-    A ledger lies in every checkpoint. It fails here when a record was used twice in an epoch, left out, or
-    taken from another corpus, or when the ledger was changed.
-    """
-    from .pipelines.ledger import verify_checkpoint
-
-    session = Session(home, store, database)
-    rows: list[Mapping[str, Any]] = []
-    for record in session.made(run_id, Checkpoint):
-        checked = verify_checkpoint(session.store.open(record).path, session.parent(record, "corpus").path)
-        rows.append({"stage": record.stage, **checked})
-    print_table(out, rows, as_json, "the run has made no checkpoint")
-
-
 def main() -> None:
     """Run a command; an error is shown once, without a traceback unless `--debug`."""
     words = [word for word in sys.argv[1:] if word != DEBUG]
@@ -511,13 +400,6 @@ def _announce(url: str, request: Mapping[str, Any], answer: Mapping[str, Any], c
     for hit in answer["results"]:
         out.print(f"  {hit['score']:.3f}  {hit['caption']}  ({hit['id']})")
     out.print(f"ask it yourself:\n  {command}")
-
-
-def _print_fields(specs: Mapping[str, type[BaseModel]], kind: str, what: str, as_json: bool) -> None:
-    """Print a kind's fields with their defaults."""
-    if kind not in specs:
-        raise EaglerayError(f"there is no {what} {kind!r}", f"there are: {', '.join(specs)}")
-    print_table(out, field_rows(specs[kind]), as_json, "no fields")
 
 
 def _bundle(session: Session, source: str) -> Artifact:

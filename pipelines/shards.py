@@ -6,7 +6,7 @@ Nothing is compressed, so a reader copies a row's pixels from the page cache and
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -136,6 +136,11 @@ class MappedRows:
             if len(self._open) > OPEN_BATCHES:
                 self._open.popitem(last=False)
         return found
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """All record batches, in order."""
+        for file, index in self._where:
+            yield self._files[file].get_batch(index)
 
     def locate(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Rows (N,) → the number of each one's batch (N,), and its place there (N,)."""
