@@ -48,6 +48,25 @@ def decoding(name: str, size: int, repeats: int, peers: str) -> list[Claim]:
     ]
 
 
+def listening(repeats: int) -> list[Claim]:
+    """Decode recordings, bring them to 16 kHz, take their log-mel spectrograms."""
+    arguments = (str(inputs.speech()), str(WORKERS))
+    contenders = [
+        Contender("Eagleray", "speech_eagleray.py", sys.executable, arguments),
+        Contender("bare loop", "speech_bare.py", sys.executable, arguments),
+        Contender("DataLoader", "speech_torch.py", sys.executable, arguments),
+    ]
+    print("decode speech clips to log-mel spectrograms, clips/s", flush=True)
+    rates = medians(compare(contenders, repeats), "items_per_s")
+    mine, bare, loader = rates["Eagleray"], rates["bare loop"], rates["DataLoader"]
+    where = machine()
+    name = "speech clips: clips/s against"
+    return [
+        Claim(f"{name} a DataLoader", mine, {"DataLoader": loader}, mine / loader, 1.0, COMMAND, where),
+        Claim(f"{name} a bare loop", mine, {"bare loop": bare}, mine / bare, 0.85, COMMAND, where),
+    ]
+
+
 def reading(name: str, size: int, repeats: int, peers: str) -> list[Claim]:
     """Read a corpus back in shuffled batches of 64."""
     pictures = inputs.cifar() if name == "CIFAR-10" else inputs.photographs()
@@ -83,7 +102,7 @@ def main() -> None:
     """Run all of it, or a part."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--only", choices=("decoding", "reading", "memory"))
+    parser.add_argument("--only", choices=("decoding", "listening", "reading", "memory"))
     options = parser.parse_args()
     peers = environment("data", PEERS)
     claims: list[Claim] = []
@@ -92,6 +111,8 @@ def main() -> None:
             claims += decoding(name, size, options.repeats, peers)
         if options.only in (None, "reading"):
             claims += reading(name, size, options.repeats, peers)
+    if options.only in (None, "listening"):
+        claims += listening(options.repeats)
     if options.only in (None, "memory"):
         claims += memory(max(1, options.repeats // 2))
     publish("data", claims)

@@ -67,6 +67,19 @@ def photographs() -> Path:
     return folder
 
 
+def speech() -> Path:
+    """A folder of Tux Paint's 7,390 spoken descriptions in 14 languages, 1.3 s each in the middle."""
+    folder = WORK / "speech"
+    if not (folder / "done").is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        stamps = fetch_package(STAMPS, WORK / "downloads", print)
+        for number, path in enumerate(sorted(stamps.rglob("*_desc*.ogg"))):
+            shutil.copyfile(path, folder / f"{number:04d}.ogg")
+            (folder / f"{number:04d}.txt").write_text(path.stem)
+        (folder / "done").touch()
+    return folder
+
+
 def corpus(pictures: Path, size: int) -> Path:
     """A corpus of a folder of pictures, all of it in the training split."""
     folder = WORK / f"corpus-{pictures.name}-{size}"

@@ -187,7 +187,7 @@ class LoadedBundle:
     def prepare_image(self, data: bytes) -> Arrays:
         """Prepare an encoded picture: image (3, H, W) float32."""
         preparation = self.info.preparation
-        stored = image.decode(data, preparation.stored_image_size)
+        stored = image.decode(data, preparation.stored_image_size, preparation.fit)
         return {"image": image.normalise(image.center(stored[None], preparation.image_size))[0]}
 
     def prepare_text(self, string: str) -> Arrays:

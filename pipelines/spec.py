@@ -28,6 +28,8 @@ class Preparation(Spec):
     """Side of the square picture the model sees, in pixels."""
     stored_image_size: int = Field(default=72, ge=8, le=2048)
     """Side of the stored picture; what is over `image_size` is room for augmentation."""
+    fit: Literal["letterbox", "crop"] = "letterbox"
+    """How a picture becomes a square: all of it with bars beside it, or its middle without any."""
     sample_rate: int = Field(default=16_000, ge=4_000, le=48_000)
     """Hertz."""
     n_mels: int = Field(default=64, ge=8, le=256)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import gzip
 import io
 import math
+import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,12 +17,20 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from ..quarantine import Refused
 
 Pixels = NDArray[np.uint8]
+Fit: TypeAlias = Literal["letterbox", "crop"]
+"""How a picture becomes a square; see `Preparation.fit`."""
 
 WHITE = (255, 255, 255)
 GREY = (128, 128, 128)
 MAX_PIXELS = 64_000_000
 MAX_SVG_BYTES = 16_000_000
 CSS_DPI = 96.0
+VECTOR_ROOM = 4
+"""A vector picture that is cropped is rendered this much larger, for one side is cut off."""
+MM_PER_UNIT = {"mm": 1.0, "cm": 10.0, "in": 25.4, "pt": 25.4 / 72, "pc": 25.4 / 6, "px": 25.4 / CSS_DPI}
+_SVG_ROOT = re.compile(r"<svg\b[^>]*>")
+_SVG_LENGTH = re.compile(r"""\s(width|height)\s*=\s*["']\s*([^"']*?)\s*["']""")
+_LENGTH = re.compile(r"\+?((?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,2})?)(mm|cm|in|pt|pc|px)?")
 GZIP_MAGIC = b"\x1f\x8b"
 JPEG_MAGIC = b"\xff\xd8\xff"
 EXIF = b"Exif\0"
@@ -42,7 +51,7 @@ class Picture:
     """A decoded picture.
 
     Attributes:
-        pixels: (size, size, 3) uint8, letterboxed on white.
+        pixels: (size, size, 3) uint8, letterboxed on white, or cropped.
         width, height: the original's, in pixels, turned as its EXIF says; of a vector picture, as rendered.
     """
 
@@ -63,18 +72,19 @@ class Tile(Picture):
     top: int
 
 
-def decode(data: bytes, size: int) -> Pixels:
+def decode(data: bytes, size: int, fit: Fit = "letterbox") -> Pixels:
     """Decode PNG, JPEG, WebP, GIF or SVG bytes to (size, size, 3) uint8.
 
-    Transparency is composited on white; the picture is fitted into the square and centred.
+    Transparency is composited on white; the picture is fitted into the square and centred, or its middle is
+    cropped.
 
     Raises:
         Refused: when it is no picture, or a broken one.
     """
-    return read(data, size).pixels
+    return read(data, size, fit).pixels
 
 
-def read(data: bytes, size: int) -> Picture:
+def read(data: bytes, size: int, fit: Fit = "letterbox") -> Picture:
     """Decode as `decode` does, and keep the original's size.
 
     Raises:
@@ -82,35 +92,43 @@ def read(data: bytes, size: int) -> Picture:
     """
     if not data:
         raise Refused("empty-image", "the picture has 0 bytes")
-    plain = _read_plain_jpeg(data, size)
+    plain = _read_plain_jpeg(data, size, fit)
     if plain is not None:
         return plain
     if is_vector(data):
-        picture = _rasterise(data, size)
+        picture = _rasterise(data, size if fit == "letterbox" else VECTOR_ROOM * size)
         width, height = picture.size
     else:
-        picture, (width, height) = _open(data, size)
-    return Picture(_letterbox(picture, size), width, height)
+        picture, (width, height) = _open(data, size, fit)
+    return Picture(_square(picture, size, fit), width, height)
 
 
-def read_tiles(data: bytes, tile: int, overlap: int, size: int) -> Iterator[Tile]:
+def read_tiles(
+    data: bytes, tile: int, overlap: int, size: int, pixels_per_mm: float | None = None
+) -> Iterator[Tile]:
     """Cut a picture into tiles, row by row, each fitted into (size, size, 3).
 
     The last tile of a row or column ends with the picture. A picture that is smaller than a tile is one tile,
-    and so is a vector picture, which has no size in pixels.
+    and so is a vector picture, which has no size in pixels, unless it is rendered at a scale.
 
     Args:
         data: encoded picture; decoded whole, so up to `MAX_PIXELS`.
         tile: side of a tile, in the picture's pixels.
         overlap: pixels that neighbours have in common, or more; less than `tile`.
         size: side of the result.
+        pixels_per_mm: scale at which a vector picture is rendered; None to render it as one tile.
 
     Raises:
         Refused: when it is no picture, or a broken one.
     """
     if not data:
         raise Refused("empty-image", "the picture has 0 bytes")
-    whole, background = _flatten(_rasterise(data, tile) if is_vector(data) else _open(data, None)[0])
+    if not is_vector(data):
+        whole, background = _flatten(_open(data, None)[0])
+    elif pixels_per_mm is None:
+        whole, background = _flatten(_rasterise(data, tile))
+    else:
+        whole, background = _flatten(_rasterise(data, *_scaled_size(_svg_text(data), pixels_per_mm)))
     for top in _starts(whole.height, tile, overlap):
         for left in _starts(whole.width, tile, overlap):
             part = whole.crop((left, top, min(left + tile, whole.width), min(top + tile, whole.height)))
@@ -196,7 +214,7 @@ def _recolour(pixels: Pixels, brightness: float, contrast: float, saturation: fl
     return np.clip(colour * np.float32(brightness), 0, 255).astype(np.uint8)
 
 
-def _read_plain_jpeg(data: bytes, size: int) -> Picture | None:
+def _read_plain_jpeg(data: bytes, size: int, fit: Fit) -> Picture | None:
     """Decode a whole, upright YCbCr JPEG as Pillow would, to the last bit, but without its overhead.
 
     None for any other picture, and for one that is broken: Pillow finds out how.
@@ -211,14 +229,15 @@ def _read_plain_jpeg(data: bytes, size: int) -> Picture | None:
         if colours != "YCbCr" or height * width > MAX_PIXELS:
             return None
         # Pillow shrinks by 8, 4 or 2, to no less than asked for.
-        factor = min(side // math.ceil(side * 2 * size / max(height, width)) for side in (height, width))
+        reach = _reach(width, height, fit)
+        factor = min(side // math.ceil(side * 2 * size / reach) for side in (height, width))
         shrink = next(step for step in (8, 4, 2, 1) if step <= max(1, factor))
         least_height, least_width = math.ceil(height / shrink), math.ceil(width / shrink)
         pixels = simplejpeg.decode_jpeg(data, min_height=least_height, min_width=least_width, min_factor=1)
     except ValueError:
         return None
     if pixels.shape != (size, size, 3):
-        pixels = _letterbox(Image.fromarray(pixels), size)
+        pixels = _square(Image.fromarray(pixels), size, fit)
     return Picture(pixels, width, height)
 
 
@@ -227,12 +246,13 @@ def is_vector(data: bytes) -> bool:
     return data[:2] == GZIP_MAGIC or data[:256].lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"<"
 
 
-def _open(data: bytes, size: int | None) -> tuple[Image.Image, tuple[int, int]]:
+def _open(data: bytes, size: int | None, fit: Fit = "letterbox") -> tuple[Image.Image, tuple[int, int]]:
     """Open and fully decode a raster picture; also gives its size before any shrinking.
 
     Args:
         data: encoded picture.
-        size: side of the square that it will be fitted into; None to shrink nothing.
+        size: side of the square that it will become; None to shrink nothing.
+        fit: how.
     """
     try:
         picture = Image.open(io.BytesIO(data))
@@ -251,8 +271,9 @@ def _open(data: bytes, size: int | None) -> tuple[Image.Image, tuple[int, int]]:
         raise Refused("image-too-large", f"{original[0]}x{original[1]} pixels are over {MAX_PIXELS:,}")
     try:
         if size is not None:
-            # A JPEG shrinks while it is decoded, to no less than twice what it will be fitted into.
-            width, height = (math.ceil(side * 2 * size / max(original)) for side in original)
+            # A JPEG shrinks while it is decoded, to no less than twice what it will become.
+            reach = _reach(*original, fit)
+            width, height = (math.ceil(side * 2 * size / reach) for side in original)
             picture.draft("RGB", (width, height))
         picture.load()
         if picture.getexif().get(ExifTags.Base.Orientation) in SIDEWAYS:
@@ -269,30 +290,67 @@ def _broken(error: Exception) -> Refused:
     return Refused("corrupt-image", f"the picture can't be decoded: {error}")
 
 
-def _rasterise(data: bytes, size: int) -> Image.Image:
-    """Render an SVG so that it fits into a square. Without system fonts: they differ between machines."""
-    import resvg_py
-
+def _svg_text(data: bytes) -> str:
     try:
         if data[:2] == GZIP_MAGIC:
             data = zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(data, MAX_SVG_BYTES + 1)
         if len(data) > MAX_SVG_BYTES:
             raise Refused("image-too-large", f"the SVG is over {MAX_SVG_BYTES:,} bytes")
+        return data.decode("utf-8-sig")
+    except (UnicodeDecodeError, zlib.error) as error:
+        raise Refused("undecodable-svg", f"the SVG can't be read: {error}") from error
+
+
+def _scaled_size(svg: str, pixels_per_mm: float) -> tuple[int, int]:
+    """Width and height of an SVG in pixels, from the lengths that its root has (SVG 2, section 8.2)."""
+    root = _SVG_ROOT.search(svg)
+    lengths = dict(_SVG_LENGTH.findall(root[0])) if root else {}
+    sides: list[float] = []
+    for name in ("width", "height"):
+        found = _LENGTH.fullmatch(lengths.get(name, ""))
+        if found is None or not found[2]:
+            raise Refused("no-size", f"the SVG's {name} is in no unit of length, such as 80mm")
+        sides.append(float(found[1]) * MM_PER_UNIT[found[2]] * pixels_per_mm)
+    width, height = (max(1, round(side)) for side in sides)
+    if width * height > MAX_PIXELS:
+        raise Refused("image-too-large", f"at this scale {width}x{height} pixels are over {MAX_PIXELS:,}")
+    return width, height
+
+
+def _rasterise(data: bytes, width: int, height: int | None = None) -> Image.Image:
+    """Render an SVG so that it fits into a rectangle, a square by default. Without system fonts: they differ
+    between machines.
+    """
+    import resvg_py
+
+    text = _svg_text(data)
+    try:
         rendered = resvg_py.svg_to_bytes(
-            svg_string=data.decode("utf-8-sig"), width=size, height=size, dpi=CSS_DPI, skip_system_fonts=True
+            svg_string=text, width=width, height=height or width, dpi=CSS_DPI, skip_system_fonts=True
         )
         picture = Image.open(io.BytesIO(bytes(rendered)))
         picture.load()
     except Refused:
         raise
-    except (ValueError, OSError, zlib.error, gzip.BadGzipFile, Image.DecompressionBombError) as error:
+    except (ValueError, OSError, Image.DecompressionBombError) as error:
         raise Refused("undecodable-svg", f"the SVG can't be rendered: {error}") from error
     return picture
 
 
-def _letterbox(picture: Image.Image, size: int) -> Pixels:
-    """Composite on a background, fit into the square, centre."""
-    return _fit(*_flatten(picture), size)
+def _square(picture: Image.Image, size: int, fit: Fit) -> Pixels:
+    """Composite on a background; fit into the square and centre, or crop."""
+    flat, background = _flatten(picture)
+    if fit == "letterbox":
+        return _fit(flat, background, size)
+    side = min(flat.size)
+    left, top = ((length - side) / 2 for length in flat.size)
+    box = (left, top, left + side, top + side)
+    return np.asarray(flat.resize((size, size), Image.Resampling.LANCZOS, box, reducing_gap=3.0))
+
+
+def _reach(width: int, height: int, fit: Fit) -> int:
+    """The side that becomes the square's."""
+    return max(width, height) if fit == "letterbox" else min(width, height)
 
 
 def _flatten(picture: Image.Image) -> tuple[Image.Image, tuple[int, int, int]]:

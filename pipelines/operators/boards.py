@@ -20,6 +20,8 @@ class TileImageSpec(OperatorSpec):
     """Side of a tile, in pixels of the original."""
     overlap: int = Field(default=64, ge=0)
     """Pixels that neighbouring tiles have in common, at least."""
+    pixels_per_mm: float | None = Field(default=None, gt=0, le=1000)
+    """Scale at which vector pictures are rendered before they are cut; else each is one tile."""
     min_box_share: float = Field(default=0.25, gt=0, le=1)
     """Least share of a box's area that lies in a tile for the tile to have it."""
     keep_blank: bool = False
@@ -42,7 +44,8 @@ def tile_image(spec: TileImageSpec, preparation: Preparation) -> Apply:
         address: str = row["picture"]["address"]
         tiles: list[Row] = []
         content = row["picture"]["content"]
-        for tile in read_tiles(content, spec.size, spec.overlap, preparation.stored_image_size):
+        side = preparation.stored_image_size
+        for tile in read_tiles(content, spec.size, spec.overlap, side, spec.pixels_per_mm):
             if not spec.keep_blank and (tile.pixels == tile.pixels[0, 0]).all():
                 message = f"the tile at {tile.left}, {tile.top} has one colour"
                 refuse(Refused("blank-tile", message, wanted=True), address)

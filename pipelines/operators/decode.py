@@ -29,7 +29,7 @@ def decode_image(spec: DecodeImageSpec, preparation: Preparation) -> Apply:
     def apply(row: Row, refuse: Refuse) -> Row | None:
         if row["picture"] is None:
             return {"image": None}
-        decoded = image.read(row["picture"]["content"], preparation.stored_image_size)
+        decoded = image.read(row["picture"]["content"], preparation.stored_image_size, preparation.fit)
         pixels = decoded.pixels.tobytes()
         colour, middle = pixels[:3], len(pixels) // 6 * 3
         if pixels[middle : middle + 3] == colour and pixels == colour * (len(pixels) // 3):

@@ -72,7 +72,9 @@ def image_quality(spec: ImageQualitySpec, preparation: Preparation) -> Apply:
         if row["image"] is None:
             return
         pixels = np.frombuffer(row["image"]["pixels"], np.uint8).reshape(side, side, 3)
-        luma = without_bars(pixels, row["image"]["width"], row["image"]["height"]) @ weights
+        if preparation.fit == "letterbox":
+            pixels = without_bars(pixels, row["image"]["width"], row["image"]["height"])
+        luma = pixels @ weights
         brightness = float(luma.mean())
         if brightness < spec.min_brightness:
             message = f"its luma has a mean of {brightness:.1f}, at least {spec.min_brightness:g}"

@@ -55,6 +55,68 @@ def test_letterboxing_keeps_the_aspect_and_centres(size, empty):
     assert inked.any(axis=0 if empty == "rows" else 1).all()
 
 
+@pytest.mark.parametrize("file_format", ["PNG", "JPEG"])
+@pytest.mark.parametrize("size", [(400, 100), (100, 400), (100, 100)])
+def test_cropping_takes_the_middle_at_full_size(size, file_format):
+    whole = Image.new("RGB", size, (255, 0, 0))
+    left, top = ((side - 100) // 2 for side in size)
+    whole.paste((0, 0, 255), (left, top, left + 100, top + 100))
+    found = image.read(encode(whole, file_format), 32, "crop")
+    assert (found.width, found.height) == size
+    assert np.abs(found.pixels[2:-2, 2:-2].astype(int) - (0, 0, 255)).max() < 12
+
+
+def test_a_cropped_jpeg_is_shrunk_no_further_than_twice_its_shorter_side():
+    stripes = np.zeros((128, 1024, 3), np.uint8)
+    stripes[:, ::4] = 255
+    stripes[:, 1::4] = 255
+    found = image.decode(encode(Image.fromarray(stripes), "JPEG", quality=95), 128, "crop")
+    assert found.std() > 100  # every stripe is there: nothing was shrunk
+
+
+def test_a_cropped_vector_picture_has_no_bars():
+    drawing = b'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 30 10"><rect width="30" height="10"/></svg>'
+    assert (image.decode(drawing, 16, "crop") < 10).all()
+
+
+def svg(size: str, body: str = '<rect width="20" height="10" fill="#00f"/>') -> bytes:
+    return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 20 10" {size}>{body}</svg>'.encode()
+
+
+@pytest.mark.parametrize("size", ['width="20mm" height="10mm"', "width='2cm' height='1e1mm'"])
+def test_a_vector_picture_is_rendered_at_a_scale_and_cut(size):
+    tiles = list(image.read_tiles(svg(size), 50, 0, 50, pixels_per_mm=10))
+    assert [(one.left, one.top) for one in tiles] == [(x, y) for y in (0, 50) for x in (0, 50, 100, 150)]
+    assert all((one.pixels == (0, 0, 255)).all() for one in tiles)
+
+
+def test_a_scale_is_that_of_every_unit():
+    for size, expected in {
+        'width="1in" height="1in"': (254, 254),
+        'width="72pt" height="6pc"': (254, 254),
+        'width="96px" height="48px"': (254, 127),
+    }.items():
+        square = svg(size, '<rect width="20" height="10"/>').replace(b"0 0 20 10", b"0 0 20 20")
+        (tile,) = image.read_tiles(square, 500, 0, 16, pixels_per_mm=10)
+        assert max(tile.width, tile.height) <= max(expected)
+
+
+@pytest.mark.parametrize(
+    ("size", "reason"),
+    [
+        ("", "no-size"),
+        ('width="100%" height="100%"', "no-size"),
+        ('width="20" height="10"', "no-size"),
+        ('width="9000mm" height="9000mm"', "image-too-large"),
+        ('width="1e99mm" height="1mm"', "image-too-large"),
+    ],
+)
+def test_a_vector_picture_without_a_usable_size_is_refused(size, reason):
+    with pytest.raises(Refused) as caught:
+        list(image.read_tiles(svg(size), 50, 0, 50, pixels_per_mm=10))
+    assert caught.value.reason == reason
+
+
 def test_svg_in_points_without_a_viewbox_fits_the_square():
     box = b'<rect width="40" height="80"/>'
     drawing = b'<svg xmlns="http://www.w3.org/2000/svg" width="30pt" height="60pt">' + box + b"</svg>"
@@ -315,13 +377,14 @@ def test_center_keeps_the_whole_picture():
 @pytest.mark.parametrize("subsampling", [0, 1, 2])
 @pytest.mark.parametrize("size", [(48, 48), (300, 200), (1001, 777), (7, 3)])
 @pytest.mark.parametrize("progressive", [False, True])
-def test_a_plain_jpeg_is_decoded_as_pillow_does(size, subsampling, progressive, monkeypatch):
+@pytest.mark.parametrize("fit", ["letterbox", "crop"])
+def test_a_plain_jpeg_is_decoded_as_pillow_does(size, subsampling, progressive, fit, monkeypatch):
     noise = np.random.default_rng(0).integers(0, 256, (size[1] // 3 + 1, size[0] // 3 + 1, 3), np.uint8)
     buffer = io.BytesIO()
     picture = Image.fromarray(noise).resize(size)
     picture.save(buffer, "JPEG", quality=80, subsampling=subsampling, progressive=progressive)
-    ours = image.read(buffer.getvalue(), 48)
-    monkeypatch.setattr(image, "_read_plain_jpeg", lambda data, size: None)
-    pillow = image.read(buffer.getvalue(), 48)
+    ours = image.read(buffer.getvalue(), 48, fit)
+    monkeypatch.setattr(image, "_read_plain_jpeg", lambda data, size, fit: None)
+    pillow = image.read(buffer.getvalue(), 48, fit)
     assert np.array_equal(ours.pixels, pillow.pixels)
     assert (ours.width, ours.height) == (pillow.width, pillow.height) == size
