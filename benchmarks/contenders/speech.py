@@ -1,4 +1,4 @@
-"""What every contender but Eagleray does to a recording: the same as Eagleray does, with the same libraries."""
+"""What every contender but Eagleray does to a recording: the same as Eagleray, with the same libraries."""
 
 import numpy as np
 import soundfile

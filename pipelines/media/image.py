@@ -128,7 +128,7 @@ def read_tiles(
     elif pixels_per_mm is None:
         whole, background = _flatten(_rasterise(data, tile))
     else:
-        whole, background = _flatten(_rasterise(data, *_scaled_size(_svg_text(data), pixels_per_mm)))
+        whole, background = _flatten(_render(*_at_scale(_svg_text(data), pixels_per_mm)))
     for top in _starts(whole.height, tile, overlap):
         for left in _starts(whole.width, tile, overlap):
             part = whole.crop((left, top, min(left + tile, whole.width), min(top + tile, whole.height)))
@@ -301,8 +301,10 @@ def _svg_text(data: bytes) -> str:
         raise Refused("undecodable-svg", f"the SVG can't be read: {error}") from error
 
 
-def _scaled_size(svg: str, pixels_per_mm: float) -> tuple[int, int]:
-    """Width and height of an SVG in pixels, from the lengths that its root has (SVG 2, section 8.2)."""
+def _at_scale(svg: str, pixels_per_mm: float) -> tuple[str, int, int]:
+    """An SVG with the size in pixels that the lengths of its root ask for (SVG 2, section 8.2), and that
+    size. Its viewBox does the rest; without one it is stretched, which rounds its own size to pixels first.
+    """
     root = _SVG_ROOT.search(svg)
     lengths = dict(_SVG_LENGTH.findall(root[0])) if root else {}
     sides: list[float] = []
@@ -314,19 +316,24 @@ def _scaled_size(svg: str, pixels_per_mm: float) -> tuple[int, int]:
     width, height = (max(1, round(side)) for side in sides)
     if width * height > MAX_PIXELS:
         raise Refused("image-too-large", f"at this scale {width}x{height} pixels are over {MAX_PIXELS:,}")
-    return width, height
+    if root and "viewBox" in root[0]:
+        sized = _SVG_LENGTH.sub("", root[0])
+        svg = svg.replace(root[0], sized.replace("<svg", f'<svg width="{width}" height="{height}"', 1), 1)
+    return svg, width, height
 
 
-def _rasterise(data: bytes, width: int, height: int | None = None) -> Image.Image:
-    """Render an SVG so that it fits into a rectangle, a square by default. Without system fonts: they differ
-    between machines.
-    """
+def _rasterise(data: bytes, size: int) -> Image.Image:
+    """Render an SVG so that it fits into a square."""
+    return _render(_svg_text(data), size, size)
+
+
+def _render(svg: str, width: int, height: int) -> Image.Image:
+    """Render an SVG so that it fits into a rectangle. Without system fonts: they differ between machines."""
     import resvg_py
 
-    text = _svg_text(data)
     try:
         rendered = resvg_py.svg_to_bytes(
-            svg_string=text, width=width, height=height or width, dpi=CSS_DPI, skip_system_fonts=True
+            svg_string=svg, width=width, height=height, dpi=CSS_DPI, skip_system_fonts=True
         )
         picture = Image.open(io.BytesIO(bytes(rendered)))
         picture.load()

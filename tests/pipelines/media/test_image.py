@@ -75,7 +75,9 @@ def test_a_cropped_jpeg_is_shrunk_no_further_than_twice_its_shorter_side():
 
 
 def test_a_cropped_vector_picture_has_no_bars():
-    drawing = b'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 30 10"><rect width="30" height="10"/></svg>'
+    drawing = (
+        b'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 30 10"><rect width="30" height="10"/></svg>'
+    )
     assert (image.decode(drawing, 16, "crop") < 10).all()
 
 

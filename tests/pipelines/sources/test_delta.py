@@ -96,10 +96,12 @@ def test_what_is_no_delta_table_is_refused(read_source, tmp_path):
 
 
 def test_a_table_in_object_storage_is_read(read_source, table, s3_uri):
-    from pyarrow.fs import LocalFileSystem, copy_files
-
     from eagleray.workflows.filesystem import open_filesystem
 
-    remote, root = open_filesystem(f"{s3_uri}/table")
-    copy_files(str(table), root, source_filesystem=LocalFileSystem(), destination_filesystem=remote)
-    assert len(read_source(SOURCE, SPEC, f"{s3_uri}/table").records) == 10
+    uri = s3_uri()
+    remote, root = open_filesystem(uri)
+    for path in table.rglob("*"):
+        if path.is_file():
+            with remote.open_output_stream(f"{root}/{path.relative_to(table)}") as stream:
+                stream.write(path.read_bytes())
+    assert len(read_source(SOURCE, SPEC, uri).records) == 10
