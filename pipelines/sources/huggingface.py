@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Literal
+import json
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Literal
 
 from ..columns import BATCH_ROWS, ColumnsSpec, given_columns, read_batch, wanted_columns
 from ..files import OUTSIDE, Files
 from ..quarantine import Refusal, Refuse, Refused
 from ..source import Row, Source, Unit
 from ..spec import Preparation
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 class HuggingfaceSpec(ColumnsSpec):
@@ -47,6 +51,7 @@ def read(
         except pa.ArrowException as error:
             raise Refused("corrupt-table", f"the Arrow stream can't be read: {error}") from error
         columns = wanted_columns(spec, stream.schema.names, path)
+        names = _class_names(stream.schema, spec.category_column)
         first = 0
         while True:
             try:
@@ -56,10 +61,20 @@ def read(
             except (pa.ArrowException, OSError) as error:
                 raise Refused("corrupt-table", f"the Arrow stream breaks off: {error}") from error
             for start in range(0, batch.num_rows, BATCH_ROWS):
-                yield from read_batch(
-                    spec, batch.slice(start, BATCH_ROWS).select(columns), path, first, refuse
-                )
+                rows = batch.slice(start, BATCH_ROWS).select(columns)
+                for record in read_batch(spec, rows, path, first, refuse):
+                    if names and record["category"] is not None:
+                        record["category"] = names.get(record["category"])
+                    yield record
                 first += min(BATCH_ROWS, batch.num_rows - start)
+
+
+def _class_names(schema: pa.Schema, column: str | None) -> Mapping[str, str]:
+    """Number → name of the classes in a `ClassLabel` column; empty for any other."""
+    described = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+    feature = described.get("info", {}).get("features", {}).get(column or "", {})
+    names = feature.get("names", []) if isinstance(feature, dict) else []
+    return {str(number): str(name) for number, name in enumerate(names)}
 
 
 SOURCE = Source(

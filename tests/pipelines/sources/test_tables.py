@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pyarrow as pa
@@ -126,3 +127,12 @@ def test_what_is_no_picture_column_is_refused_row_by_row(folder, read_source):
     reading = read_source(parquet.SOURCE, ParquetSpec(picture_column="key"), folder)
     assert not reading.records
     assert {reason for _, reason in reading.refusals} == {"not-bytes"}
+
+
+def test_a_class_has_its_name(read_source, folder):
+    described = {"info": {"features": {"label": {"names": ["cat", "dog"], "_type": "ClassLabel"}}}}
+    table = pa.table({"label": [1, 0, None, -1], "text": ["a", "b", "c", "d"]})
+    write_stream(folder / "data.arrow", table.replace_schema_metadata({"huggingface": json.dumps(described)}))
+    spec = HuggingfaceSpec(text_column="text", category_column="label")
+    reading = read_source(huggingface.SOURCE, spec, folder)
+    assert [record["category"] for record in reading.records.values()] == ["dog", "cat", None, None]
