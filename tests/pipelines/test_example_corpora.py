@@ -169,7 +169,8 @@ def webdataset(folder: Path) -> None:
 MAKERS: dict[str, Callable[[Path], None]] = {
     "coco": coco, "common-voice": common_voice, "delta": delta, "dicom": dicom, "documents": documents,
     "edgar": edgar, "huggingface": huggingface, "librispeech": librispeech, "parquet": parquet,
-    "pictures": pictures, "transcripts": transcripts, "voc": voc, "volumes": volumes, "webdataset": webdataset,
+    "pictures": pictures, "transcripts": transcripts, "voc": voc, "volumes": volumes,
+    "webdataset": webdataset,
 }  # fmt: skip
 
 
