@@ -23,6 +23,8 @@ from .spec import SPLITS
 PART_BYTES = 64 << 20
 """Prepared rows that are written to disk at once; a killed run loses no more than that."""
 
+ARRIVING = "arriving-"
+
 Keys = NDArray[np.void]
 """Keys of units, 16 bytes each."""
 
@@ -55,6 +57,8 @@ class Holding:
 
 def write_parts(blocks: Iterable[pa.Table], folder: Path) -> Iterator[pa.Table]:
     """Write prepared blocks to parts below `folder`, each as it comes, and yield them once more."""
+    for broken_off in folder.glob(f"{ARRIVING}*"):
+        broken_off.unlink()
     part: _Part | None = None
     try:
         for block in blocks:
@@ -132,7 +136,7 @@ class _Part:
     def __init__(self, folder: Path, schema: pa.Schema) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._final = folder / f"part-{len(list(folder.glob('part-*.arrow'))):06d}.arrow"
-        self._arriving = folder / f"arriving-{uuid.uuid4().hex}"
+        self._arriving = folder / f"{ARRIVING}{uuid.uuid4().hex}"
         self._file = pa.ipc.new_file(str(self._arriving), schema)
         self.size_bytes = 0
 

@@ -31,6 +31,7 @@ _XBRL = {
 _TAG = re.compile(rb"<[^>]*>")
 # What old text documents have in them: pages, and tables whose columns are spaces.
 _SGML_LINE = re.compile(r"^\s*</?(?:PAGE|TABLE|CAPTION|S|C|FN|F\d+)>[^\n]*$", re.MULTILINE)
+_SUBMISSION = re.compile(r"(?:^|/)(?:full-submission|\d{10}-\d{2}-\d{6})\.txt$")
 _ARCHIVE = re.compile(r"(?:^|/)data/(?P<cik>\d{1,10})/(?P<accession>\d{18})/")
 _DOWNLOADED = re.compile(r"(?:^|/)(?P<cik>[^/]+)/(?P<form>10-[KQ][^/]*)/(?P<accession>\d{10}-\d{2}-\d{6})/")
 
@@ -48,8 +49,8 @@ class EdgarSpec(SourceSpec):
 
 
 def list_units(spec: EdgarSpec, files: Files) -> Iterator[Unit | Refusal]:
-    """One unit for each submission, and for each HTML document in a folder without one."""
-    whole = {path.rpartition("/")[0] for path in files.entries if path.lower().endswith(".txt")}
+    """One unit for each submission, and for each HTML document that doesn't lie beside its submission."""
+    whole = {path.rpartition("/")[0] for path in files.entries if _SUBMISSION.search(path)}
     for path, entry in files.entries.items():
         lower = path.lower()
         alone = lower.endswith(PAGES) and path.rpartition("/")[0] not in whole

@@ -119,7 +119,10 @@ def test_a_category_is_what_is_asked_for(read_source, tmp_path, category, expect
 
 def test_a_document_alone_says_itself_what_it_is(read_source, tmp_path):
     write(tmp_path / "f/reports/ex-20230930.htm", PAGE)
-    (record,) = read_source(SOURCE, EdgarSpec(), tmp_path / "f").records.values()
+    write(tmp_path / "f/reports/notes.txt", "some notes")
+    reading = read_source(SOURCE, EdgarSpec(), tmp_path / "f")
+    assert reading.refusals == [("reports/notes.txt", "not-a-filing")]
+    (record,) = reading.records.values()
     assert (record["id"], record["group"]) == ("reports/ex-20230930.htm", "company 12345")
 
 
