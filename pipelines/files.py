@@ -123,7 +123,7 @@ class Files:
     def _filesystem(self) -> tuple[FileSystem, str]:
         try:
             return open_filesystem(self.place)
-        except (ValueError, OSError) as error:
+        except Exception as error:  # what fsspec's filesystems raise depends on their libraries
             raise EaglerayError(
                 f"the source can't be opened: {str(error).replace(self.place, self.shown)}",
                 "give a folder, or a URI such as s3://BUCKET/PREFIX",
@@ -136,7 +136,7 @@ class Files:
         filesystem, root = self._filesystem
         try:
             infos = filesystem.get_file_info(FileSelector(root, recursive=True))
-        except OSError as error:
+        except Exception as error:  # what fsspec's filesystems raise depends on their libraries
             raise EaglerayError(
                 f"the source can't be listed: {str(error).replace(self.place, self.shown)}",
                 "check the address, the keys and the network",

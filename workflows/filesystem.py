@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
 OURS = ("s3", "gs", "gcs", "file", "hdfs", "viewfs", "abfs", "abfss")
 """Schemes that pyarrow opens itself; any other is asked of fsspec (`hf://`, `http://`, …)."""
+GCS_PATIENCE_S = 30
 
 
 def absolute(place: str) -> str:
@@ -21,6 +22,13 @@ def shown(place: str) -> str:
     """A URI without its keys, for people."""
     scheme, separator, rest = place.rpartition("://")
     return scheme + separator + rest.partition("?")[0].rpartition("@")[2] if separator else place
+
+
+def _patient(place: str) -> str:
+    """A URI of GCS whose client gives up after a while; by itself it tries for a quarter of an hour."""
+    if "retry_limit_seconds=" in place:
+        return place
+    return f"{place}{'&' if '?' in place else '?'}retry_limit_seconds={GCS_PATIENCE_S}"
 
 
 def open_filesystem(place: str) -> tuple[FileSystem, str]:
@@ -38,7 +46,7 @@ def open_filesystem(place: str) -> tuple[FileSystem, str]:
     if not scheme:
         raise ValueError("it has no scheme")
     if scheme in OURS:
-        filesystem, root = FileSystem.from_uri(place)
+        filesystem, root = FileSystem.from_uri(_patient(place) if scheme in ("gs", "gcs") else place)
     else:
         from fsspec.core import url_to_fs
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from pyarrow.fs import FileSystem, copy_files
+from pyarrow.fs import FileSelector, FileSystem, copy_files
 
 from eagleray.pipelines.files import Files
 from eagleray.pipelines.reading import CorpusReader
 from eagleray.pipelines.source import content_digest
 from eagleray.pipelines.sources.tuxpaint import SOURCE, TuxpaintSpec
 from eagleray.workflows.errors import EaglerayError
+from eagleray.workflows.filesystem import open_filesystem
 
 
 @pytest.fixture
@@ -68,3 +69,14 @@ def test_an_unknown_scheme_says_so(tmp_path):
     with pytest.raises(EaglerayError, match="the source can't be opened") as error:
         _ = Files("zip9://bucket/x", tmp_path).entries
     assert "s3://BUCKET/PREFIX" in error.value.remedy
+
+
+@pytest.mark.parametrize(
+    "query", ["", "?retry_limit_seconds=5", "?scheme=http&endpoint_override=127.0.0.1:1"]
+)
+def test_a_bucket_of_gcs_that_can_not_be_reached_is_given_up_on(query, monkeypatch):
+    monkeypatch.setattr("eagleray.workflows.filesystem.GCS_PATIENCE_S", 1)
+    filesystem, root = open_filesystem(f"gs://anonymous@no-such-bucket/x{query}")
+    assert root == "no-such-bucket/x"
+    with pytest.raises(OSError):
+        filesystem.get_file_info(FileSelector(root))
