@@ -14,8 +14,11 @@ from eagleray.workflows.document import Document, SpecError, nearest
 # PyYAML writes these three as they are, and reads them as line breaks.
 CHARACTERS = st.characters(exclude_categories=["Cs"], exclude_characters="\x85\u2028\u2029")
 TEXT = st.text(CHARACTERS, max_size=12)
-KEYS = TEXT.filter(lambda key: key != "<<")
-SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXT
+# YAML 1.2 has numbers such as 1e3, which PyYAML, of version 1.1, writes without quotation marks as text.
+EXPONENT = re.compile(r"[-+]?[0-9.]+[eE][-+]?[0-9]+")
+WORDS = TEXT.filter(lambda text: not EXPONENT.fullmatch(text))
+KEYS = WORDS.filter(lambda key: key != "<<")
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | WORDS
 VALUES = st.recursive(
     SCALARS,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3),
