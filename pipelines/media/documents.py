@@ -13,6 +13,8 @@ from ..quarantine import Refused
 
 MAX_PAGES = 5_000
 MAX_COLSPAN = 100
+MAX_CELL = 1_000
+"""Characters from which on a cell is a part of the page."""
 MAX_COLUMNS = 1_000
 """A table with more is left as it is laid out."""
 _OPENING = ("$", "€", "£", "¥", "(", "$(", "€(", "£(")
@@ -65,6 +67,9 @@ def html_text(data: bytes, encoding: str | None) -> str:
     for node in tree.css(_UNREADABLE):
         node.decompose()
     for node in tree.css("td, th"):
+        if node.css_first("table") is not None or len(node.text(deep=True)) > MAX_CELL:
+            node.insert_after("\n")  # a table that only lays the page out
+            continue
         span = str(node.attributes.get("colspan") or "1")
         node.insert_after("\t" * (min(int(span), MAX_COLSPAN) if span.isdecimal() else 1))
         for block in node.css(_BLOCKS):  # a cell is one line

@@ -216,6 +216,14 @@ def test_cells_with_several_paragraphs_are_one_line():
     assert html_text(page.encode(), None).split("\n") == ["Cash and more\t5", "x\t6"]
 
 
+def test_a_table_that_lays_the_page_out_is_no_table():
+    inner = "<table><tr><td>Sales</td><td>5</td></tr><tr><td>Costs</td><td>6</td></tr></table>"
+    body = f"<p>First.</p><p>Second.</p>{inner}<p>{'long ' * 300}</p>"
+    page = f"<table><tr><td>Menu</td><td>{body}</td></tr></table>"
+    lines = [line for line in html_text(page.encode(), None).split("\n") if line]
+    assert lines == ["Menu", "First.", "Second.", "Sales\t5", "Costs\t6", ("long " * 300).strip()]
+
+
 def test_a_hostile_table_is_left_as_it_is_laid_out():
     page = "<table>" + "<tr>" + "<td colspan=99999999>1</td>" * 30 + "</tr></table>"
     assert html_text(page.encode(), None).split() == ["1"] * 30
