@@ -70,7 +70,7 @@ class Files:
 
     @cached_property
     def entries(self) -> Mapping[str, Entry]:
-        """Every file by its path, sorted.
+        """Every file by its path, sorted; for listing, since each process that asks lists the folder anew.
 
         Raises:
             EaglerayError: when there is no such folder, or it can't be listed.

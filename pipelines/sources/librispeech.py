@@ -42,7 +42,9 @@ def list_units(spec: LibrispeechSpec, files: Files) -> Iterator[Unit | Refusal]:
             chapters[match["folder"], match["speaker"], match["chapter"]].append(path)
     for (folder, speaker, chapter), paths in chapters.items():
         transcripts = f"{folder}/{speaker}-{chapter}.trans.txt"
-        yield Unit(folder, (transcripts, *paths), {"speaker": speaker})
+        entry = files.entries.get(transcripts)
+        readable = entry is not None and entry.version != OUTSIDE
+        yield Unit(folder, (transcripts, *paths), {"speaker": speaker, "transcripts": readable})
 
 
 def read(
@@ -50,7 +52,7 @@ def read(
 ) -> Iterator[Row]:
     """The utterances of a chapter; one without a transcript stays without a caption."""
     transcripts, *paths = unit.files
-    said = _transcripts(files, transcripts, refuse)
+    said = _transcripts(files, transcripts, refuse) if unit.fields["transcripts"] else {}
     for path in paths:
         name = path.rpartition("/")[2].partition(".")[0]
         try:
@@ -71,8 +73,6 @@ def read(
 
 def _transcripts(files: Files, path: str, refuse: Refuse) -> dict[str, str]:
     """Utterance → transcript."""
-    if path not in files.entries:
-        return {}
     content = files.read(path)
     try:
         lines = content.decode("utf-8-sig").splitlines()

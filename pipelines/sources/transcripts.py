@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 from ..files import OUTSIDE, Files
@@ -42,7 +42,9 @@ def list_units(spec: TranscriptsSpec, files: Files) -> Iterator[Unit | Refusal]:
         elif spec.table:
             yield Unit(path, (path,), described[path])
         else:
-            yield Unit(path, (path, f"{os.path.splitext(path)[0]}.txt"))
+            beside = files.entries.get(_text_path(path))
+            readable = beside is not None and beside.version != OUTSIDE
+            yield Unit(path, (path, _text_path(path)) if readable else (path,))
     for path in sorted(described.keys() - files.entries.keys()):
         yield Refusal(path, path, "transcripts", "missing-file", f"{spec.table} names it, it is not there")
 
@@ -58,7 +60,7 @@ def read(
         if not said:
             refuse(Refused("missing-caption", f"{spec.table} has no text for it"), path)
     else:
-        said = _beside(files, unit.files[1], refuse)
+        said = _beside(files, unit.files[1:], _text_path(path), refuse)
     speaker = unit.fields.get("speaker")
     yield {
         "id": path,
@@ -68,10 +70,20 @@ def read(
     }
 
 
-def _beside(files: Files, path: str, refuse: Refuse) -> str:
-    """The transcript in a text file of its own; empty where there is none that can be read."""
-    entry = files.entries.get(path)
-    if entry is None or entry.version == OUTSIDE:
+def _text_path(path: str) -> str:
+    return f"{os.path.splitext(path)[0]}.txt"
+
+
+def _beside(files: Files, found: Sequence[str], path: str, refuse: Refuse) -> str:
+    """The transcript in a text file of its own; empty where there is none that can be read.
+
+    Args:
+        files: the source's. A task doesn't ask for its entries: that would list all of them again.
+        found: the text file, if the listing saw one.
+        path: where it would be.
+        refuse: notes that it is missing.
+    """
+    if not found:
         refuse(Refused("missing-caption", "there is no such file"), path)
         return ""
     content = files.read(path)
