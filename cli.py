@@ -32,6 +32,7 @@ from .commands.data import corpora, ledger
 from .display import (
     RunView,
     describe_event,
+    moment,
     plan_rows,
     print_table,
     status_rows,
@@ -142,7 +143,7 @@ def runs(as_json: AsJson = False, home: Home = DEFAULT_HOME, database: Database 
                 "workflow": info.workflow,
                 "state": status.state.value,
                 "stages_done": f"{done}/{len(status.stages)}",
-                "started": time.strftime("%Y-%m-%d %H:%M", time.localtime(info.created_s)),
+                "started": moment(info.created_s),
                 "set": " ".join(info.overrides),
             }
         )

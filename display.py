@@ -60,6 +60,11 @@ def _cell(name: str, value: Any) -> Text:  # noqa: ANN401 - any JSON value
     return Text(text, style=COLOURS.get(text.lower(), "") if name in ("state", "decision") else "")
 
 
+def moment(time_s: float) -> str:
+    """A time for people: `2026-11-25 14:05`."""
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(time_s))
+
+
 def seconds(value: float) -> str:
     """A duration for people: `8 s`, `3 min 05 s`, `1 h 02 min`."""
     whole = round(value)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from ..display import print_table
+from ..display import moment, print_table
 from ..session import Session
 from ..workflows.artifacts import Checkpoint, Corpus
 from ..workflows.errors import EaglerayError
@@ -141,8 +140,7 @@ def _corpus(
         names = ", ".join(one.stage for one in made)
         raise EaglerayError(f"run {run.id} has made several corpora: {names}", "name one with --stage")
     record = made[0]
-    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(record.created_s))
-    about = [f"stage {record.stage} of {run.workflow}, run {run.id}, made {when}"]
+    about = [f"stage {record.stage} of {run.workflow}, run {run.id}, made {moment(record.created_s)}"]
     return session.store.open(record).path, f"{run.workflow} {record.stage}", about, record.spec
 
 

@@ -83,6 +83,10 @@ class Files:
             found = self._remote_entries()
         return {entry.path: entry for entry in sorted(found)}
 
+    def holds(self, path: str) -> bool:
+        """Whether there is a file at a path, and no link out of the folder; for listing, as `entries` is."""
+        return path in self.entries and self.entries[path].version != OUTSIDE
+
     def digest(self) -> str:
         """sha256, hex, over the sorted paths of all files, each followed by its version."""
         total = hashlib.sha256()

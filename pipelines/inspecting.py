@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
@@ -407,9 +407,4 @@ def _samples(rows: MappedRows, num_samples: int) -> list[dict[str, Any]]:
     count = min(num_samples, len(rows))
     chosen = np.linspace(0, len(rows) - 1, count).astype(np.int64) if count else np.zeros(0, np.int64)
     shown = [name for name in rows.schema.names if name not in (*PLACE.names, "tokens", "text_tokens")]
-    return list(_one_by_one(rows, chosen, shown))
-
-
-def _one_by_one(rows: MappedRows, chosen: NDArray[np.int64], names: list[str]) -> Iterator[dict[str, Any]]:
-    for row in chosen.tolist():
-        yield rows.take(np.array([row]), names).to_pylist()[0]
+    return rows.take(chosen, shown).to_pylist()

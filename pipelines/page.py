@@ -53,7 +53,7 @@ th.n, td.n { text-align: right; }
 .card { background: var(--wash); border-radius: .4rem; padding: .6rem; font-size: .85rem;
   overflow-wrap: anywhere; }
 .card img { display: block; width: 100%; max-width: 128px; height: auto; margin: 0 0 .4rem;
-  image-rendering: auto; border-radius: .2rem; background: #fff; }
+  border-radius: .2rem; background: #fff; }
 .card pre { margin: 0 0 .4rem; white-space: pre-wrap; font-size: .72rem; color: var(--soft); }
 .card p { margin: 0 0 .2rem; }
 .charts { display: grid; gap: 1.5rem 2rem; grid-template-columns: repeat(auto-fill, minmax(18rem, 1fr)); }
@@ -62,7 +62,7 @@ figure svg { width: 100%; height: auto; display: block; }
 figcaption { font-size: .85rem; }
 figcaption b { color: var(--ink); font-weight: 600; }
 .train { color: var(--train); } .val { color: var(--val); } .test { color: var(--test); }
-rect.train, polyline.train { fill: var(--train); } rect.val { fill: var(--val); }
+rect.train { fill: var(--train); } rect.val { fill: var(--val); }
 rect.test { fill: var(--test); }
 line { stroke: var(--line); } text { fill: var(--soft); font-size: 10px; }
 @media print { .cards { grid-template-columns: repeat(5, 1fr); } h2 { break-after: avoid; } }
@@ -154,11 +154,11 @@ def _refused(found: Inspection, budget: float | None, budgets: Mapping[str, floa
             f"{one.count:,}",
             f"{one.broken:,}",
             escape(", ".join(one.operators)),
-            *[_allowed(budgets.get(one.reason)) for _ in range(bool(budgets))],
+            *([_allowed(budgets.get(one.reason))] if budgets else []),
         ]
         for one in found.refusals
     ]
-    names = ["reason", "refused", "of them broken", "by", *["own budget"] * bool(budgets)]
+    names = ["reason", "refused", "of them broken", "by", *(["own budget"] if budgets else [])]
     samples = "".join(
         f"<h3>{escape(one.reason)}</h3>{_cards(_refusal(row) for row in one.samples)}"
         for one in found.refusals

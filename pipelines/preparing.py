@@ -144,8 +144,10 @@ def _sizes(num_units: int, tasks: int) -> list[int]:
     """
     least = -(-num_units // (LEAST_SHARE * tasks))
     sizes: list[int] = []
-    while (left := num_units - sum(sizes)) > 0:
+    left = num_units
+    while left > 0:
         sizes.append(min(left, MAX_BLOCK_UNITS, max(least, -(-left // (2 * tasks)))))
+        left -= sizes[-1]
     return sizes
 
 

@@ -61,6 +61,17 @@ class Refusal:
     content: bytes | None = None
 
 
+def link_outside(operator: str, path: str, name: str | None = None) -> Refusal:
+    """The refusal of a link that leads out of a source's folder; such a link is never followed.
+
+    Args:
+        operator: the source's kind.
+        path: of the link.
+        name: of the record, if that isn't the path.
+    """
+    return Refusal(name or path, path, operator, "link-outside", "the link leads out of the folder")
+
+
 class Refuse(Protocol):
     """Notes that a part of a record is refused while the record goes on without it, or that a unit of many
     records has one that can't be used.

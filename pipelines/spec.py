@@ -16,6 +16,9 @@ PAD, BOS, EOS = 0, 1, 2
 SPECIAL_TOKENS = ("[PAD]", "[BOS]", "[EOS]")
 BYTE_VALUES = 256
 
+MAX_VOXELS = 1 << 29
+"""Voxels of a volume, unless a spec says otherwise: 512 slices of 1024 by 1024."""
+
 CPUS_PER_TASK = 0.5
 """CPUs a task reserves. Ray Data looks every 0.1 s for what has ended, so two tasks share a core: one goes on
 while the other's successor is on its way (measured on two cores: 19 % more pictures a second)."""

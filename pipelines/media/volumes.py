@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 
 from ..quarantine import Refused
 from ..source import Row
+from ..spec import MAX_VOXELS
 
 Voxels = NDArray[Any]
 Reals = NDArray[np.float64]
 Beside = Callable[[str], bytes]
 """Reads the file that a header names."""
 
-MAX_VOXELS = 1 << 29
 HEADER_BYTES = 1 << 16
 """A header of NRRD or MetaImage is text, and no longer than that."""
 SPACING_MM = (1e-3, 1e3)
@@ -131,7 +131,8 @@ def read_nifti(data: bytes, max_voxels: int = MAX_VOXELS) -> Volume:
     from nibabel.spatialimages import HeaderDataError
     from nibabel.wrapstruct import WrapStructError
 
-    head = _inflate(data, 1024) if data[:2] == b"\x1f\x8b" else data[:1024]
+    packed = data[:2] == b"\x1f\x8b"
+    head = _inflate(data, 1024) if packed else data[:1024]
     magic = head[344:348], head[4:8]
     if magic[0] not in (b"n+1\0", b"ni1\0") and magic[1] != b"n+2\0":
         raise Refused("not-a-volume", f"the content is no NIfTI file: it starts with {data[:8]!r}")
@@ -142,7 +143,7 @@ def read_nifti(data: bytes, max_voxels: int = MAX_VOXELS) -> Volume:
         _check_size(shape, max_voxels)
         _check_spacing([float(one) for one in header["pixdim"][1:4]])
         size = int(header["vox_offset"]) + math.prod(shape) * int(header["bitpix"]) // 8
-        content = _inflate(data, size) if data[:2] == b"\x1f\x8b" else data
+        content = _inflate(data, size) if packed else data
         if len(content) < size:
             raise Refused("truncated-volume", f"the volume has {len(content):,} of {size:,} bytes")
         image = kind.from_bytes(content)
@@ -150,9 +151,9 @@ def read_nifti(data: bytes, max_voxels: int = MAX_VOXELS) -> Volume:
         held: Any = image.dataobj
         scaled = held.slope != 1 or held.inter != 0
         stored = np.asarray(held if scaled else held.get_unscaled())
+    except Refused:
+        raise
     except (HeaderDataError, WrapStructError, ValueError, OSError, KeyError, OverflowError) as error:
-        if isinstance(error, Refused):
-            raise
         raise Refused("corrupt-volume", f"the NIfTI file can't be read: {error}") from error
     voxels = stored.reshape(shape).T
     axes = np.diag([-1.0, -1.0, 1.0]) @ affine[:3]
@@ -179,9 +180,9 @@ def read_nrrd(data: bytes, beside: Beside, max_voxels: int = MAX_VOXELS) -> Volu
         header: dict[str, Any] = dict(nrrd.read_header(stream))
         shape = _three([int(size) for size in header["sizes"]])
         kind = next(code for code, names in _NRRD_TYPES if header["type"] in names.split("|"))
+    except Refused:
+        raise
     except (nrrd.NRRDError, ValueError, KeyError, StopIteration, IndexError) as error:
-        if isinstance(error, Refused):
-            raise
         raise Refused("corrupt-volume", f"the NRRD header can't be read: {error!r}") from error
     named = header.get("data file", header.get("datafile"))
     _check_size(shape, max_voxels)
@@ -227,9 +228,9 @@ def read_metaimage(data: bytes, beside: Beside, max_voxels: int = MAX_VOXELS) ->
         turn = _numbers(header, ("TransformMatrix", "Rotation", "Orientation"), np.eye(3).ravel().tolist())
         axes = np.array(turn).reshape(3, 3) * np.array(spacing)[:, None]
         skip = int(header.get("HeaderSize", "0"))
+    except Refused:
+        raise
     except (KeyError, ValueError) as error:
-        if isinstance(error, Refused):
-            raise
         raise Refused("corrupt-volume", f"the MetaImage header lacks or garbles {error}") from error
     if int(header.get("ElementNumberOfChannels", "1")) != 1:
         raise Refused("not-three-dimensional", "the volume has several values a voxel")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
@@ -11,6 +12,9 @@ from ..operator import Apply, Operator, OperatorSpec
 from ..quarantine import Refuse, Refused
 from ..source import Row
 from ..spec import Preparation
+
+if TYPE_CHECKING:
+    from ..bundle import LoadedBundle
 
 
 class CaptionSimilaritySpec(OperatorSpec):
@@ -32,9 +36,7 @@ def caption_similarity(spec: CaptionSimilaritySpec, preparation: Preparation, bu
     """
     import numpy as np
 
-    from ..bundle import load_bundle
-
-    model = load_bundle(bundle)
+    model = _model(bundle)
     languages = model.info.preparation.languages
 
     def apply(row: Row, refuse: Refuse) -> Row | None:
@@ -60,6 +62,14 @@ def caption_similarity(spec: CaptionSimilaritySpec, preparation: Preparation, bu
         return {"captions": kept, "caption_similarity": float(np.float32(max(similarities)))}
 
     return apply
+
+
+@lru_cache(maxsize=1)
+def _model(bundle: Path) -> LoadedBundle:
+    """The model, verified and loaded once in a process: tasks follow each other there."""
+    from ..bundle import load_bundle
+
+    return load_bundle(bundle)
 
 
 SIMILARITY = Operator(

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from ..operator import Apply, Operator, OperatorSpec
 from ..quarantine import Refuse, Refused
 from ..source import Row
-from ..spec import Preparation
+from ..spec import MAX_VOXELS, Preparation
 
 
 class ResampleVolumeSpec(OperatorSpec):
@@ -18,7 +18,7 @@ class ResampleVolumeSpec(OperatorSpec):
     kind: Literal["resample-volume"] = "resample-volume"
     spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0)
     """Distances along depth, height and width."""
-    max_voxels: int = Field(default=1 << 29, ge=1)
+    max_voxels: int = Field(default=MAX_VOXELS, ge=1)
     """Voxels from which on the result is refused."""
 
     @model_validator(mode="after")

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from ...workflows.errors import EaglerayError
 from ..files import OUTSIDE, Files
-from ..quarantine import Refusal, Refuse, Refused
+from ..quarantine import Refusal, Refuse, Refused, link_outside
 from ..source import Row, Source, SourceSpec, Unit
 from ..spec import Preparation
 
@@ -50,7 +50,7 @@ def list_units(spec: CocoSpec, files: Files) -> Iterator[Unit | Refusal]:
         elif path not in files.entries:
             yield Refusal(path, path, "coco", "missing-file", "the annotations name it, it is not there")
         elif files.entries[path].version == OUTSIDE:
-            yield Refusal(path, path, "coco", "link-outside", "the link leads out of the folder")
+            yield link_outside("coco", path)
         else:
             size = [one.get("width"), one.get("height")]
             yield Unit(path, (path,), {"boxes": boxes[number], "captions": said[number], "size": size})

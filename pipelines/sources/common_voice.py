@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 from ..files import OUTSIDE, Files
-from ..quarantine import Refusal, Refuse
+from ..quarantine import Refusal, Refuse, link_outside
 from ..source import Row, Source, SourceSpec, Unit
 from ..spec import Preparation
 from ..tables import read_rows
@@ -36,7 +36,7 @@ def list_units(spec: CommonVoiceSpec, files: Files) -> Iterator[Unit | Refusal]:
             message = f"{spec.table} names it, it is not there"
             yield Refusal(path, path, "common-voice", "missing-file", message)
         elif files.entries[path].version == OUTSIDE:
-            yield Refusal(path, path, "common-voice", "link-outside", "the link leads out of the folder")
+            yield link_outside("common-voice", path)
         else:
             fields = {"speaker": row["client_id"], "text": row["sentence"]}
             yield Unit(path, (path,), fields | {"language": spec.language or row["locale"]})

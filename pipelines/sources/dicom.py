@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,9 +16,9 @@ from pydantic import Field
 
 from ...workflows.errors import EaglerayError
 from ..files import OUTSIDE, Files
-from ..quarantine import Refusal, Refuse, Refused
+from ..quarantine import Refusal, Refuse, Refused, link_outside
 from ..source import Row, Source, SourceSpec, Unit
-from ..spec import Preparation
+from ..spec import MAX_VOXELS, Preparation
 from .volumes import finding_row
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class DicomSpec(SourceSpec):
     """Readers that must have marked a nodule; LUNA16 takes three."""
     category: Literal["none", "modality", "body-part"] = "none"
     """What a series' category is."""
-    max_voxels: int = Field(default=1 << 29, ge=1)
+    max_voxels: int = Field(default=MAX_VOXELS, ge=1)
     """Voxels from which on a series is refused."""
 
 
@@ -65,7 +66,7 @@ def list_units(spec: DicomSpec, files: Files) -> Iterator[Unit | Refusal]:
         suspect = path.lower().endswith((".dcm", ".dicom"))
         if entry.version == OUTSIDE:
             if suspect:
-                yield Refusal(path, path, "dicom", "link-outside", "the link leads out of the folder")
+                yield link_outside("dicom", path)
             continue
         try:
             head = files.read(path, 0, HEAD_BYTES)
@@ -221,8 +222,6 @@ def _tags(head: bytes) -> dict[str, str] | None:
 
 def _marked_files(spec: DicomSpec, files: Files) -> Mapping[str, str]:
     """Series → path of the XML file with its nodules."""
-    import re
-
     found: dict[str, str] = {}
     if spec.annotations == "lidc":
         for path in files.entries:

@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from ..files import OUTSIDE, Files
-from ..quarantine import Refusal, Refuse, Refused
+from ..quarantine import Refusal, Refuse, Refused, link_outside
 from ..source import Row, Source, SourceSpec, Unit
 from ..spec import Preparation
 
@@ -33,7 +33,7 @@ def list_units(spec: DocumentsSpec, files: Files) -> Iterator[Unit | Refusal]:
         if not path.lower().endswith((*TEXT, *PAGES, *PDF)):
             continue
         if entry.version == OUTSIDE:
-            yield Refusal(path, path, "documents", "link-outside", "the link leads out of the folder")
+            yield link_outside("documents", path)
         elif entry.size_bytes > spec.max_bytes:
             message = f"the document has {entry.size_bytes:,} bytes, over {spec.max_bytes:,}"
             yield Refusal(path, path, "documents", "file-too-large", message, size_bytes=entry.size_bytes)

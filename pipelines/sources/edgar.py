@@ -9,7 +9,7 @@ from typing import Literal
 from pydantic import Field
 
 from ..files import OUTSIDE, Files
-from ..quarantine import Refusal, Refuse, Refused
+from ..quarantine import Refusal, Refuse, Refused, link_outside
 from ..source import Row, Source, SourceSpec, Unit
 from ..spec import Preparation
 
@@ -57,7 +57,7 @@ def list_units(spec: EdgarSpec, files: Files) -> Iterator[Unit | Refusal]:
         if not (lower.endswith(".txt") or alone):
             continue
         if entry.version == OUTSIDE:
-            yield Refusal(path, path, "edgar", "link-outside", "the link leads out of the folder")
+            yield link_outside("edgar", path)
         elif entry.size_bytes > spec.max_bytes:
             message = f"the filing has {entry.size_bytes:,} bytes, over {spec.max_bytes:,}"
             yield Refusal(path, path, "edgar", "file-too-large", message, size_bytes=entry.size_bytes)
@@ -169,13 +169,17 @@ def _main_document(data: bytes, form: str) -> bytes:
 
 def _readable(document: bytes) -> str:
     """Text of HTML or plain text; UTF-8 where it is that, else Windows-1252, which old filings are in."""
+    try:
+        return _decoded(document, "utf-8")
+    except Refused as refused:
+        if refused.reason != "text-not-utf8":
+            raise
+        return _decoded(document, "cp1252")
+
+
+def _decoded(document: bytes, encoding: str) -> str:
     from ..media.documents import html_text, plain_text
 
-    try:
-        document.decode("utf-8")
-        encoding = "utf-8"
-    except UnicodeDecodeError:
-        encoding = "cp1252"
     if re.search(rb"<html|<body|<div|<p\b|<font", document[: 4 * HEAD_BYTES], re.IGNORECASE):
         return html_text(document, encoding)
     text = _SGML_LINE.sub("", plain_text(document, encoding)).strip()

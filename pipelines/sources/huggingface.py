@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ..columns import BATCH_ROWS, ColumnsSpec, given_columns, read_batch, wanted_columns
 from ..files import OUTSIDE, Files
-from ..quarantine import Refusal, Refuse, Refused
+from ..quarantine import Refusal, Refuse, Refused, link_outside
 from ..source import Row, Source, Unit
 from ..spec import Preparation
 
@@ -33,7 +33,7 @@ def list_units(spec: HuggingfaceSpec, files: Files) -> Iterator[Unit | Refusal]:
         if path.rpartition("/")[2].startswith("cache-"):
             continue  # what a `map` left behind
         if entry.version == OUTSIDE:
-            yield Refusal(path, path, "huggingface", "link-outside", "the link leads out of the folder")
+            yield link_outside("huggingface", path)
         else:
             yield Unit(path, (path,))
 

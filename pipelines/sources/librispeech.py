@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 from ..files import OUTSIDE, Files
-from ..quarantine import Refusal, Refuse, Refused
+from ..quarantine import Refusal, Refuse, Refused, link_outside
 from ..source import Row, Source, SourceSpec, Unit
 from ..spec import Preparation
 
@@ -35,16 +35,13 @@ def list_units(spec: LibrispeechSpec, files: Files) -> Iterator[Unit | Refusal]:
         if match is None:
             continue
         if entry.version == OUTSIDE:
-            yield Refusal(
-                match["id"], path, "librispeech", "link-outside", "the link leads out of the folder"
-            )
+            yield link_outside("librispeech", path, match["id"])
         else:
             chapters[match["folder"], match["speaker"], match["chapter"]].append(path)
     for (folder, speaker, chapter), paths in chapters.items():
         transcripts = f"{folder}/{speaker}-{chapter}.trans.txt"
-        entry = files.entries.get(transcripts)
-        readable = entry is not None and entry.version != OUTSIDE
-        yield Unit(folder, (transcripts, *paths), {"speaker": speaker, "transcripts": readable})
+        fields = {"speaker": speaker, "transcripts": files.holds(transcripts)}
+        yield Unit(folder, (transcripts, *paths), fields)
 
 
 def read(

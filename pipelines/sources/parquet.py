@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from ..columns import BATCH_ROWS, ColumnsSpec, given_columns, read_batch, wanted_columns
 from ..files import OUTSIDE, Files
-from ..quarantine import Refusal, Refuse
+from ..quarantine import Refusal, Refuse, link_outside
 from ..source import Row, Source, Unit
 from ..spec import Preparation
 
@@ -40,7 +40,7 @@ def row_groups(
     import pyarrow.parquet as pq
 
     if files.entries[path].version == OUTSIDE:
-        yield Refusal(path, path, spec.kind, "link-outside", "the link leads out of the folder")
+        yield link_outside(spec.kind, path)
         return
     try:
         with files.open(path) as source:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 from ..files import OUTSIDE, Files
-from ..quarantine import Refusal, Refuse
+from ..quarantine import Refusal, Refuse, link_outside
 from ..source import Row, Source, SourceSpec, Unit
 from ..spec import Preparation
 from ..tables import read_rows
@@ -37,7 +37,7 @@ def list_units(spec: PicturesSpec, files: Files) -> Iterator[Unit | Refusal]:
         if not path.lower().endswith(SUFFIXES):
             continue
         if entry.version == OUTSIDE:
-            yield Refusal(path, path, "pictures", "link-outside", "the link leads out of the folder")
+            yield link_outside("pictures", path)
         elif not spec.captions or path in described:
             yield Unit(path, (path,), described.get(path, {}))
     for path in sorted(described.keys() - files.entries.keys()):

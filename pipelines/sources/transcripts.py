@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 from ..files import OUTSIDE, Files
-from ..quarantine import Refusal, Refuse, Refused
+from ..quarantine import Refusal, Refuse, Refused, link_outside
 from ..source import Row, Source, SourceSpec, Unit
 from ..spec import Preparation
 from ..tables import read_rows
@@ -38,13 +38,12 @@ def list_units(spec: TranscriptsSpec, files: Files) -> Iterator[Unit | Refusal]:
         if not path.lower().endswith(SUFFIXES) or (spec.table and path not in described):
             continue
         if entry.version == OUTSIDE:
-            yield Refusal(path, path, "transcripts", "link-outside", "the link leads out of the folder")
+            yield link_outside("transcripts", path)
         elif spec.table:
             yield Unit(path, (path,), described[path])
         else:
-            beside = files.entries.get(_text_path(path))
-            readable = beside is not None and beside.version != OUTSIDE
-            yield Unit(path, (path, _text_path(path)) if readable else (path,))
+            beside = _text_path(path)
+            yield Unit(path, (path, beside) if files.holds(beside) else (path,))
     for path in sorted(described.keys() - files.entries.keys()):
         yield Refusal(path, path, "transcripts", "missing-file", f"{spec.table} names it, it is not there")
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 from ..files import OUTSIDE, Files
-from ..quarantine import Refusal, Refuse, Refused
+from ..quarantine import Refusal, Refuse, Refused, link_outside
 from ..source import Row, Source, SourceSpec, Unit
 from ..spec import Preparation
 from .coco import box_row, is_inside
@@ -30,7 +30,7 @@ def list_units(spec: VocSpec, files: Files) -> Iterator[Unit | Refusal]:
         if folder != spec.pictures:
             continue
         if entry.version == OUTSIDE:
-            yield Refusal(path, path, "voc", "link-outside", "the link leads out of the folder")
+            yield link_outside("voc", path)
         else:
             pictures[name.rpartition(".")[0]] = path
     for path in files.entries:
@@ -38,15 +38,16 @@ def list_units(spec: VocSpec, files: Files) -> Iterator[Unit | Refusal]:
         if folder == spec.annotations and name.endswith(".xml") and name[:-4] not in pictures:
             yield Refusal(path, path, "voc", "missing-file", "there is no picture of that name")
     for stem, path in pictures.items():
-        yield Unit(path, (path, f"{spec.annotations}/{stem}.xml"))
+        annotation = f"{spec.annotations}/{stem}.xml"
+        yield Unit(path, (path, annotation) if files.holds(annotation) else (path,))
 
 
 def read(spec: VocSpec, files: Files, unit: Unit, preparation: Preparation, refuse: Refuse) -> Iterator[Row]:
     """The record of a picture; without boxes where its XML can't be read."""
-    picture, annotation = unit.files
+    picture, *annotations = unit.files
     boxes: list[Row] = []
-    if annotation in files.entries:
-        boxes = _boxes(files.read(annotation), annotation, refuse)
+    for annotation in annotations:
+        boxes += _boxes(files.read(annotation), annotation, refuse)
     yield {
         "id": picture,
         "picture": {"address": picture, "content": files.read(picture)},

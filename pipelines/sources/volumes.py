@@ -10,15 +10,14 @@ from typing import Any, Literal
 from pydantic import Field
 
 from ..files import OUTSIDE, Files
-from ..quarantine import Refusal, Refuse, Refused
+from ..quarantine import Refusal, Refuse, Refused, link_outside
 from ..source import Row, Source, SourceSpec, Unit
-from ..spec import Preparation
+from ..spec import MAX_VOXELS, Preparation
 from ..tables import read_rows
 
 NIFTI = (".nii", ".nii.gz")
 NRRD = (".nrrd", ".nhdr")
 META = (".mha", ".mhd")
-HEADER_BYTES = 1 << 16
 
 
 class VolumesSpec(SourceSpec):
@@ -39,7 +38,7 @@ class VolumesSpec(SourceSpec):
     """A table that says whose volume is whose; no patient stands in two splits then."""
     patient_columns: tuple[str, str] = ("seriesuid", "patient")
     """That table's columns of volumes and patients."""
-    max_voxels: int = Field(default=1 << 29, ge=1)
+    max_voxels: int = Field(default=MAX_VOXELS, ge=1)
     """Voxels from which on a volume is refused."""
 
 
@@ -54,7 +53,7 @@ def list_units(spec: VolumesSpec, files: Files) -> Iterator[Unit | Refusal]:
             continue
         named.add(name)
         if entry.version == OUTSIDE:
-            yield Refusal(path, path, "volumes", "link-outside", "the link leads out of the folder")
+            yield link_outside("volumes", path)
             continue
         try:
             beside = _beside(files, path)
@@ -121,7 +120,7 @@ def _name(path: str) -> str | None:
 
 def _beside(files: Files, path: str) -> str | None:
     """Path of the file with the voxels, if a header names another."""
-    from ..media.volumes import file_beside
+    from ..media.volumes import HEADER_BYTES, file_beside
 
     if not path.lower().endswith((".nhdr", ".nrrd", *META)):
         return None

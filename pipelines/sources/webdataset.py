@@ -14,7 +14,7 @@ from typing import Literal
 from pydantic import Field
 
 from ..files import OUTSIDE, Files
-from ..quarantine import Refusal, Refuse, Refused
+from ..quarantine import Refusal, Refuse, Refused, link_outside
 from ..source import Row, Source, SourceSpec, Unit
 from ..spec import Preparation
 
@@ -78,7 +78,7 @@ def list_units(spec: WebdatasetSpec, files: Files) -> Iterator[Unit | Refusal]:
         if not path.lower().endswith(SUFFIXES):
             continue
         if entry.version == OUTSIDE:
-            yield Refusal(path, path, "webdataset", "link-outside", "the link leads out of the folder")
+            yield link_outside("webdataset", path)
         else:
             yield Unit(path, (path,))
 
