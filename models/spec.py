@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -22,15 +22,37 @@ def _check_heads(where: str, width: int, num_heads: int) -> None:
         raise ValueError(f"{where}: {num_heads} heads do not divide a width of {width}")
 
 
+SWIN_V2: dict[str, dict[str, Any]] = {
+    "swinv2-tiny": {"embed_dim": 96, "depths": (2, 2, 6, 2), "num_heads": (3, 6, 12, 24)},
+    "swinv2-small": {"embed_dim": 96, "depths": (2, 2, 18, 2), "num_heads": (3, 6, 12, 24)},
+    "swinv2-base": {"embed_dim": 128, "depths": (2, 2, 18, 2), "num_heads": (4, 8, 16, 32)},
+    "swinv2-large": {"embed_dim": 192, "depths": (2, 2, 18, 2), "num_heads": (6, 12, 24, 48)},
+    "swinv2-huge": {
+        "embed_dim": 352,
+        "depths": (2, 2, 18, 2),
+        "num_heads": (11, 22, 44, 88),
+        "norm_main_every": 6,
+    },
+}
+"""Published variant → the fields it sets beside `PUBLISHED` (section 4.1; heads of 32 channels)."""
+PUBLISHED: dict[str, Any] = {"image_size": 256, "window_size": 8}
+
+
 class VisionSpec(PartSpec):
     """Swin Transformer V2 (arXiv 2111.09883)."""
 
+    variant: Literal["swinv2-tiny", "swinv2-small", "swinv2-base", "swinv2-large", "swinv2-huge"] | None = (
+        None
+    )
+    """Sets every size to a published model's; any field given beside it wins."""
     image_size: int = Field(default=64, ge=1)
     """Height and width of a picture, pixels."""
     patch_size: int = Field(default=4, ge=1)
     """Height and width of a patch, pixels."""
     window_size: int = Field(default=8, ge=1)
     """Height and width of an attention window, patches; a smaller feature map is one window."""
+    pretrained_window_sizes: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    """Window of each scale that the weights were first trained with, if `window_size` is another; 0: none."""
     embed_dim: int = Field(default=32, ge=1)
     """Channels of the first scale; they double at each following one."""
     depths: tuple[int, ...] = Field(default=(2, 2, 2), min_length=1)
@@ -39,11 +61,27 @@ class VisionSpec(PartSpec):
     """Attention heads of each scale."""
     mlp_ratio: float = Field(default=4.0, gt=0)
     """Hidden width of an MLP over its width."""
+    norm_main_every: int = Field(default=0, ge=0)
+    """Blocks of a scale after which the main branch is normalised once more; 0 is never."""
+    pyramid_width: int = Field(default=0, ge=0)
+    """Channels of the feature pyramid that fuses all scales; 0 leaves it out."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _expand_variant(cls, data: Any) -> Any:  # noqa: ANN401 - pydantic hands over whatever was given
+        if not isinstance(data, Mapping) or data.get("variant") not in SWIN_V2:
+            return data
+        return PUBLISHED | SWIN_V2[data["variant"]] | dict(data)
 
     @model_validator(mode="after")
     def _check(self) -> VisionSpec:
         if len(self.num_heads) != len(self.depths):
             raise ValueError(f"num_heads has {len(self.num_heads)} scales, depths has {len(self.depths)}")
+        if self.pretrained_window_sizes and len(self.pretrained_window_sizes) != len(self.depths):
+            raise ValueError(
+                f"pretrained_window_sizes has {len(self.pretrained_window_sizes)} scales, "
+                f"depths has {len(self.depths)}"
+            )
         if min(*self.depths, *self.num_heads) < 1:
             raise ValueError("depths and num_heads must all be at least 1")
         if self.patch_size > self.image_size:
@@ -51,6 +89,26 @@ class VisionSpec(PartSpec):
         for scale, heads in enumerate(self.num_heads):
             _check_heads(f"num_heads[{scale}]", self.embed_dim * 2**scale, heads)
         return self
+
+    @property
+    def resolutions(self) -> tuple[int, ...]:
+        """Side of each scale's feature map, finest first."""
+        sides = [-(-self.image_size // self.patch_size)]
+        for _ in self.depths[1:]:
+            sides.append((sides[-1] + 1) // 2)
+        return tuple(sides)
+
+    @property
+    def windows(self) -> tuple[tuple[int, int], ...]:
+        """Window and shift of each scale: a feature map that is no larger than a window is one, unshifted.
+
+        The published code rounds down for this what it rounds up for the map itself.
+        """
+        sides = [max(1, self.image_size // self.patch_size // 2**i) for i, _ in enumerate(self.depths)]
+        return tuple(
+            (self.window_size, self.window_size // 2) if side > self.window_size else (side, 0)
+            for side in sides
+        )
 
 
 class TextSpec(PartSpec):

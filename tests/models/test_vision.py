@@ -4,7 +4,15 @@ import pytest
 import torch
 
 from eagleray.models.spec import VisionSpec
-from eagleray.models.vision import PatchMerging, PositionBias, SwinBlock, VisionEncoder, log_offsets
+from eagleray.models.vision import (
+    FeaturePyramid,
+    PatchMerging,
+    PositionBias,
+    SwinBlock,
+    VisionEncoder,
+    log_offsets,
+    unit_vectors,
+)
 
 MAPS = [
     pytest.param(8, 4, 0, id="windows"),
@@ -12,8 +20,8 @@ MAPS = [
     pytest.param(7, 4, 0, id="padded"),
     pytest.param(7, 4, 2, id="padded and shifted"),
     pytest.param(9, 3, 1, id="odd window"),
-    pytest.param(4, 4, 2, id="one window"),
-    pytest.param(3, 8, 4, id="smaller than a window"),
+    pytest.param(4, 4, 0, id="one window"),
+    pytest.param(3, 3, 0, id="as small as a window"),
 ]
 
 
@@ -24,8 +32,6 @@ def block(resolution, window, shift):
 
 def same_window(resolution, window, shift):
     """Which pairs of positions stand in one window, by the geometry of the picture alone."""
-    if resolution <= window:
-        return torch.ones(resolution**2, resolution**2, dtype=torch.bool)
     band = (torch.arange(resolution) + (window - shift if shift else 0)) // window
     row, column = band.repeat_interleave(resolution), band.repeat(resolution)
     return (row[:, None] == row[None, :]) & (column[:, None] == column[None, :])
@@ -52,7 +58,7 @@ def test_no_gradient_crosses_a_window(resolution, window, shift):
 
 def test_attention_is_of_angles_not_of_lengths():
     layer = block(8, 4, 2).attention
-    x = torch.randn(1, 64, 8)
+    x = torch.randn(1, 8, 8, 8)
     before = layer(x, None)
     with torch.no_grad():
         layer.query.weight *= 7
@@ -63,12 +69,12 @@ def test_attention_is_of_angles_not_of_lengths():
 
 def test_temperature_is_bounded():
     layer = block(4, 4, 0).attention
-    x = torch.randn(1, 16, 8)
+    x = torch.randn(1, 4, 4, 8)
     with torch.no_grad():
         layer.logit_scale.weight.fill_(math.log(100))
         at_bound = layer(x, None)
         layer.logit_scale.weight.fill_(50.0)
-    assert torch.equal(layer(x, None), at_bound)
+        assert torch.equal(layer(x, None), at_bound)
 
 
 def test_position_bias_knows_only_the_offset():
@@ -90,6 +96,13 @@ def test_position_bias_is_the_same_for_the_same_log_offset_in_any_window():
     torch.testing.assert_close(ours, theirs[:, ::2, ::2, ::2, ::2])
 
 
+def test_a_larger_window_keeps_the_bias_of_the_offsets_it_was_trained_with():
+    small, large = PositionBias(4, 2), PositionBias(7, 2, pretrained_window=4)
+    large.load_state_dict(small.state_dict())
+    theirs = large().view(2, 7, 7, 7, 7)[:, :4, :4, :4, :4]
+    torch.testing.assert_close(small().view(2, 4, 4, 4, 4), theirs)
+
+
 def test_position_bias_stays_between_0_and_16():
     layer = PositionBias(4, 2)
     with torch.no_grad():
@@ -100,7 +113,7 @@ def test_position_bias_stays_between_0_and_16():
 
 @pytest.mark.parametrize("window", [2, 7, 8, 16])
 def test_log_offsets_are_odd_monotone_and_span_the_same(window):
-    offsets = log_offsets(window)
+    offsets = log_offsets(window, window)
     along = offsets[: 2 * window - 1, 1]
     torch.testing.assert_close(offsets, -offsets.flip(0))
     assert (along.diff() > 0).all()
@@ -136,6 +149,13 @@ def test_merging_lays_channels_as_the_authors_do():
     assert given == [[0, 2, 1, 3]]  # top left, bottom left, top right, bottom right
 
 
+def test_unit_vectors_have_the_gradient_that_autograd_finds():
+    x = torch.randn(3, 5, dtype=torch.double, requires_grad=True)
+    assert torch.autograd.gradcheck(unit_vectors, x)
+    torch.testing.assert_close(unit_vectors(x), torch.nn.functional.normalize(x, dim=-1))
+    assert not unit_vectors(torch.zeros(2, 4, requires_grad=True)).any()
+
+
 @pytest.mark.parametrize("image_size", [64, 62, 50])
 def test_scales_halve_the_side_and_double_the_channels(image_size):
     spec = VisionSpec(image_size=image_size, window_size=3)
@@ -165,3 +185,43 @@ def test_pictures_of_a_batch_do_not_meet():
 def test_tables_are_no_part_of_a_checkpoint():
     encoder = VisionEncoder(VisionSpec(window_size=4))
     assert set(encoder.state_dict()) == {name for name, _ in encoder.named_parameters()}
+
+
+@pytest.mark.parametrize("image_size", [32, 36])
+def test_a_new_pyramid_changes_nothing_and_a_trained_one_reads_every_scale(image_size):
+    plain = VisionSpec(image_size=image_size, window_size=4)
+    torch.manual_seed(0)
+    encoder = VisionEncoder(plain.model_copy(update={"pyramid_width": 8})).double()
+    without = VisionEncoder(plain).double()
+    without.load_state_dict(encoder.state_dict(), strict=False)
+    images = torch.randn(2, 3, image_size, image_size, dtype=torch.double)
+    assert torch.equal(encoder(images), without(images))
+    torch.nn.init.normal_(encoder.pyramid.fuse.weight)
+    scales = [scale.detach().requires_grad_() for scale in encoder.scales(images)]
+    top = encoder.norm(scales[-1]).detach()
+    fused = encoder.pyramid(scales, top)
+    assert fused.shape == without(images).shape
+    for gradient in torch.autograd.grad(fused.square().sum(), scales):
+        assert gradient.any(dim=-1).all()
+
+
+def test_the_pyramid_brings_coarse_scales_to_the_place_where_they_lie():
+    pyramid = FeaturePyramid((4, 8), (6, 3), 5)
+    scales = [torch.zeros(1, 36, 4), torch.zeros(1, 9, 8)]
+    before = pyramid.levels(scales)
+    scales[1][0, 4] = torch.randn(8)  # the middle of 3 × 3
+    changed = (pyramid.levels(scales)[0] != before[0])[0].any(0)
+    assert [level.shape for level in before] == [(1, 5, 6, 6), (1, 5, 3, 3)]
+    inside = torch.zeros(6, 6, dtype=torch.bool)
+    inside[1:5, 1:5] = True  # 2 × 2 positions, and one around them that smoothing reaches
+    assert torch.equal(changed, inside)
+
+
+def test_every_sixth_block_of_huge_normalises_its_main_branch():
+    spec = VisionSpec(variant="swinv2-huge")
+    assert spec.norm_main_every == 6
+    few = spec.model_copy(update={"embed_dim": 8, "num_heads": (1, 1, 1, 1), "image_size": 64})
+    blocks = [block for block in VisionEncoder(few).blocks if isinstance(block, SwinBlock)]
+    assert [i for i, block in enumerate(blocks) if block.norm_main is not None] == [9, 15, 21]
+    x = torch.randn(1, blocks[9].resolution ** 2, 32)
+    torch.testing.assert_close(blocks[9](x).mean(-1), torch.zeros(1, x.shape[1]), atol=1e-5, rtol=0)
