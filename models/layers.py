@@ -9,12 +9,25 @@ Shape letters: B batch, N positions, M memory positions, H heads, K head width, 
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 SHORT = 128
 """Up to this many keys, the CPU is faster without a fused kernel; see `attend`."""
+
+
+class KeyValues(NamedTuple):
+    """What attention reads of the past, projected.
+
+    Attributes:
+        key, value: (B, H, M, K).
+    """
+
+    key: Tensor
+    value: Tensor
 
 
 class HeadParameter(nn.Module):

@@ -124,6 +124,12 @@ class TextSpec(PartSpec):
     """Longest segment, tokens."""
     memory_length: int = Field(default=32, ge=0)
     """Positions of earlier segments that are attended to."""
+    window: int = Field(default=0, ge=0)
+    """Positions that a token attends to, itself included, in memory and segment; 0 is all."""
+    adaptive_cutoffs: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    """Of the head that predicts the next token (adaptive softmax, arXiv 1609.04309): tokens below the first
+    have full width there, those below each further one a quarter of the one before; empty is a plain softmax.
+    """
     mlp_ratio: float = Field(default=4.0, gt=0)
     """Hidden width of an MLP over its width."""
 
@@ -146,6 +152,12 @@ class AudioSpec(PartSpec):
     """Convolutions over frames; each halves their number."""
     kernel_size: int = Field(default=5, ge=1)
     """Frames that a convolution sees; odd."""
+    axes: Literal["time-frequency", "time"] = "time-frequency"
+    """Axes that a block attends along, one after the other."""
+    chunk: int = Field(default=0, ge=0)
+    """Positions of a chunk, for streaming: attention along time sees none that is later; 0 is all."""
+    left_chunks: int = Field(default=2, ge=0)
+    """Chunks before its own that a position attends to."""
     d_model: int = Field(default=96, ge=2, multiple_of=2)
     """Width."""
     num_layers: int = Field(default=3, ge=1)

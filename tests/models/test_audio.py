@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from eagleray.models.audio import AudioEncoder, AxialAttention
+from eagleray.models.audio import AudioEncoder, AudioStream, AxialAttention
 from eagleray.models.layers import key_bias
 from eagleray.models.spec import AudioSpec
 
@@ -108,3 +108,72 @@ def test_mask_is_what_forward_gives(encoder):
 def test_a_clip_that_is_too_long_is_refused(encoder):
     with pytest.raises(ValueError, match="max_frames is 96"):
         encoder(*clip(97, 97))
+
+
+STREAMED = SPEC.model_copy(update={"chunk": 3, "left_chunks": 2, "max_frames": 400})
+
+
+@pytest.mark.parametrize("axes", ["time-frequency", "time"])
+@pytest.mark.parametrize("pieces", [[1] * 37, [200, 37], [8, 16, 24, 100, 89], [237]])
+@pytest.mark.parametrize("dtype", [torch.double, torch.float])
+def test_a_streamed_clip_equals_the_whole(axes, pieces, dtype):
+    torch.manual_seed(0)
+    encoder = AudioEncoder(STREAMED.model_copy(update={"axes": axes})).to(dtype).eval()
+    mel, _ = clip(sum(pieces), sum(pieces))
+    mel = mel.to(dtype)
+    with torch.no_grad():
+        whole, mask = encoder(mel, torch.ones(mel.shape[:2], dtype=torch.bool))
+        stream = AudioStream(encoder)
+        parts = [stream.push(piece) for piece in mel.split(pieces, dim=1)]
+        parts.append(stream.finish())
+    assert mask.all()
+    streamed = torch.cat(parts, dim=1)
+    torch.testing.assert_close(streamed, whole, atol=1e-12 if dtype == torch.double else 1e-5, rtol=0)
+
+
+def test_a_chunk_comes_out_as_soon_as_its_frames_are_there():
+    encoder = AudioEncoder(STREAMED)
+    stream, reach = AudioStream(encoder), 2 * 7  # kernels of 5 at strides 1, 2 and 4
+    came = [stream.push(torch.randn(1, 1, 16)).shape[1] for _ in range(2 * 8 + reach + 1)]
+    assert came == [0] * (2 * 8 + reach) + [3]
+
+
+def test_chunks_hide_what_is_later_or_long_ago():
+    spec = STREAMED.model_copy(update={"num_layers": 1, "left_chunks": 1})
+    encoder = AudioEncoder(spec).double().eval()
+    hidden = torch.randn(1, 12, 4, 16, dtype=torch.double)
+    mask = torch.ones(1, 12, dtype=torch.bool)
+    before = encoder.blocks[0](hidden, mask)
+    for t in range(12):
+        moved = hidden.clone()
+        moved[0, t] += 1
+        changed = (encoder.blocks[0](moved, mask) != before)[0].flatten(1).any(-1)
+        chunk = torch.arange(12) // 3
+        assert torch.equal(changed, (chunk == t // 3) | (chunk == t // 3 + 1))
+
+
+@pytest.mark.parametrize("length", [1, 8, 40, 63])
+@pytest.mark.parametrize("fill", [0.0, math.nan])
+def test_padding_never_changes_valid_positions_by_chunks(length, fill):
+    encoder = AudioEncoder(STREAMED).double().eval()
+    alone, valid = encoder(*clip(length, length))
+    padded, mask = encoder(*clip(length, 200, fill))
+    torch.testing.assert_close(padded[mask], alone[valid], atol=1e-12, rtol=0)
+    assert padded.isfinite().all()
+
+
+def test_only_an_encoder_by_chunks_streams(encoder):
+    with pytest.raises(ValueError, match=r"set audio\.chunk"):
+        AudioStream(encoder)
+
+
+def test_time_alone_has_no_attention_along_frequency():
+    spec = SPEC.model_copy(update={"axes": "time"})
+    block = AudioEncoder(spec).blocks[0]
+    hidden = torch.randn(1, 4, 4, 16)
+    moved = hidden.clone()
+    moved[:, :, 1] += 1
+    changed = block(moved, torch.ones(1, 4, dtype=torch.bool)) != block(
+        hidden, torch.ones(1, 4, dtype=torch.bool)
+    )
+    assert changed.flatten(3).any(-1).any(1)[0].tolist() == [False, True, False, False]

@@ -1,14 +1,20 @@
 import pytest
 import torch
 
+from eagleray.models import text
 from eagleray.models.spec import TextSpec
 from eagleray.models.text import RelativeAttention, TextEncoder, align_distances, sinusoid
 
 
-def encoder(num_layers=2, memory_length=32, max_tokens=32):
+def encoder(num_layers=2, memory_length=32, max_tokens=32, window=0):
     torch.manual_seed(0)
     spec = TextSpec(
-        d_model=16, num_layers=num_layers, num_heads=2, memory_length=memory_length, max_tokens=max_tokens
+        d_model=16,
+        num_layers=num_layers,
+        num_heads=2,
+        memory_length=memory_length,
+        max_tokens=max_tokens,
+        window=window,
     )
     model = TextEncoder(spec, 50).double().eval()
     for parameter in model.parameters():  # large weights, so that what reaches a position shows
@@ -130,3 +136,87 @@ def test_what_follows_a_text_does_not_change_it():
 def test_a_segment_that_is_too_long_is_refused():
     with pytest.raises(ValueError, match="max_tokens is 32"):
         encoder()(torch.zeros(1, 33, dtype=torch.long))
+
+
+def gradients(layer, x, context):
+    layer.zero_grad()
+    layer(x, context).square().sum().backward()
+    return [parameter.grad.clone() for parameter in layer.parameters()]
+
+
+@pytest.mark.parametrize("window", [0, 5])
+@pytest.mark.parametrize("num_queries", [7, 20])
+def test_queries_in_blocks_give_what_all_at_once_give(monkeypatch, window, num_queries):
+    layer = RelativeAttention(8, 2, window).double()
+    for parameter in layer.parameters():
+        torch.nn.init.normal_(parameter)
+    context = torch.randn(2, 20, 8, dtype=torch.double, requires_grad=True)
+    x = context[:, -num_queries:]
+    whole, expected = layer(x, context), gradients(layer, x, context)
+    monkeypatch.setattr(text, "SCORES", 3 * 20)
+    monkeypatch.setattr(text, "QUERIES", 3)
+    torch.testing.assert_close(layer(x, context), whole)
+    for found, gradient in zip(gradients(layer, x, context), expected, strict=True):
+        torch.testing.assert_close(found, gradient)
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x, context), whole)
+
+
+def test_a_window_hides_what_lies_further_back():
+    model = encoder(num_layers=1, window=4)
+    tokens = torch.randint(0, 50, (1, 12))
+    before = model(tokens)[0]
+    for t in range(12):
+        moved = tokens.clone()
+        moved[0, t] = (moved[0, t] + 1) % 50
+        changed = (model(moved)[0] != before)[0].any(-1)
+        assert torch.equal(changed, (torch.arange(12) >= t) & (torch.arange(12) < t + 4))
+
+
+@pytest.mark.parametrize("length", [1, 3, 8])
+def test_segment_by_segment_equals_one_pass_if_memory_holds_the_window(length):
+    model = encoder(3, memory_length=4, max_tokens=24, window=5)
+    tokens = torch.randint(0, 50, (2, 24))
+    torch.testing.assert_close(by_segments(model, tokens, length), model(tokens)[0], atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("chunks", [[1] * 12, [5, 1, 1, 3, 2]])
+def test_token_by_token_equals_one_pass(chunks):
+    model = encoder(3)
+    tokens = torch.randint(0, 50, (2, 12))
+    caches, hidden = model.start(12), []
+    with torch.no_grad():
+        for part in tokens.split(chunks, dim=1):
+            found, caches = model.step(part, caches)
+            hidden.append(found)
+        torch.testing.assert_close(torch.cat(hidden, dim=1), model(tokens)[0], atol=1e-12, rtol=0)
+
+
+def test_a_full_cache_forgets_as_a_window_does():
+    model, windowed = encoder(3), encoder(3, window=5)
+    tokens = torch.randint(0, 50, (2, 24))
+    caches, hidden = model.start(5), []
+    with torch.no_grad():
+        for part in tokens.split(1, dim=1):
+            found, caches = model.step(part, caches)
+            hidden.append(found)
+        torch.testing.assert_close(torch.cat(hidden, dim=1), windowed(tokens)[0], atol=1e-12, rtol=0)
+    assert all(cache.past.key.shape[2] == 5 for cache in caches)
+
+
+def test_16384_tokens_of_context_are_equal_cached_and_uncached():
+    torch.manual_seed(0)
+    sizes = {"d_model": 16, "num_layers": 2, "num_heads": 1, "memory_length": 16384}
+    model = TextEncoder(TextSpec(max_tokens=512, **sizes), 50).eval()
+    whole = TextEncoder(TextSpec(max_tokens=16384, **sizes), 50).eval()
+    whole.load_state_dict(model.state_dict())
+    tokens = torch.randint(0, 50, (1, 16384))
+    with torch.no_grad():
+        expected = whole(tokens)[0]
+        found = torch.cat(list(model.segments(tokens)), dim=1)
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+        _, caches = whole.step(tokens[:, :-3], whole.start(16384))
+        last, caches = whole.step(tokens[:, -3:-2], caches)
+        torch.testing.assert_close(last, expected[:, -3:-2], atol=1e-5, rtol=0)
+        tokens[0, 0] = (tokens[0, 0] + 1) % 50
+        assert not torch.equal(whole(tokens)[0][0, -1], expected[0, -1])  # the last sees the first
