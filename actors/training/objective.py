@@ -16,7 +16,8 @@ from torch import Tensor
 from torch import distributed as dist
 from torch.nn import functional as F
 
-from ...models.losses import caption_loss, contrastive_loss
+from ...models.alignment import contrastive_loss
+from ...models.losses import caption_loss
 from ...models.multimodal import Outputs
 from ...models.spec import MODALITIES
 from .spec import ObjectiveSpec
