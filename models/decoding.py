@@ -74,7 +74,7 @@ class DecoderBlock(nn.Module):
             weights: (B, M); of a modality with weight 0 nothing is read, be it NaN.
         """
         normed = self.norm_attention(hidden)
-        hidden = hidden + self.attention(normed, normed)
+        hidden = hidden + self.attention(normed, None, normed.shape[1], 0)
         question = self.norm_cross(hidden)
         for i, modality in enumerate(MODALITIES):
             if modality in memories:

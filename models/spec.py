@@ -121,7 +121,7 @@ class TextSpec(PartSpec):
     num_heads: int = Field(default=4, ge=1)
     """Attention heads; they divide `d_model`."""
     max_tokens: int = Field(default=32, ge=1)
-    """Longest segment, tokens."""
+    """Of a segment; a longer text is taken segment after segment."""
     memory_length: int = Field(default=32, ge=0)
     """Positions of earlier segments that are attended to."""
     window: int = Field(default=0, ge=0)

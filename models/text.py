@@ -10,7 +10,7 @@ K head width, D width.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -65,11 +65,40 @@ class RelativeAttention(nn.Module):
         self.content_bias = HeadParameter(torch.zeros(num_heads, 1, self.head_dim))
         self.distance_bias = HeadParameter(torch.zeros(num_heads, 1, self.head_dim))
 
-    def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        """Attend from x (B, T, D) to context (B, L, D), whose last T positions are those of x."""
-        reach = min(context.shape[1], x.shape[1] + self.window - 1) if self.window else context.shape[1]
-        context = context[:, context.shape[1] - reach :]
-        return self._attend(x, self.project(context), self.distances(reach, x))
+    def forward(self, x: Tensor, past: Tensor | None, segment: int, memory: int) -> Tensor:
+        """Attend within x (B, T, D), segment after segment, and to what came before.
+
+        A segment attends to itself and to the `memory` positions before it; no gradient flows from one
+        segment into another, nor into the past. Everything is projected once, whatever the memory.
+
+        Args:
+            x: (B, T, D).
+            past: (B, M, D) positions before x; None for none.
+            segment: positions of a segment; the last may be shorter.
+            memory: positions.
+        """
+        num_past, num_new = 0 if past is None else past.shape[1], x.shape[1]
+        memory = min(memory, self.window - 1) if self.window else memory
+        reach = min(num_past + num_new, memory + min(segment, num_new))
+        relative, live = self.distances(reach, x), self.project(x)
+        known = live if num_new > segment or past is not None else None
+        if known is not None:  # no gradient flows into what a segment remembers, but it does into the weights
+            before = x.detach() if past is None else torch.cat((past.detach(), x.detach()), dim=1)
+            known = self.project(before)
+        query = self._queries(x)
+        parts: list[Tensor] = []
+        for start in range(0, num_new, segment):
+            stop = min(start + segment, num_new)
+            own = KeyValues(live.key[:, :, start:stop], live.value[:, :, start:stop])
+            last = num_past + start
+            first = max(0, last - memory)
+            if known is not None and first < last:
+                own = KeyValues(
+                    torch.cat((known.key[:, :, first:last], own.key), dim=2),
+                    torch.cat((known.value[:, :, first:last], own.value), dim=2),
+                )
+            parts.append(self._attend(query[:, :, start:stop], own, relative))
+        return self.output(merge_heads(parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)))
 
     def step(self, x: Tensor, cache: BlockCache) -> tuple[Tensor, BlockCache]:
         """Attend from x (B, T, D) to what the cache holds and to itself.
@@ -82,8 +111,8 @@ class RelativeAttention(nn.Module):
         if past is not None:
             new = KeyValues(torch.cat((past.key, new.key), dim=2), torch.cat((past.value, new.value), dim=2))
         new = KeyValues(*(part[:, :, -capacity:] for part in new))
-        relative = cache.relative[:, :, capacity - new.key.shape[2] :]
-        return self._attend(x, new, relative), BlockCache(new, cache.relative)
+        mixed = self._attend(self._queries(x), new, cache.relative)
+        return self.output(merge_heads(mixed)), BlockCache(new, cache.relative)
 
     def project(self, context: Tensor) -> KeyValues:
         """Keys and values of context (B, L, D)."""
@@ -97,17 +126,16 @@ class RelativeAttention(nn.Module):
         relative = self.per_head(sinusoid(distances, self.width).to(like.dtype))
         return relative.unflatten(-1, (-1, self.head_dim)).permute(1, 2, 0)
 
-    def _attend(self, x: Tensor, context: KeyValues, relative: Tensor) -> Tensor:
-        """From x (B, T, D) to context of L positions, with relative (H, K, L)."""
-        query = split_heads(self.query(x), self.head_dim) * self.head_dim**-0.5
+    def _queries(self, x: Tensor) -> Tensor:
+        return split_heads(self.query(x), self.head_dim) * self.head_dim**-0.5
+
+    def _attend(self, query: Tensor, context: KeyValues, relative: Tensor) -> Tensor:
+        """From queries (B, H, T, K) to the L positions that end with theirs; relative (H, K, L or more)."""
         scale = self.head_dim**-0.5
         by_content = query + self.content_bias() * scale
         by_distance = query + self.distance_bias() * scale
-        num_queries, length = x.shape[1], context.key.shape[2]
+        num_queries, length = query.shape[2], context.key.shape[2]
         block = max(QUERIES, SCORES // length // QUERIES * QUERIES)
-        if block >= num_queries:
-            mixed = self._block(by_content, by_distance, context.key, context.value, relative)
-            return self.output(merge_heads(mixed))
         parts: list[Tensor] = []
         for start in range(0, num_queries, block):
             stop = min(start + block, num_queries)
@@ -118,13 +146,13 @@ class RelativeAttention(nn.Module):
                 by_distance[:, :, start:stop],
                 context.key[:, :, first:last],
                 context.value[:, :, first:last],
-                relative[:, :, length - (last - first) :],
+                relative[:, :, relative.shape[2] - (last - first) :],
             )
-            if torch.is_grad_enabled():
+            if torch.is_grad_enabled() and num_queries > block:
                 parts.append(checkpoint(self._block, *seen, use_reentrant=False, preserve_rng_state=False))
             else:
                 parts.append(self._block(*seen))
-        return self.output(merge_heads(torch.cat(parts, dim=2)))
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
 
     def _block(
         self, by_content: Tensor, by_distance: Tensor, key: Tensor, value: Tensor, relative: Tensor
@@ -147,27 +175,46 @@ class TextBlock(nn.Module):
         num_heads: divides `width`.
         mlp_ratio: hidden width of the MLP over `width`.
         window: see `RelativeAttention`.
+        segment: positions of a segment.
+        memory: positions before it that a segment attends to.
     """
 
-    def __init__(self, width: int, num_heads: int, mlp_ratio: float, window: int = 0) -> None:
+    def __init__(
+        self,
+        width: int,
+        num_heads: int,
+        mlp_ratio: float,
+        window: int = 0,
+        segment: int = 2**31,
+        memory: int = 0,
+    ) -> None:
         super().__init__()
+        self.segment, self.memory = segment, memory
         self.norm_attention = nn.LayerNorm(width)
         self.attention = RelativeAttention(width, num_heads, window)
         self.norm_mlp = nn.LayerNorm(width)
         self.mlp = MLP(width, mlp_ratio)
 
-    def forward(self, hidden: Tensor, memory: Tensor | None = None) -> Tensor:
-        """Transform hidden (B, T, D); memory (B, M, D) is this block's input for earlier segments."""
-        context = hidden if memory is None else torch.cat((memory.detach(), hidden), dim=1)
-        context = self.norm_attention(context)
-        hidden = hidden + self.attention(context[:, -hidden.shape[1] :], context)
-        return hidden + self.mlp(self.norm_mlp(hidden))
+    def forward(self, hidden: Tensor, past: Tensor | None = None) -> Tensor:
+        """Transform hidden (B, T, D); past (B, M, D) is this block's input for what came before.
+
+        Of more than one segment, only the input is kept for the backward pass: the rest is computed again.
+        """
+        if hidden.shape[1] > self.segment and torch.is_grad_enabled():
+            return checkpoint(self._transform, hidden, past, use_reentrant=False, preserve_rng_state=False)
+        return self._transform(hidden, past)
 
     def step(self, hidden: Tensor, cache: BlockCache) -> tuple[Tensor, BlockCache]:
         """Transform hidden (B, T, D), which follows on what the cache holds."""
         mixed, cache = self.attention.step(self.norm_attention(hidden), cache)
         hidden = hidden + mixed
         return hidden + self.mlp(self.norm_mlp(hidden)), cache
+
+    def _transform(self, hidden: Tensor, past: Tensor | None) -> Tensor:
+        before = None if past is None else self.norm_attention(past.detach())
+        mixed = self.attention(self.norm_attention(hidden), before, self.segment, self.memory)
+        hidden = hidden + mixed
+        return hidden + self.mlp(self.norm_mlp(hidden))
 
 
 class TextEncoder(nn.Module):
@@ -183,13 +230,19 @@ class TextEncoder(nn.Module):
 
     def __init__(self, spec: TextSpec, vocab_size: int) -> None:
         super().__init__()
-        self.max_tokens = spec.max_tokens
         # what a window hides needs no remembering
         self.memory_length = min(spec.memory_length, spec.window - 1) if spec.window else spec.memory_length
         self.width = spec.d_model
         self.embed = nn.Embedding(vocab_size, spec.d_model)
         self.blocks = nn.ModuleList(
-            TextBlock(spec.d_model, spec.num_heads, spec.mlp_ratio, spec.window)
+            TextBlock(
+                spec.d_model,
+                spec.num_heads,
+                spec.mlp_ratio,
+                spec.window,
+                spec.max_tokens,
+                self.memory_length,
+            )
             for _ in range(spec.num_layers)
         )
         self.norm = nn.LayerNorm(spec.d_model)
@@ -198,27 +251,20 @@ class TextEncoder(nn.Module):
     def forward(
         self, tokens: Tensor, memory: Sequence[Tensor] | None = None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Encode a segment of tokens (B, T), given what an earlier call remembered.
+        """Encode tokens (B, T), given what an earlier call remembered.
+
+        A text of more than `max_tokens` is taken segment after segment, as by a call for each.
 
         Returns:
             The hidden states (B, T, width), and each block's memory (B, up to memory_length, width)
-            for the segment that follows. Gradients never flow into a memory.
+            for what follows. Gradients never flow into a memory.
         """
-        if tokens.shape[1] > self.max_tokens:
-            raise ValueError(f"a segment of {tokens.shape[1]} tokens, max_tokens is {self.max_tokens}")
         hidden = self.embed(tokens)
         remembered: list[Tensor] = []
         for block, past in zip(self.blocks, memory or [None] * len(self.blocks), strict=True):
             remembered.append(self._remember(past, hidden))
             hidden = block(hidden, past)
         return self.norm(hidden), tuple(remembered)
-
-    def segments(self, tokens: Tensor) -> Iterator[Tensor]:
-        """Encode a document of tokens (B, any length), segment after segment: hidden states (B, T, width)."""
-        memory: tuple[Tensor, ...] | None = None
-        for segment in tokens.split(self.max_tokens, dim=1):
-            hidden, memory = self(segment, memory)
-            yield hidden
 
     def start(self, capacity: int) -> tuple[BlockCache, ...]:
         """Empty caches for `step`, of so many positions; to be used without gradients.

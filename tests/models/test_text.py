@@ -49,7 +49,7 @@ def test_attention_is_the_papers_equation():
                 [(query[i] + u) @ key[j] + (query[i] + v) @ relative[i + 2 - j] for j in keys]
             )
             mixed[i, part] = (scores / 2).softmax(0) @ value[: i + 3]
-    torch.testing.assert_close(layer(x, context)[0], layer.output(mixed))
+    torch.testing.assert_close(layer(x, past, 3, 2)[0], layer.output(mixed))
 
 
 @pytest.mark.parametrize(("num_queries", "length"), [(1, 1), (4, 4), (3, 8)])
@@ -133,14 +133,31 @@ def test_what_follows_a_text_does_not_change_it():
     torch.testing.assert_close(model(padded)[0][:, :12], model(tokens)[0])
 
 
-def test_a_segment_that_is_too_long_is_refused():
-    with pytest.raises(ValueError, match="max_tokens is 32"):
-        encoder()(torch.zeros(1, 33, dtype=torch.long))
+@pytest.mark.parametrize(("memory_length", "window"), [(0, 0), (3, 0), (8, 0), (32, 0), (8, 6)])
+def test_a_long_text_is_taken_segment_after_segment(memory_length, window):
+    model = encoder(3, memory_length, max_tokens=5, window=window)
+    tokens, earlier = torch.randint(0, 50, (2, 23)), torch.randint(0, 50, (2, 4))
+    found = {}
+    for name, encode in (("whole", lambda t, m: model(t, m)[0]), ("parts", None)):
+        model.zero_grad()
+        _, memory = model(earlier)
+        if encode is not None:
+            hidden = encode(tokens, memory)
+        else:
+            parts = []
+            for segment in tokens.split(5, dim=1):
+                part, memory = model(segment, memory)
+                parts.append(part)
+            hidden = torch.cat(parts, dim=1)
+        hidden.square().sum().backward()
+        found[name] = [hidden.detach(), *(p.grad.clone() for p in model.parameters())]
+    for whole, parts in zip(found["whole"], found["parts"], strict=True):
+        torch.testing.assert_close(whole, parts)
 
 
-def gradients(layer, x, context):
+def gradients(layer, x, past):
     layer.zero_grad()
-    layer(x, context).square().sum().backward()
+    layer(x, past, 20, 20).square().sum().backward()
     return [parameter.grad.clone() for parameter in layer.parameters()]
 
 
@@ -150,16 +167,16 @@ def test_queries_in_blocks_give_what_all_at_once_give(monkeypatch, window, num_q
     layer = RelativeAttention(8, 2, window).double()
     for parameter in layer.parameters():
         torch.nn.init.normal_(parameter)
-    context = torch.randn(2, 20, 8, dtype=torch.double, requires_grad=True)
-    x = context[:, -num_queries:]
-    whole, expected = layer(x, context), gradients(layer, x, context)
+    context = torch.randn(2, 20, 8, dtype=torch.double)
+    past, x = context[:, :-num_queries], context[:, -num_queries:]
+    whole, expected = layer(x, past, 20, 20), gradients(layer, x, past)
     monkeypatch.setattr(text, "SCORES", 3 * 20)
     monkeypatch.setattr(text, "QUERIES", 3)
-    torch.testing.assert_close(layer(x, context), whole)
-    for found, gradient in zip(gradients(layer, x, context), expected, strict=True):
+    torch.testing.assert_close(layer(x, past, 20, 20), whole)
+    for found, gradient in zip(gradients(layer, x, past), expected, strict=True):
         torch.testing.assert_close(found, gradient)
     with torch.no_grad():
-        torch.testing.assert_close(layer(x, context), whole)
+        torch.testing.assert_close(layer(x, past, 20, 20), whole)
 
 
 def test_a_window_hides_what_lies_further_back():
@@ -213,7 +230,8 @@ def test_16384_tokens_of_context_are_equal_cached_and_uncached():
     tokens = torch.randint(0, 50, (1, 16384))
     with torch.no_grad():
         expected = whole(tokens)[0]
-        found = torch.cat(list(model.segments(tokens)), dim=1)
+        found = by_segments(model, tokens, 512)
+        torch.testing.assert_close(model(tokens)[0], expected, atol=1e-5, rtol=0)
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
         _, caches = whole.step(tokens[:, :-3], whole.start(16384))
         last, caches = whole.step(tokens[:, -3:-2], caches)
