@@ -1,4 +1,4 @@
-"""A caption decoder that reads every modality a sample has, and none that it lacks.
+"""A decoder of captions and answers that reads every modality a sample has, and none that it lacks.
 
 Shape letters: B batch, T tokens, N memory positions, D width, V vocabulary, M modalities.
 """
@@ -6,12 +6,14 @@ Shape letters: B batch, T tokens, N memory positions, D width, V vocabulary, M m
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
-from .layers import MLP, CrossAttention, init_weights
+from .layers import MLP, CrossAttention, KeyValues, init_weights
 from .spec import MODALITIES, DecoderSpec
-from .text import RelativeAttention
+from .text import BlockCache, RelativeAttention
 
 Memories = Mapping[str, tuple[Tensor, Tensor]]
 """Modality → its hidden states (B, N, width) and where they are valid (B, N) bool."""
@@ -20,30 +22,61 @@ Memories = Mapping[str, tuple[Tensor, Tensor]]
 class ModalityGate(nn.Module):
     """How much of a sample's evidence is to come from each modality.
 
+    The weights are softmax(log table[type] + score(question)). The score starts at zero: before training, a
+    question of a known type gets what the table says, and any other the same of all.
+
     Args:
         width: of the question.
+        spec: the table, and whether it is learned on from.
     """
 
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.score = nn.Linear(width, len(MODALITIES))
-        self.apply(init_weights)
+    log_table: Tensor
 
-    def forward(self, question: Tensor, present: Tensor) -> Tensor:
+    def __init__(self, width: int, spec: DecoderSpec) -> None:
+        super().__init__()
+        self.width = width
+        self.score = nn.Linear(width, len(MODALITIES)) if spec.gate == "learned" else None
+        if self.score is not None:
+            nn.init.zeros_(self.score.weight)
+            nn.init.zeros_(self.score.bias)
+        kinds = () if spec.gate == "equal" else spec.question_types
+        alike = (1.0,) * len(MODALITIES)
+        # one row more, which -1 finds: no type
+        table = torch.tensor([*(kind.weights for kind in kinds), alike]).log()
+        self.register_buffer("log_table", table, persistent=False)
+
+    def forward(self, question: Tensor, kind: Tensor, present: Tensor) -> Tensor:
         """Weigh the modalities of each row.
 
         Args:
             question: (B, D).
+            kind: (B,) int64, number of the question's type; -1 for none.
             present: (B, M) bool, in the order of `MODALITIES`.
 
         Returns:
             (B, M); a row's weights sum to 1 over what is present and are exactly 0 elsewhere;
             where nothing is present, all are 0.
         """
+        known = len(self.log_table) - 1
+        logits = self.log_table[kind.where(kind < known, -1)].to(question.dtype)
+        if self.score is not None:
+            logits = logits + self.score(question.to(self.score.weight.dtype))
         # no softmax over nothing: such a row is left unmasked, and then zeroed
         hidden = ~present & present.any(dim=1, keepdim=True)
-        weights = self.score(question).masked_fill(hidden, float("-inf")).softmax(dim=-1)
+        weights = logits.masked_fill(hidden, float("-inf")).softmax(dim=-1)
         return weights.masked_fill(~present, 0)
+
+
+class DecoderCache(NamedTuple):
+    """What a decoder block keeps between tokens.
+
+    Attributes:
+        own: of the tokens so far.
+        evidence: modality → its projected memory, and where it is read (B, N) bool.
+    """
+
+    own: BlockCache
+    evidence: Mapping[str, tuple[KeyValues, Tensor]]
 
 
 class DecoderBlock(nn.Module):
@@ -75,19 +108,58 @@ class DecoderBlock(nn.Module):
         """
         normed = self.norm_attention(hidden)
         hidden = hidden + self.attention(normed, None, normed.shape[1], 0)
+        return self._finish(hidden, self._project(memories, weights), weights)
+
+    def start(self, memories: Memories, weights: Tensor, capacity: int) -> DecoderCache:
+        """An empty cache of so many tokens, for `step`."""
+        relative = self.attention.distances(capacity, self.attention.query.weight)
+        return DecoderCache(BlockCache(None, relative), self._project(memories, weights))
+
+    def step(self, hidden: Tensor, cache: DecoderCache, weights: Tensor) -> tuple[Tensor, DecoderCache]:
+        """Transform hidden (B, T, D), which follows on what the cache holds."""
+        mixed, own = self.attention.step(self.norm_attention(hidden), cache.own)
+        return self._finish(hidden + mixed, cache.evidence, weights), DecoderCache(own, cache.evidence)
+
+    def _project(self, memories: Memories, weights: Tensor) -> dict[str, tuple[KeyValues, Tensor]]:
+        projected: dict[str, tuple[KeyValues, Tensor]] = {}
+        for i, modality in enumerate(MODALITIES):
+            if modality in memories and modality in self.cross:
+                memory, mask = memories[modality]
+                valid = mask & (weights[:, i, None] > 0)
+                cross = self.cross[modality]
+                assert isinstance(cross, CrossAttention)
+                projected[modality] = cross.project(memory.masked_fill(~valid.unsqueeze(-1), 0)), valid
+        return projected
+
+    def _finish(
+        self, hidden: Tensor, evidence: Mapping[str, tuple[KeyValues, Tensor]], weights: Tensor
+    ) -> Tensor:
         question = self.norm_cross(hidden)
         for i, modality in enumerate(MODALITIES):
-            if modality in memories:
-                memory, mask = memories[modality]
+            if modality in evidence:
+                cross = self.cross[modality]
+                assert isinstance(cross, CrossAttention)
                 weight = weights[:, i, None, None].to(hidden.dtype)
-                valid = mask & (weight[:, :, 0] > 0)
-                evidence = self.cross[modality](question, memory.masked_fill(~valid.unsqueeze(-1), 0), valid)
-                hidden = hidden + weight * evidence
+                hidden = hidden + weight * cross.look_up(question, *evidence[modality])
         return hidden + self.mlp(self.norm_mlp(hidden))
 
 
+class Generated(NamedTuple):
+    """Texts that were generated.
+
+    Attributes:
+        tokens: (B, L) int64, without the one they begin with; after a text's end, the end again.
+        log_probs: (B, L) of each token; 0 after the end.
+        lengths: (B,) int64 tokens before the end.
+    """
+
+    tokens: Tensor
+    log_probs: Tensor
+    lengths: Tensor
+
+
 class JointDecoder(nn.Module):
-    """Next-token logits of a caption, given any of a sample's modalities.
+    """Next-token logits of a text, given any of a sample's modalities.
 
     Args:
         spec: sizes.
@@ -113,3 +185,34 @@ class JointDecoder(nn.Module):
         for block in self.blocks:
             hidden = block(hidden, memories, weights)
         return self.head(self.norm(hidden))
+
+    @torch.no_grad()
+    def generate(
+        self, memories: Memories, weights: Tensor, begin: int, end: int, max_tokens: int
+    ) -> Generated:
+        """Generate a text for each row, at each step the likeliest token.
+
+        Args:
+            memories: as in `forward`.
+            weights: (B, M).
+            begin: token that a text begins with.
+            end: token that ends it.
+            max_tokens: of a text, without the one it begins with.
+        """
+        blocks = [block for block in self.blocks if isinstance(block, DecoderBlock)]
+        caches = [block.start(memories, weights, max_tokens) for block in blocks]
+        last = torch.full((len(weights), 1), begin, device=weights.device)
+        going = torch.ones(len(weights), dtype=torch.bool, device=weights.device)
+        tokens: list[Tensor] = []
+        log_probs: list[Tensor] = []
+        while len(tokens) < max_tokens and (going.any() or not tokens):
+            hidden = self.embed(last)
+            for i, block in enumerate(blocks):
+                hidden, caches[i] = block.step(hidden, caches[i], weights)
+            likeliest, last = self.head(self.norm(hidden)).log_softmax(dim=-1).max(dim=-1)
+            last = last.masked_fill(~going[:, None], end)
+            tokens.append(last)
+            log_probs.append(likeliest.masked_fill(~going[:, None], 0))
+            going = going & (last[:, 0] != end)
+        found = torch.cat(tokens, dim=1)
+        return Generated(found, torch.cat(log_probs, dim=1), (found != end).int().cumprod(1).sum(1))

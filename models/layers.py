@@ -86,10 +86,19 @@ class CrossAttention(nn.Module):
 
         A row without any such position gets a finite result that means nothing.
         """
+        return self.look_up(x, self.project(memory), mask)
+
+    def project(self, memory: Tensor) -> KeyValues:
+        """Keys and values of memory (B, M, W)."""
+        return KeyValues(
+            split_heads(self.key(memory), self.head_dim), split_heads(self.value(memory), self.head_dim)
+        )
+
+    def look_up(self, x: Tensor, memory: KeyValues, mask: Tensor) -> Tensor:
+        """The same as `forward`, of a memory that is projected already."""
         query = split_heads(self.query(x), self.head_dim) * self.head_dim**-0.5
-        key = split_heads(self.key(memory), self.head_dim)
-        value = split_heads(self.value(memory), self.head_dim)
-        return self.output(merge_heads(attend(query, key, value, key_bias(mask, query.dtype))))
+        mixed = attend(query, memory.key, memory.value, key_bias(mask, query.dtype))
+        return self.output(merge_heads(mixed))
 
 
 def split_heads(x: Tensor, head_dim: int) -> Tensor:

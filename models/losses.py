@@ -1,6 +1,6 @@
-"""What the model is trained for, but for alignment.
+"""How far a prediction is from its target, row by row: a batch's loss is a sum over rows on any worker.
 
-Shape letters: B batch, T tokens, V vocabulary.
+Shape letters: B batch, T tokens, V vocabulary, K classes.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from torch.nn import functional as F
 IGNORED = -100
 
 
-def caption_loss(logits: Tensor, tokens: Tensor, token_mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Next-token loss: position t's logits against token t+1, where both are in the text.
+def next_token_nll(logits: Tensor, tokens: Tensor, token_mask: Tensor) -> Tensor:
+    """Negative log-likelihood of position t+1's token by position t's logits, where both are in the text.
 
     Args:
         logits: (B, T, V).
@@ -20,10 +20,15 @@ def caption_loss(logits: Tensor, tokens: Tensor, token_mask: Tensor) -> tuple[Te
         token_mask: (B, T) bool.
 
     Returns:
-        Sum of the negative log-likelihoods, nats, and how many tokens it is over.
+        Sums over each row (B,), nats.
     """
     counted = token_mask[:, 1:] & token_mask[:, :-1]
     targets = tokens[:, 1:].masked_fill(~counted, IGNORED)
-    rows = logits[:, :-1].flatten(0, 1)
-    nll = F.cross_entropy(rows, targets.flatten(), ignore_index=IGNORED, reduction="sum")
-    return nll, counted.sum()
+    rows = logits[:, :-1].flatten(0, 1).float()
+    nll = F.cross_entropy(rows, targets.flatten(), ignore_index=IGNORED, reduction="none")
+    return nll.unflatten(0, targets.shape).sum(dim=1)
+
+
+def classification_nll(logits: Tensor, labels: Tensor) -> Tensor:
+    """Negative log-likelihood (B,), nats, of labels (B,) by logits (B, K); 0 where the label is -1."""
+    return F.cross_entropy(logits.float(), labels, ignore_index=-1, reduction="none")

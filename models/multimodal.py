@@ -1,107 +1,226 @@
 """The whole model as one ordered list of layers, so that any contiguous slice is a pipeline stage.
 
-Shape letters: B rows, N positions of a modality, T tokens, D width, E embedding, V vocabulary,
-K classes, M modalities.
+A model has the towers its spec has, and the heads its tasks need.
+
+Shape letters: B rows, N positions of a modality, T tokens, D width, E embedding, K classes, M modalities.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Collection, Mapping, Sequence
+from itertools import permutations
 
 import torch
 from torch import Tensor, nn
 
+from .alignment import CrossModalAttention
 from .audio import AudioEncoder
-from .decoding import JointDecoder, ModalityGate
+from .decoding import Generated, JointDecoder, Memories, ModalityGate
 from .heads.classification import ClassificationHead
 from .heads.embedding import EmbeddingHead
-from .spec import MODALITIES, ModelSpec
+from .heads.language import LanguageHead
+from .heads.transcription import TranscriptionHead, ctc_nll
+from .losses import classification_nll, next_token_nll
+from .spec import DECODED, EMBEDDED, MODALITIES, ModelSpec, Task
 from .text import TextEncoder
-from .vision import VisionEncoder
+from .vision import PatchMerging, VisionEncoder
 
-STATE = ("image", "speech", "text", "weights", "decoder")
-"""What flows between layers, in the order in which it first exists."""
-
-EVIDENCE = ("image", "speech")
-"""What a caption is decoded from: it is the answer, and no evidence for itself."""
-
-_MAKES = {"vision": "image", "audio": "speech", "text": "text", "decoder": "decoder"}
-
-
-class Outputs(NamedTuple):
-    """What the last layer gives, one row per sample.
-
-    Attributes:
-        image, text, speech: (B, E) unit embeddings.
-        caption_logits: (B, T, V).
-        class_logits: (B, K).
-        scale: (B,) the learned inverse temperature, repeated, so that it crosses process borders.
-    """
-
-    image: Tensor
-    text: Tensor
-    speech: Tensor
-    caption_logits: Tensor
-    class_logits: Tensor
-    scale: Tensor
+TOWERS = {"vision": "image", "audio": "speech", "text": "text"}
+"""Encoder → what it makes, in the order in which they run."""
 
 
 class Heads(nn.Module):
-    """What stands on top of the encoders: embeddings, categories and the temperature.
+    """What stands on top of the encoders.
 
     The temperature is learned as a logarithm and bounded at 100 (CLIP, arXiv 2103.00020, 2.5).
+
+    Args:
+        spec: of the model.
+        widths: modality → width of its hidden states.
+        vocab_size: of the tokenizer.
+        num_classes: of the picture categories.
+        tasks: what the model is for.
     """
 
-    def __init__(self, widths: Mapping[str, int], embed_dim: int, num_classes: int) -> None:
+    def __init__(
+        self,
+        spec: ModelSpec,
+        widths: Mapping[str, int],
+        vocab_size: int,
+        num_classes: int,
+        tasks: Collection[Task],
+    ) -> None:
         super().__init__()
-        self.image = EmbeddingHead(widths["image"], embed_dim)
-        self.text = EmbeddingHead(widths["text"], embed_dim)
-        self.speech = EmbeddingHead(widths["speech"], embed_dim)
-        self.classifier = ClassificationHead(embed_dim, num_classes)
-        self.log_scale = nn.Parameter(torch.tensor([2.659]))  # log(1 / 0.07)
+        embedded = [m for m in MODALITIES if m in widths and EMBEDDED & set(tasks)]
+        self.embed = nn.ModuleDict({m: EmbeddingHead(widths[m], spec.embed_dim) for m in embedded})
+        self.log_scale = nn.Parameter(torch.tensor([2.659])) if embedded else None  # log(1 / 0.07)
+        self.classifier = (
+            ClassificationHead(widths["image"], num_classes) if "classification" in tasks else None
+        )
+        self.language = (
+            LanguageHead(widths["text"], vocab_size, spec.text.adaptive_cutoffs)
+            if "language" in tasks and spec.text is not None
+            else None
+        )
+        self.transcription = (
+            TranscriptionHead(widths["speech"], vocab_size) if "transcription" in tasks else None
+        )
+        pairs = list(permutations(embedded, 2)) if "alignment" in tasks else []
+        self.cross = nn.ModuleDict(
+            {f"{a}-{b}": CrossModalAttention(widths[a], widths[b], spec.alignment_heads) for a, b in pairs}
+        )
+        self.found = nn.ModuleDict({f"{a}-{b}": EmbeddingHead(widths[a], spec.embed_dim) for a, b in pairs})
 
-    def forward(self, state: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
-        """Embed the hidden states (B, N, D) under their masks (B, N); see `Outputs`."""
-        image = self.image(state["image"], masks["image"])
-        text = self.text(state["text"], masks["text"])
-        speech = self.speech(state["speech"], masks["speech"])
-        scale = self.log_scale.clamp(max=4.605).exp().repeat(image.shape[0])
-        return image, text, speech, self.classifier(image), scale
+    def forward(
+        self,
+        tasks: Collection[Task],
+        state: Mapping[str, Tensor],
+        masks: Mapping[str, Tensor],
+        words: Mapping[str, Tensor],
+    ) -> dict[str, Tensor]:
+        """Apply the heads of some tasks, but for decoding.
+
+        Args:
+            tasks: which.
+            state: modality → hidden states (B, N, D).
+            masks: modality → where they are valid (B, N).
+            words: tokens (B, T), token_mask (B, T) and label (B,), as far as the tasks need them.
+
+        Returns:
+            See `MultimodalModel.outputs`.
+        """
+        found: dict[str, Tensor] = {}
+        if EMBEDDED & set(tasks):
+            assert self.log_scale is not None
+            for modality, head in self.embed.items():
+                found[modality] = head(state[modality], masks[modality])
+            scale = self.log_scale.clamp(max=4.605).exp()
+            found["scale"] = scale.repeat(len(next(iter(masks.values()))))
+        if "alignment" in tasks:
+            for pair, cross in self.cross.items():
+                a, b = pair.split("-")
+                head = self.embed[b]
+                assert isinstance(head, EmbeddingHead)
+                scores = head.scores(state[b], masks[b])
+                seen, divergence = cross(state[a], masks[a], state[b], masks[b], scores)
+                found[f"found.{pair}"] = self.found[pair](seen, masks[a])
+                found[f"divergence.{pair}"] = divergence
+        if "language" in tasks and self.language is not None:
+            counted = words["token_mask"][:, 1:] & words["token_mask"][:, :-1]
+            nll = self.language.nll(state["text"][:, :-1], words["tokens"][:, 1:])
+            found["language"] = nll.masked_fill(~counted, 0).sum(dim=1)
+        if "transcription" in tasks and self.transcription is not None:
+            said, valid = spoken(words["tokens"], words["token_mask"])
+            log_probs = self.transcription(state["speech"]).float()
+            found["transcription"] = ctc_nll(log_probs, masks["speech"], said, valid)
+        if "classification" in tasks and self.classifier is not None:
+            logits = self.classifier(state["image"].mean(dim=1))
+            found["classification"] = classification_nll(logits, words["label"])
+        return found
 
 
 class MultimodalModel(nn.Module):
     """Swin V2, Transformer-XL and axial audio encoders, a joint decoder, and heads.
 
     Args:
-        spec: widths and depths.
+        spec: which parts, and how large.
         vocab_size: of the tokenizer.
         num_classes: of the picture categories.
+        tasks: what it is for; decides which heads there are.
+
+    Attributes:
+        tasks: what its outputs are for; a part of those that it has heads for, see `focus`.
+        modalities: that it has an encoder for.
     """
 
-    def __init__(self, spec: ModelSpec, vocab_size: int, num_classes: int) -> None:
+    def __init__(self, spec: ModelSpec, vocab_size: int, num_classes: int, tasks: Collection[Task]) -> None:
         super().__init__()
         self.spec = spec
-        self.vision = VisionEncoder(spec.vision)
-        self.audio = AudioEncoder(spec.audio)
-        self.text = TextEncoder(spec.text, vocab_size)
-        widths = {"image": self.vision.width, "text": self.text.width, "speech": self.audio.width}
-        self.gate = ModalityGate(spec.decoder.d_model)
-        self.decoder = JointDecoder(spec.decoder, vocab_size, {m: widths[m] for m in EVIDENCE})
-        self.heads = Heads(widths, spec.embed_dim, num_classes)
+        self.tasks: frozenset[Task] = frozenset(tasks)
+        self.vision = VisionEncoder(spec.vision) if spec.vision is not None else None
+        self.audio = AudioEncoder(spec.audio) if spec.audio is not None else None
+        self.text = TextEncoder(spec.text, vocab_size) if spec.text is not None else None
+        widths = {
+            TOWERS[name]: tower.width
+            for name, tower in (("vision", self.vision), ("audio", self.audio), ("text", self.text))
+            if tower is not None
+        }
+        self.modalities = tuple(m for m in MODALITIES if m in widths)
+        self.gate: ModalityGate | None = None
+        self.decoder: JointDecoder | None = None
+        if spec.decoder is not None and DECODED & self.tasks:
+            # a caption is no evidence for itself, a question is for its answer
+            read = {m: w for m, w in widths.items() if m != "text" or "answer" in tasks}
+            self.gate = ModalityGate(widths.get("text", spec.decoder.d_model), spec.decoder)
+            self.decoder = JointDecoder(spec.decoder, vocab_size, read)
+        self.heads = Heads(spec, widths, vocab_size, num_classes, self.tasks)
+        self._scales: dict[str, int] = {}
+        if self.vision is not None and self.vision.pyramid is not None:
+            blocks = enumerate(self.vision.blocks)
+            merges = [f"vision.blocks.{i}" for i, block in blocks if isinstance(block, PatchMerging)]
+            self._scales = {name: scale for scale, name in enumerate([*merges, "vision.norm"])}
+
+    def focus(self, tasks: Collection[Task]) -> None:
+        """Run and train for some of its tasks only: what those don't need gets no gradient."""
+        self.tasks = frozenset(tasks)
+        heads, parts = self.heads, self.spec.parts_for(tasks)
+        needed: list[tuple[nn.Module | nn.Parameter | None, bool]] = [
+            *((getattr(self, part), part in parts) for part in self.spec.parts),
+            (self.gate, "decoder" in parts),
+            (heads.embed, bool(EMBEDDED & self.tasks)),
+            (heads.log_scale, bool(EMBEDDED & self.tasks)),
+            (heads.cross, "alignment" in tasks),
+            (heads.found, "alignment" in tasks),
+            (heads.classifier, "classification" in tasks),
+            (heads.language, "language" in tasks),
+            (heads.transcription, "transcription" in tasks),
+        ]
+        for part, is_needed in needed:
+            if part is not None:
+                part.requires_grad_(is_needed)
 
     @property
     def layer_names(self) -> tuple[str, ...]:
         """Every layer's module path, in the order in which they run."""
         names: list[str] = []
-        for tower in ("vision", "audio", "text", "decoder"):
+        parts = self.spec.parts_for(self.tasks)
+        for tower in (*TOWERS, "decoder"):
+            if tower not in parts:
+                continue
             blocks = self.get_submodule(f"{tower}.blocks")
             names += [f"{tower}.embed", *(f"{tower}.blocks.{i}" for i, _ in enumerate(blocks.children()))]
             names.append(f"{tower}.norm")
+            if tower == "vision" and self._scales:
+                names.append("vision.pyramid")
         return (*names, "heads")
 
-    def forward(self, batch: Mapping[str, Tensor]) -> Outputs:
-        """Run all layers on a batch (see `Outputs`)."""
+    def state_after(self, num_layers: int) -> tuple[str, ...]:
+        """Names of what the first `num_layers` layers leave to those that follow, in a fixed order."""
+        alive: dict[str, None] = {}
+        for name in self.layer_names[:num_layers]:
+            tower, _, layer = name.partition(".")
+            if name in self._scales:
+                alive[_scale(self._scales[name])] = None
+            elif layer == "pyramid":
+                for scale in self._scales.values():
+                    del alive[_scale(scale)]
+            elif layer == "embed":
+                alive |= dict.fromkeys(("weights", "decoder") if tower == "decoder" else (TOWERS[tower],))
+        return tuple(alive)
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """Of what `outputs` gives, in order."""
+        names: list[str] = []
+        if EMBEDDED & self.tasks:
+            names += [*self.modalities, "scale"]
+        if "alignment" in self.tasks:
+            names += [f"{kind}.{pair}" for pair in self.heads.cross for kind in ("found", "divergence")]
+        order: tuple[Task, ...] = ("caption", "answer", "language", "transcription", "classification")
+        return (*names, *(task for task in order if task in self.tasks))
+
+    def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Run all layers on a batch (see `outputs`)."""
         state: dict[str, Tensor] = {}
         self.run_layers(self.layer_names, state, batch)
         return self.outputs(state, batch)
@@ -111,47 +230,110 @@ class MultimodalModel(nn.Module):
 
         Args:
             names: a contiguous part of `layer_names`.
-            state: what earlier layers left, by the names in `STATE`.
+            state: what earlier layers left, by the names that `state_after` gives.
             batch: image (B, 3, H, W), tokens (B, T), token_mask (B, T), mel (B, F, n_mels),
-                mel_mask (B, F), present (B, M).
+                mel_mask (B, F), present (B, M); for answers also answer (B, A), answer_mask (B, A) and
+                question_type (B,); for categories label (B,).
         """
         for name in names:
             tower, _, layer = name.partition(".")
             if tower == "heads":
                 continue
-            module, key = self.get_submodule(name), _MAKES[tower]
+            module, key = self.get_submodule(name), TOWERS.get(tower, tower)
+            if name in self._scales:
+                state[_scale(self._scales[name])] = state[key]
             if layer == "embed":
                 state[key] = self._embed(tower, module, state, batch)
+            elif layer == "pyramid":
+                scales = [state.pop(_scale(scale)) for scale in self._scales.values()]
+                state[key] = module(scales, state[key])
             elif tower == "audio" and layer != "norm":
-                state[key] = module(state[key], self.audio.mask(batch["mel_mask"]))
+                state[key] = module(state[key], self._speech_mask(batch["mel_mask"]))
             elif tower == "decoder" and layer != "norm":
                 state[key] = module(state[key], self._memories(state, batch), state["weights"])
             else:
                 state[key] = module(state[key])
 
-    def outputs(self, state: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> Outputs:
-        """Apply the heads to the final state."""
-        image, text, speech, class_logits, scale = self.heads(state, self._masks(state, batch))
-        return Outputs(image, text, speech, self.decoder.head(state["decoder"]), class_logits, scale)
+    def outputs(self, state: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Apply the heads to the final state.
+
+        Returns:
+            By `output_names`, one row per sample. `image`, `text`, `speech`: unit embeddings (B, E); `scale`:
+            the inverse temperature, repeated, so that it crosses process borders (B,); `found.A-B` (B, E):
+            what A found in B, and `divergence.A-B` (B,) how far its view is from B's own, nats; each other
+            task: the negative log-likelihood of its target (B,), nats, a sum where that is a text.
+        """
+        words = {name: batch[name] for name in ("tokens", "token_mask", "label") if name in batch}
+        hidden = {m: state[m] for m in self.modalities if m in state}
+        found = self.heads(self.tasks, hidden, self._masks(state, batch), words)
+        if self.decoder is not None and DECODED & self.tasks:
+            target, mask, task = self._target(batch)
+            last = state["decoder"].to(self.decoder.head.weight.dtype)
+            found[task] = next_token_nll(self.decoder.head(last), target, mask)
+        return {name: found[name] for name in self.output_names}
 
     def embed_image(self, image: Tensor) -> Tensor:
         """Embed pictures (B, 3, H, W) as unit vectors (B, E)."""
+        assert self.vision is not None
         hidden = self.vision(image)
-        return self.heads.image(hidden, hidden.new_ones(hidden.shape[:2], dtype=torch.bool))
+        return self.heads.embed["image"](hidden, hidden.new_ones(hidden.shape[:2], dtype=torch.bool))
 
     def embed_text(self, tokens: Tensor, token_mask: Tensor) -> Tensor:
         """Embed texts (B, T) under their mask (B, T) as unit vectors (B, E)."""
+        assert self.text is not None
         hidden, _ = self.text(tokens)
-        return self.heads.text(hidden, token_mask)
+        return self.heads.embed["text"](hidden, token_mask)
 
     def embed_speech(self, mel: Tensor, mel_mask: Tensor) -> Tensor:
         """Embed log-mel frames (B, F, n_mels) under their mask (B, F) as unit vectors (B, E)."""
+        assert self.audio is not None
         hidden, mask = self.audio(mel, mel_mask)
-        return self.heads.speech(hidden, mask)
+        return self.heads.embed["speech"](hidden, mask)
 
-    def classify(self, image_embedding: Tensor) -> Tensor:
-        """Category logits (B, K) of picture embeddings (B, E)."""
-        return self.heads.classifier(image_embedding)
+    def embed_and_classify(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Unit vectors (B, E) of pictures (B, 3, H, W), and category logits (B, K) if it has categories."""
+        assert self.vision is not None
+        hidden = self.vision(image)
+        everywhere = hidden.new_ones(hidden.shape[:2], dtype=torch.bool)
+        classifier = self.heads.classifier
+        logits = None if classifier is None else classifier(hidden.mean(dim=1))
+        return self.heads.embed["image"](hidden, everywhere), logits
+
+    def classify(self, image: Tensor) -> Tensor:
+        """Category logits (B, K) of pictures (B, 3, H, W)."""
+        assert self.vision is not None
+        assert self.heads.classifier is not None
+        return self.heads.classifier(self.vision(image).mean(dim=1))
+
+    def transcribe(self, mel: Tensor, mel_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-probabilities (B, T, V) of a token or none at each position, and the valid positions (B, T)."""
+        assert self.audio is not None
+        assert self.heads.transcription is not None
+        hidden, mask = self.audio(mel, mel_mask)
+        return self.heads.transcription(hidden), mask
+
+    @torch.no_grad()
+    def answer(
+        self, batch: Mapping[str, Tensor], begin: int, end: int, max_tokens: int
+    ) -> tuple[Generated, Tensor]:
+        """Answer the question of each row, at each step by the likeliest token.
+
+        Args:
+            batch: as for `run_layers`; what `present` says is absent may be anything.
+            begin: token that an answer begins with.
+            end: token that ends it.
+            max_tokens: of an answer.
+
+        Returns:
+            The answers, and the weight of each modality (B, M) that they were made with.
+        """
+        assert self.decoder is not None
+        state: dict[str, Tensor] = {}
+        encoders = [name for name in self.layer_names if name.partition(".")[0] in TOWERS]
+        self.run_layers(encoders, state, batch)
+        weights = self._weigh(state, batch)
+        made = self.decoder.generate(self._memories(state, batch), weights, begin, end, max_tokens)
+        return made, weights
 
     def _embed(
         self, tower: str, module: nn.Module, state: dict[str, Tensor], batch: Mapping[str, Tensor]
@@ -160,21 +342,60 @@ class MultimodalModel(nn.Module):
             return module(batch["image"])
         if tower == "audio":
             return module(batch["mel"], batch["mel_mask"])
-        hidden = module(batch["tokens"])
         if tower == "decoder":
-            evidence = torch.tensor([m in EVIDENCE for m in MODALITIES], device=hidden.device)
-            state["weights"] = self.gate(hidden[:, 0], batch["present"] & evidence)
-        return hidden
+            state["weights"] = self._weigh(state, batch)
+            return module(self._target(batch)[0])
+        return module(batch["tokens"])
+
+    def _target(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Task]:
+        """What is to be decoded (B, T), where it is (B, T), and which task that is."""
+        if "answer" in self.tasks:
+            return batch["answer"], batch["answer_mask"], "answer"
+        return batch["tokens"], batch["token_mask"], "caption"
+
+    def _weigh(self, state: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> Tensor:
+        """Weights of the modalities (B, M) that a row's text is decoded from."""
+        assert self.gate is not None
+        answers = "answer" in self.tasks
+        evidence = torch.tensor(
+            [m in self.modalities and (m != "text" or answers) for m in MODALITIES],
+            device=batch["present"].device,
+        )
+        if answers and "text" in state:
+            mask = batch["token_mask"].unsqueeze(-1)
+            question = state["text"].masked_fill(~mask, 0).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
+            kind = batch["question_type"]
+        else:
+            question = next(iter(state.values())).new_zeros(len(batch["present"]), self.gate.width)
+            kind = torch.full((len(question),), -1, device=question.device)
+        return self.gate(question, kind, batch["present"] & evidence)
+
+    def _speech_mask(self, mel_mask: Tensor) -> Tensor:
+        assert self.audio is not None
+        return self.audio.mask(mel_mask)
 
     def _masks(self, state: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {
-            "image": torch.ones(state["image"].shape[:2], dtype=torch.bool, device=state["image"].device),
-            "text": batch["token_mask"],
-            "speech": self.audio.mask(batch["mel_mask"]),
-        }
+        masks: dict[str, Tensor] = {}
+        if "image" in state:
+            seen = batch["present"][:, MODALITIES.index("image"), None]
+            masks["image"] = seen.expand(-1, state["image"].shape[1])
+        if "text" in state:
+            masks["text"] = batch["token_mask"]
+        if "speech" in state:
+            masks["speech"] = self._speech_mask(batch["mel_mask"])
+        return masks
 
-    def _memories(
-        self, state: Mapping[str, Tensor], batch: Mapping[str, Tensor]
-    ) -> dict[str, tuple[Tensor, Tensor]]:
+    def _memories(self, state: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> Memories:
         masks = self._masks(state, batch)
-        return {m: (state[m], masks[m]) for m in EVIDENCE}
+        return {m: (state[m], mask) for m, mask in masks.items() if m != "text" or "answer" in self.tasks}
+
+
+def spoken(tokens: Tensor, token_mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Texts (B, T) and their mask (B, T) without the tokens that begin and end them: (B, T-1) each."""
+    lengths = (token_mask.sum(dim=1) - 2).clamp(min=0)
+    valid = torch.arange(tokens.shape[1] - 1, device=tokens.device) < lengths[:, None]
+    return tokens[:, 1:].masked_fill(~valid, 0), valid
+
+
+def _scale(number: int) -> str:
+    return f"image.{number}"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -177,8 +178,40 @@ class AudioSpec(PartSpec):
         return self
 
 
+Modality = Literal["image", "text", "speech"]
+
+
+class QuestionType(PartSpec):
+    """A type of question, how it is told, and where its answer is looked for before anything is learned."""
+
+    name: str
+    """Of the type; a corpus's category of that name is of it."""
+    words: tuple[str, ...] = ()
+    """A question with one of these in it, in small letters, is of this type; the first that fits counts."""
+    image: float = Field(gt=0)
+    """Weight of the picture."""
+    text: float = Field(gt=0)
+    """Weight of the words."""
+    speech: float = Field(default=1e-4, gt=0)
+    """Weight of the recording."""
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """In the order of `MODALITIES`."""
+        return self.image, self.text, self.speech
+
+
+QUESTION_TYPES = (
+    QuestionType(name="colour", words=("colour", "color"), image=0.7, text=0.3),
+    QuestionType(name="location", words=("where", "which side"), image=0.8, text=0.2),
+    QuestionType(name="count", words=("how many", "number of"), image=0.9, text=0.1),
+    QuestionType(name="object", words=("what is", "what are"), image=0.7, text=0.3),
+    QuestionType(name="sound", words=("hear", "sound", "voice", "said"), image=0.1, text=0.2, speech=0.7),
+)
+
+
 class DecoderSpec(PartSpec):
-    """A causal decoder of captions that reads every modality a sample has."""
+    """A causal decoder of captions or answers that reads every modality a sample has."""
 
     d_model: int = Field(default=128, ge=2, multiple_of=2)
     """Width."""
@@ -188,11 +221,24 @@ class DecoderSpec(PartSpec):
     """Attention heads; they divide `d_model`."""
     mlp_ratio: float = Field(default=4.0, gt=0)
     """Hidden width of an MLP over its width."""
+    gate: Literal["learned", "table", "equal"] = "learned"
+    """Weights of the modalities: those of `question_types` and, from there on, learned by the question; those
+    alone; or all alike."""
+    question_types: tuple[QuestionType, ...] = QUESTION_TYPES
+    """Where the answer to a type of question is looked for at first; to any other, everywhere alike."""
 
     @model_validator(mode="after")
     def _check(self) -> DecoderSpec:
         _check_heads("num_heads", self.d_model, self.num_heads)
         return self
+
+    def question_type(self, question: str) -> int:
+        """Number of the first type that a question is of; -1 if it is of none."""
+        question = question.casefold()
+        for number, kind in enumerate(self.question_types):
+            if any(re.search(rf"\b{re.escape(word)}\b", question) for word in kind.words):
+                return number
+        return -1
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -215,17 +261,45 @@ PRESETS: dict[str, dict[str, Any]] = {
 """Preset → the fields it sets; `tiny` is every field's default."""
 
 
+Task = Literal["contrastive", "alignment", "caption", "answer", "language", "transcription", "classification"]
+NEEDS: dict[Task, tuple[str, ...]] = {
+    "contrastive": (),
+    "alignment": (),
+    "caption": ("decoder",),
+    "answer": ("decoder", "text"),
+    "language": ("text",),
+    "transcription": ("audio",),
+    "classification": ("vision",),
+}
+"""Task → the parts of a model that it needs; the first two need any two encoders."""
+
+
+EMBEDDED: frozenset[Task] = frozenset({"contrastive", "alignment"})
+"""Tasks that need an embedding of each modality."""
+DECODED: frozenset[Task] = frozenset({"caption", "answer"})
+"""Tasks that need the decoder."""
+
+
 class ModelSpec(PartSpec):
-    """The whole model: `preset` sets every size, and any field given beside it wins."""
+    """The whole model: `preset` sets every size, and any field given beside it wins.
+
+    A part that is null is left out.
+    """
 
     preset: Literal["tiny", "small", "base"] = "tiny"
     """Sets every size: `tiny` trains on a laptop, `small` and `base` want accelerators."""
-    vision: VisionSpec = VisionSpec()
-    text: TextSpec = TextSpec()
-    audio: AudioSpec = AudioSpec()
-    decoder: DecoderSpec = DecoderSpec()
+    vision: VisionSpec | None = VisionSpec()
+    """Encoder of pictures."""
+    text: TextSpec | None = TextSpec()
+    """Encoder of texts."""
+    audio: AudioSpec | None = AudioSpec()
+    """Encoder of speech."""
+    decoder: DecoderSpec | None = DecoderSpec()
+    """Decoder of captions or answers."""
     embed_dim: int = Field(default=128, ge=1)
     """Width of the embedding that all modalities share."""
+    alignment_heads: int = Field(default=4, ge=1)
+    """Heads of the attention between modalities; they divide the width of each encoder."""
 
     @model_validator(mode="before")
     @classmethod
@@ -239,3 +313,31 @@ class ModelSpec(PartSpec):
             elif isinstance(given.get(name, {}), Mapping):
                 given[name] = value | dict(given.get(name, {}))
         return given
+
+    @model_validator(mode="after")
+    def _check(self) -> ModelSpec:
+        if not self.parts & {"vision", "text", "audio"}:
+            raise ValueError("a model needs an encoder: vision, text or audio")
+        return self
+
+    @property
+    def parts(self) -> set[str]:
+        """Names of the parts that it has."""
+        return {name for name in ("vision", "text", "audio", "decoder") if getattr(self, name) is not None}
+
+    def parts_for(self, tasks: Collection[Task]) -> set[str]:
+        """Names of the parts that run for some tasks."""
+        needed = {"decoder"} if DECODED & set(tasks) else set[str]()
+        if EMBEDDED & set(tasks) or "answer" in tasks:
+            needed |= {"vision", "text", "audio"}
+        if "caption" in tasks:
+            needed |= {"vision", "audio"}
+        for task in tasks:
+            needed |= set(NEEDS[task])
+        return needed & self.parts
+
+    def missing_for(self, task: Task) -> str:
+        """What a task needs that the model lacks, in words; empty if nothing."""
+        if task in ("contrastive", "alignment"):
+            return "" if len(self.parts - {"decoder"}) > 1 else "a second encoder"
+        return " and ".join(part for part in NEEDS[task] if part not in self.parts)

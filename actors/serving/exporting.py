@@ -9,13 +9,14 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 import torch
 from torch import Tensor, nn
 
+from ...models.multimodal import MultimodalModel
 from ...models.spec import MODALITIES
 from ...pipelines.bundle import (
     EMBEDDING,
@@ -33,43 +34,23 @@ from ...workflows.errors import EaglerayError
 from .indexing import open_splits, sample_rows, write_index
 
 
-class Embedder(Protocol):
-    """What a model must be able to do to be exported; see `models.multimodal.MultimodalModel`."""
-
-    def embed_image(self, image: Tensor) -> Tensor:
-        """Embed pictures (B, 3, H, W) as unit vectors (B, E)."""
-        ...
-
-    def embed_text(self, tokens: Tensor, token_mask: Tensor) -> Tensor:
-        """Embed texts (B, T) as unit vectors (B, E)."""
-        ...
-
-    def embed_speech(self, mel: Tensor, mel_mask: Tensor) -> Tensor:
-        """Embed log-mel frames (B, F, n_mels) as unit vectors (B, E)."""
-        ...
-
-    def classify(self, image_embedding: Tensor) -> Tensor:
-        """Category logits (B, K) of picture embeddings (B, E)."""
-        ...
-
-
 class ImageGraph(nn.Module):
-    """Picture → embedding and category logits."""
+    """Picture → embedding, and category logits if the model has categories."""
 
-    def __init__(self, model: Any) -> None:  # noqa: ANN401 - an Embedder that is a Module
+    def __init__(self, model: MultimodalModel) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Embed and classify pictures (B, 3, H, W)."""
-        embedding = self.model.embed_image(image)
-        return embedding, self.model.classify(embedding)
+        embedding, logits = self.model.embed_and_classify(image)
+        return (embedding,) if logits is None else (embedding, logits)
 
 
 class TextGraph(nn.Module):
     """Tokens → embedding."""
 
-    def __init__(self, model: Any) -> None:  # noqa: ANN401 - as above
+    def __init__(self, model: MultimodalModel) -> None:
         super().__init__()
         self.model = model
 
@@ -81,7 +62,7 @@ class TextGraph(nn.Module):
 class SpeechGraph(nn.Module):
     """Log-mel frames → embedding."""
 
-    def __init__(self, model: Any) -> None:  # noqa: ANN401 - as above
+    def __init__(self, model: MultimodalModel) -> None:
         super().__init__()
         self.model = model
 
@@ -90,12 +71,11 @@ class SpeechGraph(nn.Module):
         return self.model.embed_speech(mel, mel_mask)
 
 
-GRAPHS: dict[Modality, tuple[type[nn.Module], tuple[str, ...]]] = {
-    "image": (ImageGraph, (EMBEDDING, "class_logits")),
-    "text": (TextGraph, (EMBEDDING,)),
-    "speech": (SpeechGraph, (EMBEDDING,)),
+GRAPHS: dict[Modality, type[ImageGraph | TextGraph | SpeechGraph]] = {
+    "image": ImageGraph,
+    "text": TextGraph,
+    "speech": SpeechGraph,
 }
-"""Modality → its graph and the names of what it gives."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +94,7 @@ class ExportOptions:
 
 
 def export_bundle(
-    model: Embedder,
+    model: MultimodalModel,
     corpus: Path,
     output: Path,
     lineage: Lineage,
@@ -132,8 +112,13 @@ def export_bundle(
         progress: told how many pictures of how many are indexed.
 
     Raises:
-        EaglerayError: a graph is further from torch than the tolerance.
+        EaglerayError: a graph is further from torch than the tolerance, or the model has no embeddings.
     """
+    if "contrastive" not in model.tasks or set(model.modalities) != set(GRAPHS):
+        raise EaglerayError(
+            "the model does not embed pictures, texts and speech, which is what is served",
+            "train all three encoders with a weight for objective.contrastive",
+        )
     readers = open_splits(corpus)
     info = next(iter(readers.values())).info
     rows = sample_rows(readers, options.check_rows)
@@ -153,7 +138,7 @@ def export_bundle(
 
 
 def export_graph(
-    model: Embedder, modality: Modality, rows: Arrays, path: Path, tolerance: float
+    model: MultimodalModel, modality: Modality, rows: Arrays, path: Path, tolerance: float
 ) -> GraphSignature:
     """Write one graph with a free batch dimension, and hold it against torch.
 
@@ -164,8 +149,9 @@ def export_graph(
         path: where the graph goes.
         tolerance: largest |onnx - torch| that is accepted.
     """
-    kind, outputs = GRAPHS[modality]
-    module = kind(model).eval()
+    module = GRAPHS[modality](model).eval()
+    classified = modality == "image" and "classification" in model.tasks
+    outputs = (EMBEDDING, "class_logits") if classified else (EMBEDDING,)
     names = GRAPH_INPUTS[modality]
     given = rows["present"][:, MODALITIES.index(modality)]
     inputs = tuple(torch.from_numpy(rows[name][given]) for name in names)

@@ -17,7 +17,7 @@ class FinetuneSpec(TrainingSpec):
     kind: Literal["finetune"] = "finetune"
     steps: int = Field(100, ge=1)
     """Optimizer steps."""
-    objective: ObjectiveSpec = ObjectiveSpec(classification=0.5)
+    objective: ObjectiveSpec = ObjectiveSpec(contrastive=1.0, caption=0.25, classification=0.5)
     """Terms of the loss."""
     optimizer: OptimizerSpec = OptimizerSpec(learning_rate=3e-4)
     """How weights are changed."""
@@ -30,5 +30,5 @@ def finetune(ctx: StageContext, spec: FinetuneSpec, corpus: Corpus, checkpoint: 
     from ..training.ray_train import train_checkpoint
 
     check_tokenizer(checkpoint.path, corpus.path, ctx.stage)
-    model = read_info(checkpoint.path).model
-    return train_checkpoint(ctx, spec, model, corpus.path, weights=checkpoint.path / "weights")
+    before = read_info(checkpoint.path)
+    return train_checkpoint(ctx, spec, before.model, corpus.path, checkpoint.path / "weights", before)

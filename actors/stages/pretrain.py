@@ -7,7 +7,7 @@ from typing import Any, Literal
 from ...models.spec import ModelSpec
 from ...workflows.artifacts import Checkpoint, Corpus
 from ...workflows.stage import StageContext, stage
-from ..training.mesh import check_topology
+from ..training.mesh import check_objective, check_topology
 from ..training.spec import TrainingSpec, reserved_cpus
 
 
@@ -19,8 +19,9 @@ class PretrainSpec(TrainingSpec):
 
 
 def check(name: str, spec: PretrainSpec) -> None:
-    """Refuse a mesh that the model or the batch cannot be divided over, before anything runs."""
-    check_topology(spec.parallel, spec.model, spec.batch_size, name)
+    """Refuse an objective or a mesh that the model or the batch is not made for, before anything runs."""
+    check_objective(spec.objective, spec.model, name)
+    check_topology(spec.parallel, spec.model, spec.objective, spec.batch_size, name)
 
 
 @stage(PretrainSpec, takes={"corpus": Corpus}, gives=Checkpoint, check=check, cpus=reserved_cpus)

@@ -1,26 +1,27 @@
 """Sharded checkpoints: written by any mesh, read by any other.
 
-A training checkpoint has two folders of torch.distributed.checkpoint, `weights` and `optimizer`,
-and `ledger.json`, which says how many records were used and proves which. A `Checkpoint` artifact has
-`weights`, `ledger.json`, `checkpoint.json` (the model's spec and how its inputs are prepared) and
-`tokenizer.json`.
+A training checkpoint has three folders of torch.distributed.checkpoint, `weights`, `optimizer` and `past`
+(embeddings of earlier batches), and `ledger.json`, which says how many records were used and proves
+which. A `Checkpoint` artifact has `weights`, `ledger.json`, `checkpoint.json` (the model's spec and how its
+inputs are prepared) and `tokenizer.json`.
 """
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
 
-from ...models.spec import ModelSpec
+from ...models.spec import ModelSpec, Task
 from ...pipelines.ledger import LEDGER, Ledger, read_ledger
 from ...pipelines.spec import Preparation
 from ...workflows.errors import EaglerayError
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
     from torch.optim import Optimizer
 
     from ...models.multimodal import MultimodalModel
@@ -32,30 +33,43 @@ class CheckpointInfo(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     model: ModelSpec
+    tasks: tuple[Task, ...]
     vocab_size: int
     classes: tuple[str, ...]
     preparation: Preparation
     step: int
 
 
-def save_state(folder: Path, module: nn.Module, optimizer: Optimizer, ledger: Ledger) -> None:
-    """Write this worker's shards of a training checkpoint; all workers call it together."""
+def save_state(
+    folder: Path, module: nn.Module, optimizer: Optimizer, past: dict[str, Tensor], ledger: Ledger
+) -> None:
+    """Write this worker's shards of a training checkpoint; all workers call it together.
+
+    Args:
+        folder: of the checkpoint.
+        module: this worker's part of the model.
+        optimizer: of its parameters.
+        past: what the objective keeps; the same on all workers that have it.
+        ledger: what was used.
+    """
     import torch.distributed.checkpoint as dcp
 
     weights, moments = _state(module, optimizer)
     dcp.save(weights, checkpoint_id=folder / "weights")
     dcp.save(moments, checkpoint_id=folder / "optimizer")
+    dcp.save(past, checkpoint_id=folder / "past")
     (folder / LEDGER).write_text(ledger.model_dump_json())
 
 
-def load_state(folder: Path, module: nn.Module, optimizer: Optimizer) -> Ledger:
-    """Read this worker's part of a training checkpoint, and return what was used up to it."""
+def load_state(folder: Path, module: nn.Module, optimizer: Optimizer, past: dict[str, Tensor]) -> Ledger:
+    """Read this worker's part of a training checkpoint, `past` in place; returns what was used up to it."""
     import torch.distributed.checkpoint as dcp
     from torch.distributed.checkpoint.state_dict import StateDictOptions, set_state_dict
 
     weights, moments = _state(module, optimizer)
     dcp.load(weights, checkpoint_id=folder / "weights")
     dcp.load(moments, checkpoint_id=folder / "optimizer")
+    dcp.load(past, checkpoint_id=folder / "past")
     set_state_dict(
         module,
         optimizer,
@@ -66,15 +80,49 @@ def load_state(folder: Path, module: nn.Module, optimizer: Optimizer) -> Ledger:
     return read_ledger(folder / LEDGER)
 
 
-def load_weights(folder: Path, module: nn.Module) -> None:
-    """Read a checkpoint's `weights` into a module, sharded or whole, of any mesh or none."""
+def load_weights(folder: Path, module: nn.Module, fresh: Collection[str] = ()) -> list[str]:
+    """Read a checkpoint's `weights` into a module, sharded or whole, of any mesh or none.
+
+    Args:
+        folder: of the weights.
+        module: what they go into.
+        fresh: paths of modules that are left as they are.
+
+    Returns:
+        Names of the parameters that the weights don't have, or that were left as they are.
+
+    Raises:
+        EaglerayError: when a tensor has another shape than the module's of that name.
+    """
     import torch.distributed as dist
     import torch.distributed.checkpoint as dcp
-    from torch.distributed.checkpoint.state_dict import get_model_state_dict, set_model_state_dict
+    from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+    from torch.distributed.checkpoint.state_dict import (
+        StateDictOptions,
+        get_model_state_dict,
+        set_model_state_dict,
+    )
 
+    stored = dcp.FileSystemReader(folder).read_metadata().state_dict_metadata
     weights: dict[str, Any] = get_model_state_dict(module)
+    left = [
+        name
+        for name in weights
+        if name not in stored or any(name == path or name.startswith(f"{path}.") for path in fresh)
+    ]
+    for name in left:
+        del weights[name]
+    for name, tensor in weights.items():
+        found = stored[name]
+        if isinstance(found, TensorStorageMetadata) and found.size != tensor.shape:
+            raise EaglerayError(
+                f"{name} is {tuple(found.size)} in the checkpoint, {tuple(tensor.shape)} in the model",
+                "give the model the checkpoint's sizes, or leave `model` out: they are taken over then",
+                str(folder),
+            )
     dcp.load(weights, checkpoint_id=folder, no_dist=not dist.is_initialized())
-    set_model_state_dict(module, weights)
+    set_model_state_dict(module, weights, options=StateDictOptions(strict=False))
+    return left
 
 
 def write_artifact(folder: Path, trained: Path, corpus: Path, info: CheckpointInfo) -> None:
@@ -113,7 +161,7 @@ def load_model(folder: Path) -> MultimodalModel:
     from ...models.multimodal import MultimodalModel
 
     info = read_info(folder)
-    model = MultimodalModel(info.model, info.vocab_size, len(info.classes))
+    model = MultimodalModel(info.model, info.vocab_size, len(info.classes), info.tasks)
     load_weights(folder / "weights", model)
     return model.eval()
 

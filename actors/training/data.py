@@ -9,8 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ...models.checks import check_batch
+from ...models.spec import ModelSpec
 from ...pipelines.order import rows_at, share
-from ...pipelines.reading import CorpusReader
+from ...pipelines.reading import Arrays, CorpusReader
+from ...pipelines.spec import CorpusInfo
 from .spec import TrainingSpec
 
 Batch = dict[str, Tensor]
@@ -31,8 +34,30 @@ class Share:
     batch: Batch
 
 
+INPUTS = {"image": "vision", "mel": "audio", "mel_mask": "audio"}
+"""Columns that only one part of a model reads."""
+
+
+def make_batch(arrays: Arrays, model: ModelSpec, corpus: CorpusInfo) -> Batch:
+    """What a model reads of rows of a corpus, as tensors; a question's type is its record's category."""
+    parts = model.parts
+    batch = {
+        name: torch.from_numpy(array) for name, array in arrays.items() if INPUTS.get(name) in (None, *parts)
+    }
+    if model.decoder is not None and "answer" in batch:
+        names = [kind.name for kind in model.decoder.question_types]
+        kinds = [names.index(name) if name in names else -1 for name in corpus.classes]
+        batch["question_type"] = torch.tensor([*kinds, -1])[batch["label"]]
+    return batch
+
+
 def worker_shares(
-    reader: CorpusReader, spec: TrainingSpec, cursor: int, rank: int, device: torch.device
+    reader: CorpusReader,
+    model: ModelSpec,
+    spec: TrainingSpec,
+    cursor: int,
+    rank: int,
+    device: torch.device,
 ) -> Iterator[Share]:
     """Yield data-parallel worker `rank`'s part of every step, from position `cursor` on.
 
@@ -43,9 +68,12 @@ def worker_shares(
     def read(position: int) -> Share:
         start, stop = share(position, position + spec.batch_size, rank, spec.parallel.data)
         rows, seeds = rows_at(spec.seed, len(reader), start, stop)
-        arrays = reader.examples(rows, seeds if spec.augment else None)
-        batch = {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
-        return Share(start, reader.ids_of(rows), batch)
+        arrays = reader.examples(
+            rows, seeds if spec.augment else None, transcript=spec.objective.transcription > 0
+        )
+        batch = make_batch(arrays, model, reader.info)
+        check_batch(model, reader.info.vocab_size, batch)
+        return Share(start, reader.ids_of(rows), {name: tensor.to(device) for name, tensor in batch.items()})
 
     positions = range(cursor, spec.steps * spec.batch_size, spec.batch_size)
     with ThreadPoolExecutor(1, thread_name_prefix="reader") as pool:

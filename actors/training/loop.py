@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from ...models.multimodal import MultimodalModel
-from ...models.spec import ModelSpec
+from ...models.spec import ModelSpec, Task
 from ...pipelines.ledger import Ledger, Tally, corpus_digest
 from ...pipelines.reading import CorpusReader
 from .checkpoint import load_state, load_weights, save_state
@@ -39,12 +39,21 @@ class TrainingJob:
         model: the model to build.
         corpus: local folder of the `Corpus` artifact.
         weights: `weights` folder of a checkpoint to start from; None starts at random.
+        tasks: that the model has heads for, beside those it is trained for now.
+        fresh: paths of modules that start at random all the same.
     """
 
     spec: TrainingSpec
     model: ModelSpec
     corpus: Path
     weights: Path | None = None
+    tasks: tuple[Task, ...] = ()
+    fresh: tuple[str, ...] = ()
+
+    @property
+    def all_tasks(self) -> tuple[Task, ...]:
+        """That the model has heads for."""
+        return tuple(task for task in get_args(Task) if task in {*self.tasks, *self.spec.objective.tasks})
 
 
 @dataclass(frozen=True)
@@ -80,7 +89,12 @@ class Trainer:
         self.slice = self._build()
         self.optimizer = make_optimizer(self.spec.optimizer, self.slice)
         self.objective = Objective(
-            self.spec.objective, self.mesh["data"].get_group(), self.spec.parallel.num_microbatches
+            self.spec.objective,
+            self.slice.model.output_names,
+            job.model.embed_dim,
+            self.mesh["data"].get_group(),
+            self.spec.parallel.num_microbatches,
+            self.device,
         )
         self.ledger = Ledger(
             corpus=corpus_digest(job.corpus), split="train", num_records=len(self.reader), seed=self.spec.seed
@@ -105,7 +119,9 @@ class Trainer:
         # Workers that share a part of the batch count it once.
         counts = all(self.mesh[axis].get_local_rank() == 0 for axis in ("tensor", "pipeline"))
         tally = Tally()
-        for part in worker_shares(self.reader, self.spec, self.ledger.stop, rank, self.device):
+        for part in worker_shares(
+            self.reader, self.job.model, self.spec, self.ledger.stop, rank, self.device
+        ):
             report = self.train_step(part.batch)
             if counts:
                 tally.add(part.start, part.ids)
@@ -121,8 +137,8 @@ class Trainer:
         """Take one optimizer step on this worker's rows."""
         started = time.monotonic()
         self.objective.start_step(batch)
-        inputs: dict[str, Any] = {k: v for k, v in batch.items() if k not in ("group", "label")}
-        if self.spec.parallel.num_microbatches > 1 and self.spec.objective.contrastive > 0:
+        inputs: dict[str, Any] = {k: v for k, v in batch.items() if k != "group"}
+        if self.spec.parallel.num_microbatches > 1 and self.objective.uses_bank:
             with torch.no_grad():
                 outputs = self._forward.step(**inputs)
             if outputs is not None:  # the last pipeline rank's
@@ -139,6 +155,7 @@ class Trainer:
         )
         self.optimizer.step()
         self.optimizer.zero_grad()
+        self.objective.end_step()
         self.step += 1
         elapsed = time.monotonic() - started
         counts = self.is_last and self.mesh["tensor"].get_local_rank() == 0
@@ -146,24 +163,34 @@ class Trainer:
 
     def save(self, folder: Path) -> None:
         """Write this worker's part of a training checkpoint."""
-        save_state(folder, self.slice.model, self.optimizer, self.ledger)
+        save_state(folder, self.slice.model, self.optimizer, self._past(), self.ledger)
 
     def restore(self, folder: Path) -> None:
         """Go on from a training checkpoint, of whatever mesh."""
-        self.ledger = load_state(folder, self.slice.model, self.optimizer)
+        self.ledger = load_state(folder, self.slice.model, self.optimizer, self._past())
         self.step = self.ledger.stop // self.spec.batch_size
+
+    def _past(self) -> dict[str, Tensor]:
+        """The objective's past; only the last pipeline workers have one."""
+        past = self.objective.past
+        if not self.is_last or not len(past.groups):
+            return {}
+        return {"present": past.present, "groups": past.groups, **past.embeddings}
 
     def _build(self) -> ModelSlice:
         torch.manual_seed(self.spec.seed)  # every worker draws the whole model, then keeps its part
         info = self.reader.info
-        model = MultimodalModel(self.job.model, info.vocab_size, len(info.classes)).to(self.device)
+        job = self.job
+        model = MultimodalModel(job.model, info.vocab_size, len(info.classes), job.all_tasks)
+        model.focus(self.spec.objective.tasks)
+        model.to(self.device)
         parallel = self.spec.parallel
         part = slice_model(model, self.mesh["pipeline"].get_local_rank(), parallel.pipeline)
         if parallel.tensor > 1:
             split_tensors(part, self.mesh["tensor"])
         shard_parameters(part, self.mesh["data"], self.spec.precision)
-        if self.job.weights is not None:
-            load_weights(self.job.weights, part.model)
+        if job.weights is not None:
+            load_weights(job.weights, part.model, job.fresh)
         return part
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
-from ...models.spec import ModelSpec
+from ...models.spec import ModelSpec, Task
 from ...pipelines.spec import Preparation
 from ...workflows.errors import EaglerayError
-from .spec import ParallelSpec
+from .spec import ObjectiveSpec, ParallelSpec
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -27,15 +27,33 @@ def build_mesh(parallel: ParallelSpec, device_type: str) -> DeviceMesh:
 
 def head_counts(model: ModelSpec) -> dict[str, tuple[int, ...]]:
     """Attention heads by encoder, all of which `tensor` must divide."""
-    return {
-        "vision": tuple(model.vision.num_heads),
-        "text": (model.text.num_heads,),
-        "audio": (model.audio.num_heads,),
-        "decoder": (model.decoder.num_heads,),
-    }
+    heads: dict[str, tuple[int, ...]] = {}
+    if model.vision is not None:
+        heads["vision"] = tuple(model.vision.num_heads)
+    for name, part in (("text", model.text), ("audio", model.audio), ("decoder", model.decoder)):
+        if part is not None:
+            heads[name] = (part.num_heads,)
+    return heads
 
 
-def check_topology(parallel: ParallelSpec, model: ModelSpec, batch_size: int, where: str) -> None:
+def check_objective(objective: ObjectiveSpec, model: ModelSpec, where: str) -> None:
+    """Refuse an objective that the model lacks a part for.
+
+    Raises:
+        EaglerayError: with the part.
+    """
+    for task in sorted(objective.tasks):
+        if missing := model.missing_for(task):
+            raise EaglerayError(
+                f"objective.{task} needs {missing}, which the model lacks",
+                f"set {where}.objective.{task}=0, or give the model {missing}",
+                where,
+            )
+
+
+def check_topology(
+    parallel: ParallelSpec, model: ModelSpec, objective: ObjectiveSpec, batch_size: int, where: str
+) -> None:
     """Refuse a mesh that the model or the batch cannot be divided over.
 
     Raises:
@@ -69,7 +87,7 @@ def check_topology(parallel: ParallelSpec, model: ModelSpec, batch_size: int, wh
             f"set {where}.parallel.microbatches={parallel.pipeline} or more",
             where,
         )
-    layers = num_layers(model)
+    layers = num_layers(model, objective.tasks)
     if parallel.pipeline > layers:
         raise EaglerayError(
             f"parallel.pipeline={parallel.pipeline}, but the model has {layers} layers",
@@ -84,12 +102,12 @@ def check_inputs(model: ModelSpec, preparation: Preparation, where: str) -> None
     Raises:
         EaglerayError: with the first field that differs, and the value that fits.
     """
-    wanted = {
-        "vision.image_size": (model.vision.image_size, preparation.image_size),
-        "text.max_tokens": (model.text.max_tokens, preparation.max_tokens),
-        "audio.n_mels": (model.audio.n_mels, preparation.n_mels),
-        "audio.max_frames": (model.audio.max_frames, preparation.max_frames),
-    }
+    wanted: dict[str, tuple[int, int]] = {}
+    if model.vision is not None:
+        wanted["vision.image_size"] = (model.vision.image_size, preparation.image_size)
+    if model.audio is not None:
+        wanted["audio.n_mels"] = (model.audio.n_mels, preparation.n_mels)
+        wanted["audio.max_frames"] = (model.audio.max_frames, preparation.max_frames)
     for field, (given, prepared) in wanted.items():
         if given != prepared:
             raise EaglerayError(
@@ -99,11 +117,14 @@ def check_inputs(model: ModelSpec, preparation: Preparation, where: str) -> None
             )
 
 
-def num_layers(model: ModelSpec) -> int:
-    """How many layers a pipeline can be cut between, without building the model."""
-    vision = sum(model.vision.depths) + len(model.vision.depths) - 1
-    towers = (vision, model.audio.num_layers, model.text.num_layers, model.decoder.num_layers)
-    return sum(blocks + 2 for blocks in towers) + 1
+def num_layers(model: ModelSpec, tasks: Collection[Task]) -> int:
+    """How many layers a pipeline can be cut between for some tasks, without building the model."""
+    parts = model.parts_for(tasks)
+    towers = (("audio", model.audio), ("text", model.text), ("decoder", model.decoder))
+    blocks = [tower.num_layers for name, tower in towers if tower is not None and name in parts]
+    if (vision := model.vision) is not None and "vision" in parts:
+        blocks.append(sum(vision.depths) + len(vision.depths) - 1 + (vision.pyramid_width > 0))
+    return sum(number + 2 for number in blocks) + 1
 
 
 def _divides(tensor: int, heads: dict[str, tuple[int, ...]]) -> bool:

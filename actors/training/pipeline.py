@@ -11,7 +11,7 @@ from torch.distributed import ProcessGroup
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe
 from torch.distributed.pipelining.schedules import PipelineScheduleSingle
 
-from ...models.multimodal import STATE, MultimodalModel
+from ...models.multimodal import MultimodalModel
 from .spec import ParallelSpec
 
 LossFunction = Callable[[tuple[Tensor, ...], Tensor], Tensor]
@@ -45,8 +45,8 @@ class ModelSlice(nn.Module):
     Args:
         model: the whole model; layers outside the slice are taken from it.
         layers: which of `model.layer_names` this slice runs.
-        takes: names in `STATE` that enter it.
-        gives: names in `STATE` that leave it; empty for the last slice, which gives `Outputs`.
+        takes: names of what enters it; see `MultimodalModel.state_after`.
+        gives: names of what leaves it; empty for the last slice, which gives the model's outputs.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class ModelSlice(nn.Module):
         state = dict(zip(self.takes, entering, strict=True))
         self.model.run_layers(self.layers, state, batch)
         if not self.gives:
-            return tuple(self.model.outputs(state, batch))
+            return tuple(self.model.outputs(state, batch).values())
         # a copy, since a stage may not hand on the very tensor that it was given, nor a view of it
         return tuple(state[key].clone() for key in self.gives)
 
@@ -74,14 +74,15 @@ def slice_model(model: MultimodalModel, rank: int, num_slices: int) -> ModelSlic
     costs = [float(sum(p.numel() for p in model.get_submodule(name).parameters())) for name in names]
     slices = cut_layers(costs, num_slices)
     mine = [names[i] for i in slices[rank]]
-    takes = _alive(names[: slices[rank].start])
-    gives = _alive(names[: slices[rank].stop]) if rank < num_slices - 1 else ()
+    takes = model.state_after(slices[rank].start)
+    gives = model.state_after(slices[rank].stop) if rank < num_slices - 1 else ()
     for name in set(names) - set(mine):
         _drop(model, name)
-    if "decoder.embed" not in mine:
-        _drop(model, "gate")
-    if rank < num_slices - 1:
-        _drop(model, "decoder.head")
+    if "decoder.embed" in names:
+        if "decoder.embed" not in mine:
+            _drop(model, "gate")
+        if rank < num_slices - 1:
+            _drop(model, "decoder.head")
     return ModelSlice(model, mine, takes, gives)
 
 
@@ -99,13 +100,6 @@ def make_stage(
 ) -> PipelineStage:
     """Wrap a slice, already split and sharded, for a schedule."""
     return PipelineStage(module, rank, num_slices, device, group=group)
-
-
-def _alive(done: Sequence[str]) -> tuple[str, ...]:
-    towers = {name.partition(".")[0] for name in done}
-    made = {"vision": ["image"], "audio": ["speech"], "text": ["text"], "decoder": ["weights", "decoder"]}
-    keys = {key for tower in towers for key in made.get(tower, [])}
-    return tuple(key for key in STATE if key in keys)
 
 
 def _drop(model: nn.Module, path: str) -> None:

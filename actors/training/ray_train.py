@@ -12,7 +12,7 @@ from ...models.spec import ModelSpec
 from ...workflows.errors import EaglerayError
 from ...workflows.stage import Emit, StageContext
 from .checkpoint import CheckpointInfo, write_artifact
-from .mesh import check_inputs, check_topology
+from .mesh import check_inputs, check_objective, check_topology
 from .spec import TrainingSpec
 
 if TYPE_CHECKING:
@@ -79,7 +79,12 @@ def train(ctx: StageContext, job: TrainingJob) -> Path:
 
 
 def train_checkpoint(
-    ctx: StageContext, spec: TrainingSpec, model: ModelSpec, corpus: Path, weights: Path | None
+    ctx: StageContext,
+    spec: TrainingSpec,
+    model: ModelSpec,
+    corpus: Path,
+    weights: Path | None,
+    before: CheckpointInfo | None = None,
 ) -> dict[str, Any]:
     """Train, and leave a `Checkpoint` artifact's content in `ctx.output`; returns its facts.
 
@@ -89,16 +94,24 @@ def train_checkpoint(
         model: what to train.
         corpus: local folder of the corpus.
         weights: `weights` folder to start from; None starts at random.
+        before: what the checkpoint says that they are of.
     """
     from ...pipelines.reading import read_info
     from .loop import TrainingJob
 
-    check_topology(spec.parallel, model, spec.batch_size, ctx.stage)
+    check_objective(spec.objective, model, ctx.stage)
+    check_topology(spec.parallel, model, spec.objective, spec.batch_size, ctx.stage)
     info = read_info(corpus)
     check_inputs(model, info.preparation, ctx.stage)
-    trained = train(ctx, TrainingJob(spec, model, corpus, weights))
+    other = before is not None and before.classes != info.classes
+    if before is not None and other and "classification" in before.tasks:
+        ctx.log("the corpus has other categories than the checkpoint: their classifier starts at random")
+    fresh = ("heads.classifier",) if other else ()
+    job = TrainingJob(spec, model, corpus, weights, before.tasks if before is not None else (), fresh)
+    trained = train(ctx, job)
     checkpoint = CheckpointInfo(
         model=model,
+        tasks=job.all_tasks,
         vocab_size=info.vocab_size,
         classes=tuple(info.classes),
         preparation=info.preparation,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from ...models.spec import Task
 from ...workflows.spec import Runtime, Spec, StageSpec
 
 
@@ -54,14 +55,49 @@ class OptimizerSpec(Spec):
 
 
 class ObjectiveSpec(Spec):
-    """Weights of the terms of the loss."""
+    """Weights of the terms of the loss; what is not named is no part of it."""
 
-    contrastive: float = Field(default=1.0, ge=0)
+    contrastive: float = Field(default=0.0, ge=0)
     """InfoNCE between every two modalities that a sample has."""
-    caption: float = Field(default=0.25, ge=0)
+    negatives: int = Field(default=1024, ge=0, le=32_768)
+    """Samples of earlier batches that are negatives of InfoNCE beside the batch's own."""
+    alignment: float = Field(default=0.0, ge=0)
+    """Attention from each modality to each other: InfoNCE between what was found there and what asked."""
+    divergence: float = Field(default=0.1, ge=0)
+    """With `alignment`: how far that attention is from the other modality's own, as KL divergence."""
+    caption: float = Field(default=0.0, ge=0)
     """Next-token loss of the caption, decoded from picture and speech."""
+    answer: float = Field(default=0.0, ge=0)
+    """Next-token loss of the answer, decoded from picture, question and speech."""
+    language: float = Field(default=0.0, ge=0)
+    """Next-token loss of the text, from what comes before it."""
+    transcription: float = Field(default=0.0, ge=0)
+    """CTC loss of the caption in the language of the speech, a token."""
     classification: float = Field(default=0.0, ge=0)
     """Cross-entropy of the picture's category."""
+
+    @model_validator(mode="after")
+    def _check(self) -> ObjectiveSpec:
+        if self.caption and self.answer:
+            raise ValueError("a text is decoded as a caption or as an answer: set one of both to 0")
+        if not self.tasks:
+            raise ValueError("nothing to train for: give one of its terms a weight")
+        return self
+
+    @property
+    def tasks(self) -> frozenset[Task]:
+        """The terms with a weight, but for `divergence`."""
+        return frozenset(task for task in get_args(Task) if getattr(self, task) > 0)
+
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """Names of the loss's terms, in a fixed order."""
+        names = (name for name in type(self).model_fields if name in self.tasks or name == "divergence")
+        return tuple(name for name in names if name != "divergence" or self.alignment > 0)
+
+    def weight_of(self, term: str) -> float:
+        """Weight of a term, by its name."""
+        return float(getattr(self, term))
 
 
 class TrainingSpec(StageSpec):
@@ -70,14 +106,15 @@ class TrainingSpec(StageSpec):
     steps: int = Field(default=300, ge=1)
     """Optimizer steps."""
     batch_size: int = Field(default=64, ge=2)
-    """Rows per step over all workers; the negatives of InfoNCE are these rows."""
+    """Rows per step over all workers."""
     seed: int = Field(default=0, ge=0)
     """Seed of initialisation, order and augmentation."""
     augment: bool = True
     """Vary pictures and speech at each reading; off, every epoch sees the same."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Type of parameters and activations in a layer; sums over workers and the optimizer stay fp32."""
-    objective: ObjectiveSpec = ObjectiveSpec()
+    objective: ObjectiveSpec = ObjectiveSpec(contrastive=1.0, caption=0.25)
+    """Terms of the loss."""
     optimizer: OptimizerSpec = OptimizerSpec()
     parallel: ParallelSpec = Runtime(ParallelSpec())
     checkpoint_every: int = Runtime(50, ge=1)

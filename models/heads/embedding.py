@@ -28,8 +28,13 @@ class EmbeddingHead(nn.Module):
         A row without a valid position gets a vector that means nothing, the same for all such rows.
         """
         hidden = hidden.masked_fill(~mask.unsqueeze(-1), 0)
-        # no softmax over nothing: such a row is left unmasked, and all its positions are 0
-        ignored = ~mask & mask.any(dim=1, keepdim=True)
-        weights = self.score(hidden).squeeze(-1).masked_fill(ignored, float("-inf")).softmax(dim=-1)
+        weights = self.scores(hidden, mask).softmax(dim=-1)
         pooled = (weights.unsqueeze(1) @ hidden).squeeze(1)
         return F.normalize(self.projection(pooled), dim=-1)
+
+    def scores(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """How much each position (B, N) counts, before the softmax; -inf where mask (B, N) is False."""
+        # no softmax over nothing: such a row is left unmasked, and all its positions are 0
+        ignored = ~mask & mask.any(dim=1, keepdim=True)
+        scores = self.score(hidden.masked_fill(~mask.unsqueeze(-1), 0)).squeeze(-1)
+        return scores.masked_fill(ignored, float("-inf"))

@@ -37,6 +37,8 @@ MODEL = ModelSpec(
     embed_dim=16,
 )
 
+TASKS = ("contrastive", "caption", "classification")
+
 MakeContext = Callable[[str], StageContext]
 
 
@@ -88,7 +90,7 @@ def model(corpus_folder: Path) -> MultimodalModel:
     """A model for the corpus, at its random weights."""
     info = read_info(corpus_folder)
     torch.manual_seed(0)
-    return MultimodalModel(MODEL, info.vocab_size, len(info.classes)).eval()
+    return MultimodalModel(MODEL, info.vocab_size, len(info.classes), TASKS).eval()
 
 
 @pytest.fixture(scope="session")
@@ -107,6 +109,7 @@ def checkpoint_folder(
     (work / "trained" / "ledger.json").write_text(ledger.model_dump_json())
     described = CheckpointInfo(
         model=MODEL,
+        tasks=TASKS,
         vocab_size=info.vocab_size,
         classes=info.classes,
         preparation=info.preparation,

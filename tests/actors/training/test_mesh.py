@@ -4,19 +4,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eagleray.actors.training.mesh import check_inputs, check_topology, num_layers
-from eagleray.actors.training.spec import ParallelSpec
+from eagleray.actors.training.mesh import check_inputs, check_objective, check_topology, num_layers
+from eagleray.actors.training.spec import ObjectiveSpec, ParallelSpec
 from eagleray.models.multimodal import MultimodalModel
 from eagleray.models.spec import ModelSpec, VisionSpec
 from eagleray.pipelines.spec import Preparation
 from eagleray.workflows.errors import EaglerayError
 
-from ..conftest import MODEL
+from ..conftest import MODEL, TASKS
+
+OBJECTIVE = ObjectiveSpec(contrastive=1, caption=1)
 
 
 def test_layers_are_counted_without_building_the_model():
-    for spec in (MODEL, ModelSpec()):
-        assert num_layers(spec) == len(MultimodalModel(spec, 300, 3).layer_names)
+    pyramid = MODEL.vision.model_copy(update={"pyramid_width": 8})
+    for spec in (MODEL, ModelSpec(), MODEL.model_copy(update={"vision": pyramid})):
+        for tasks in (TASKS, ("classification",), ("language", "transcription"), ("answer",)):
+            assert num_layers(spec, tasks) == len(MultimodalModel(spec, 300, 3, tasks).layer_names)
 
 
 @pytest.mark.parametrize(
@@ -35,7 +39,7 @@ def test_layers_are_counted_without_building_the_model():
 )
 def test_a_mesh_that_cannot_work_is_refused_with_the_nearest_that_does(parallel, batch_size, cause, remedy):
     with pytest.raises(EaglerayError, match=cause) as caught:
-        check_topology(ParallelSpec(**parallel), MODEL, batch_size, "pretrain")
+        check_topology(ParallelSpec(**parallel), MODEL, OBJECTIVE, batch_size, "pretrain")
     assert f"pretrain.parallel.{remedy}" in caught.value.remedy or f"pretrain.{remedy}" in caught.value.remedy
 
 
@@ -43,10 +47,10 @@ def test_a_mesh_that_cannot_work_is_refused_with_the_nearest_that_does(parallel,
 def test_the_batch_size_that_is_named_works(batch_size, data, microbatches):
     parallel = ParallelSpec(data=data, microbatches=microbatches)
     try:
-        check_topology(parallel, MODEL, batch_size, "pretrain")
+        check_topology(parallel, MODEL, OBJECTIVE, batch_size, "pretrain")
     except EaglerayError as error:
         named = int(error.remedy.partition("batch_size=")[2].partition(",")[0])
-        check_topology(parallel, MODEL, named, "pretrain")
+        check_topology(parallel, MODEL, OBJECTIVE, named, "pretrain")
 
 
 def test_a_model_made_for_other_inputs_than_the_corpus_holds_is_refused_by_field():
@@ -55,3 +59,21 @@ def test_a_model_made_for_other_inputs_than_the_corpus_holds_is_refused_by_field
     with pytest.raises(EaglerayError, match=r"model.vision.image_size is 96, .* prepared with 64") as caught:
         check_inputs(model, Preparation(), "pretrain")
     assert "pretrain.model.vision.image_size=64" in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("task", "without", "needs"),
+    [
+        ("classification", ("vision",), "vision"),
+        ("language", ("text",), "text"),
+        ("transcription", ("audio",), "audio"),
+        ("caption", ("decoder",), "decoder"),
+        ("answer", ("text", "decoder"), "decoder and text"),
+        ("contrastive", ("audio", "vision"), "a second encoder"),
+    ],
+)
+def test_an_objective_that_lacks_its_part_of_the_model_is_refused(task, without, needs):
+    model = MODEL.model_copy(update=dict.fromkeys(without))
+    check_objective(ObjectiveSpec(**{task: 1}), MODEL, "pretrain")
+    with pytest.raises(EaglerayError, match=f"objective.{task} needs {needs}, which the model lacks"):
+        check_objective(ObjectiveSpec(**{task: 1}), model, "pretrain")

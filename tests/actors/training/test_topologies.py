@@ -16,7 +16,7 @@ def job_of(corpus, **parallel) -> TrainingJob:
         kind="pretrain",
         steps=STEPS,
         batch_size=8,
-        objective=ObjectiveSpec(classification=0.3),
+        objective=ObjectiveSpec(contrastive=1.0, negatives=12, caption=0.25, classification=0.3),
         # Adam moves a parameter whose gradient is rounding alone as far as any other, by ±learning_rate. At
         # 1e-3, two tensor-parallel workers were 2e-5 away after 4 steps.
         optimizer=OptimizerSpec(warmup_steps=1, learning_rate=1e-4),
