@@ -51,6 +51,10 @@ COLUMNS: Mapping[str, pa.Field] = {
         pa.field(
             "speech", _list(language=_STRING, address=_STRING, duration_s=_REAL, frames=_INT, mel=_BYTES)
         ),
+        # A question is the record's caption, and its type the category.
+        pa.field("answer", _STRING),
+        # From BOS to EOS, cut to max_tokens.
+        pa.field("answer_tokens", _numbers(_INT)),
         pa.field("text", _STRING),
         pa.field("language", _STRING),
         # Axes are (depth, height, width); `voxels` is `dtype` in C order, little endian. `origin_mm` is the

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,11 @@ class CorpusReader:
     def ids_of(self, rows: Rows) -> Sequence[str]:
         """Ids of rows (B,)."""
         return [chunk.id(row) for chunk, row in self._locate(rows)]
+
+    def scenes_of(self, rows: Rows) -> list[int]:
+        """Numbers (B,), equal where records of these rows belong to one group, as splits know it."""
+        groups = [chunk.independent_of(row) for chunk, row in self._locate(rows)]
+        return [int.from_bytes(sha256(group.encode()).digest()[:8]) >> 1 for group in groups]
 
     def stored_pictures(self, rows: Rows) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         """Pictures as they are stored (B, S, S, 3), zeros where there is none, and labels (B,)."""
@@ -140,6 +146,7 @@ class CorpusReader:
             `image` (B, 3, H, W) float32, `tokens` (B, T) int64, `token_mask` (B, T) bool,
             `mel` (B, F, M) float32, `mel_mask` (B, F) bool, `present` (B, 3) bool in the order of
             `MODALITIES`, `label` (B,) int64 and `group` (B,) int64, equal where records share a caption.
+            Where records have answers, also `answer` (B, T) int64 and `answer_mask` (B, T) bool.
             What is absent is zeros; the label of a record without a category is -1. The text of a record
             without a caption is its document: the beginning, or with seeds any stretch of it.
         """
@@ -155,7 +162,12 @@ class CorpusReader:
         mel, mel_mask = self._speech(clips, seeds)
         pictures, has_picture = self._pictures(records, seeds)
         present = {"image": has_picture, "text": token_mask.any(axis=1), "speech": mel_mask.any(axis=1)}
+        answers: Arrays = {}
+        if "answer_tokens" in self.info.columns:
+            found = [chunk.answer(row).tolist() for chunk, row in records]
+            answers["answer"], answers["answer_mask"] = text.pad(found, self.info.preparation.max_tokens)
         return {
+            **answers,
             "image": pictures,
             "tokens": tokens,
             "token_mask": token_mask,

@@ -55,6 +55,11 @@ class Chunk:
         found = values[ends[row] : ends[row + 1]]
         return found if len(found) else None  # even an empty text has its BOS
 
+    def answer(self, row: int) -> NDArray[np.int32]:
+        """The tokens of its answer; none if it has none."""
+        ends, values = self._answers
+        return values[ends[row] : ends[row + 1]]
+
     def clips(self, row: int) -> dict[str, int]:
         """Language → number of the recording in the chunk."""
         if "speech" not in self._names:
@@ -65,6 +70,10 @@ class Chunk:
     def mel(self, number: int) -> NDArray[np.float16]:
         """The spectrogram of a recording, flat."""
         return _bytes(self._mels, number).view(np.float16)
+
+    def independent_of(self, row: int) -> str:
+        """What it shares with records that are not independent of it."""
+        return self._groups[row]
 
     def category(self, row: int) -> str | None:
         """Its category."""
@@ -112,6 +121,15 @@ class Chunk:
     def _documents(self) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         lists = self._batch.column("text_tokens")
         return lists.offsets.to_numpy(), lists.values.to_numpy()
+
+    @cached_property
+    def _answers(self) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        lists = self._batch.column("answer_tokens")
+        return lists.offsets.to_numpy(), lists.values.to_numpy()
+
+    @cached_property
+    def _groups(self) -> list[str]:
+        return self._batch.column("group").to_pylist()
 
     @cached_property
     def _clip_ends(self) -> list[int]:

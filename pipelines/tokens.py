@@ -16,7 +16,7 @@ from .spec import Preparation
 
 TOKENIZER_BYTES = 64 << 20
 """Text that a tokenizer is trained on, at most; more makes no better one."""
-TEXTS = {"captions": "tokens", "text": "text_tokens"}
+TEXTS = {"captions": "tokens", "answer": "answer_tokens", "text": "text_tokens"}
 """Columns of text → those of their tokens."""
 
 
@@ -41,8 +41,9 @@ def train(training: Iterable[pa.Table], vocab_size: int) -> tuple[Tokenizer, int
         found: list[str] = []
         if "captions" in rows.schema.names:
             found += rows["captions"].combine_chunks().flatten().field("text").to_pylist()
-        if "text" in rows.schema.names:
-            found += rows["text"].drop_null().to_pylist()
+        for name in ("answer", "text"):
+            if name in rows.schema.names:
+                found += rows[name].drop_null().to_pylist()
         texts += found
         size_bytes += sum(map(len, found))
         if size_bytes > TOKENIZER_BYTES:
@@ -59,10 +60,12 @@ def with_tokens(rows: pa.Table, tokenizer: Tokenizer, preparation: Preparation) 
         ends = [0, *np.cumsum(captions.value_lengths().to_numpy()).tolist()]
         lists = [encoded[start:end] for start, end in pairwise(ends)]
         rows = rows.append_column(COLUMNS["tokens"], pa.array(lists, COLUMNS["tokens"].type))
-    if "text" in rows.schema.names:
-        field = COLUMNS["text_tokens"]
-        documents = rows["text"].to_pylist()
-        encoded = iter(text.token_ids(tokenizer, [one for one in documents if one is not None]))
+    for name, most in (("answer", preparation.max_tokens), ("text", None)):
+        if name not in rows.schema.names:
+            continue
+        field = COLUMNS[TEXTS[name]]
+        documents = rows[name].to_pylist()
+        encoded = iter(text.token_ids(tokenizer, [one for one in documents if one is not None], most))
         lists = [None if one is None else np.array(next(encoded), np.int32) for one in documents]
         rows = rows.append_column(field, pa.array(lists, field.type))
     return rows

@@ -1,4 +1,4 @@
-"""Stage `evaluate`: retrieval between every two modalities and classification, on held-out pictures."""
+"""Stage `evaluate`: how well a model does what it was trained for, on held-out records."""
 
 from __future__ import annotations
 
@@ -14,45 +14,60 @@ from ...workflows.stage import StageContext, stage
 
 
 class EvaluateSpec(StageSpec):
-    """Which records are evaluated, at which ranks, and how sure the intervals are."""
+    """Which records are evaluated, how, and how sure the intervals are."""
 
     kind: Literal["evaluate"] = "evaluate"
     split: Literal["train", "val", "test"] = "test"
     """Which records are evaluated."""
     ranks: tuple[Annotated[int, Field(ge=1)], ...] = Field((1, 5, 10), min_length=1)
     """The k of recall@k."""
+    memory_lengths: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    """Positions that a text's encoder remembers, each measured; none is the model's own."""
+    beams: int = Field(16, ge=1)
+    """Texts that are kept at each position of a transcript."""
     resamples: int = Field(2000, ge=100)
-    """Bootstrap resamples, by caption group."""
+    """Bootstrap resamples, by group of records."""
     confidence: float = Field(0.95, gt=0.5, lt=1)
     """Of the intervals."""
     seed: int = Field(0, ge=0)
     """Of the resampling."""
     batch_rows: int = Runtime(64, ge=1)
-    """Pictures embedded together."""
+    """Records taken together."""
 
 
 @stage(EvaluateSpec, takes={"corpus": Corpus, "checkpoint": Checkpoint}, gives=Report)
 def evaluate(ctx: StageContext, spec: EvaluateSpec, corpus: Corpus, checkpoint: Checkpoint) -> dict[str, Any]:
-    """Measure retrieval and classification on held-out pictures, each with interval and chance."""
+    """Measure what a model is for on held-out records, each with interval and chance."""
     from ...pipelines.reading import CorpusReader
     from ..training.checkpoint import check_tokenizer, load_model
-    from ..training.evaluation import embed_split, measure
+    from ..training.metrics import Bootstrap, shown
+    from ..training.retrieval import accuracy, embed_split, recalls
+    from ..training.texts import answer_accuracies, bits_per_byte, word_error_rates
 
     check_tokenizer(checkpoint.path, corpus.path, ctx.stage)
     reader = CorpusReader(corpus.path, spec.split)
     if not len(reader):
         raise EaglerayError(
-            f"the corpus has no picture in its {spec.split} split",
+            f"the corpus has no record in its {spec.split} split",
             f"evaluate another (--set {ctx.stage}.split=…), or give it a share in the corpus's `splits`",
             ctx.stage,
         )
-    embedded = embed_split(load_model(checkpoint.path), reader, spec.batch_rows, ctx.progress)
-    metrics = measure(embedded, spec.ranks, spec.resamples, spec.confidence, spec.seed)
+    model = load_model(checkpoint.path)
+    how = Bootstrap(spec.resamples, spec.confidence, spec.seed)
+    tokenizer = corpus.path / "tokenizer.json"
+    metrics: list[dict[str, Any]] = []
+    if "contrastive" in model.tasks:
+        metrics += recalls(embed_split(model, reader, spec.batch_rows, ctx.progress), spec.ranks, how)
+    if "classification" in model.tasks:
+        metrics += accuracy(model, reader, spec.batch_rows, how, ctx.progress)
+    if "language" in model.tasks:
+        metrics += bits_per_byte(model, reader, spec.memory_lengths, how, ctx.progress)
+    if "transcription" in model.tasks:
+        metrics += word_error_rates(model, reader, tokenizer, spec.beams, spec.batch_rows, how, ctx.progress)
+    if "answer" in model.tasks:
+        metrics += answer_accuracies(model, reader, tokenizer, spec.batch_rows, how, ctx.progress)
     report = {"split": spec.split, "records": len(reader), "confidence": spec.confidence, "metrics": metrics}
     (ctx.output / "report.json").write_text(json.dumps(report, indent=2))
     for metric in metrics:
-        ctx.log(
-            f"{metric['name']}: {metric['value']:.1%} "
-            f"[{metric['low']:.1%}, {metric['high']:.1%}], chance {metric['chance']:.1%}"
-        )
+        ctx.log(shown(metric))
     return report

@@ -41,7 +41,9 @@ def test_a_good_batch_passes(batch):
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_values_that_are_no_numbers_are_refused_by_row(batch, value):
     batch["image"][1, 0, 3, 3] = value
-    assert refused(batch) == "image: shape (2, 3, 32, 32) with NaN or infinity in row 1; expected finite values"
+    assert (
+        refused(batch) == "image: shape (2, 3, 32, 32) with NaN or infinity in row 1; expected finite values"
+    )
     batch["image"][1] = 0
     batch["mel"][0, 3] = value
     assert refused(batch).startswith("mel: shape (2, 40, 16) with NaN or infinity in row 0")
@@ -90,7 +92,10 @@ def test_a_token_outside_the_vocabulary_is_refused(batch, token):
 
 
 def test_an_answer_is_held_to_the_same(batch):
-    batch["answer"], batch["answer_mask"] = torch.tensor([[1, 30], [1, 2]]), torch.ones(2, 2, dtype=torch.bool)
+    batch["answer"], batch["answer_mask"] = (
+        torch.tensor([[1, 30], [1, 2]]),
+        torch.ones(2, 2, dtype=torch.bool),
+    )
     assert refused(batch).startswith("answer: shape (2, 2) with token 30")
 
 

@@ -140,7 +140,7 @@ def test_a_corpus_with_another_tokenizer_is_refused_with_the_input_that_mends_it
 
 def test_an_empty_split_is_refused_by_name(trained, corpus, make_context):
     assert json.loads((corpus.path / "corpus.json").read_text())["splits"]["val"]["records"] == 0
-    with pytest.raises(EaglerayError, match="no picture in its val split"):
+    with pytest.raises(EaglerayError, match="no record in its val split"):
         evaluate.function(
             make_context("evaluate"),
             EvaluateSpec(split="val"),

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eagleray.actors.training.evaluation import chance_at, hits_at, interval
+from eagleray.actors.training.retrieval import chance_at, hits_at
 
 
 def test_any_picture_with_the_right_caption_counts_as_right():
@@ -20,13 +20,3 @@ def test_chance_is_the_hit_rate_of_random_orders(items, right, rank):
     rng = np.random.default_rng(0)
     firsts = np.array([rng.permutation(items)[: min(rank, items)] for _ in range(4000)])
     assert np.mean((firsts < right).any(axis=1)) == pytest.approx(chance_at(items, right, rank), abs=0.05)
-
-
-def test_interval_of_groups_is_wider_than_of_independent_records():
-    rng = np.random.default_rng(0)
-    groups = np.repeat(np.arange(20), 10)
-    values = np.repeat(rng.integers(0, 2, 20), 10).astype(float)  # records of a group agree
-    low, high = interval(values, groups, 1000, 0.95, 0)
-    free_low, free_high = interval(values, np.arange(200), 1000, 0.95, 0)
-    assert high - low > 2 * (free_high - free_low)
-    assert low <= values.mean() <= high

@@ -1,0 +1,137 @@
+"""Metrics of pictures, captions and speech: recall between each two, and classification.
+
+Shape letters: Q queries, G gallery items, E embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import permutations
+from math import comb
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torchmetrics.functional.retrieval import retrieval_hit_rate
+
+from ...models.multimodal import MultimodalModel
+from ...models.spec import MODALITIES
+from ...pipelines.reading import CorpusReader
+from .data import make_batch
+from .metrics import Bootstrap, report
+
+Progress = Callable[[int, int], None]
+TITLES = {"image": "image", "text": "caption", "speech": "speech"}
+
+
+@dataclass(frozen=True)
+class EmbeddedSplit:
+    """A split's records as embeddings.
+
+    Attributes:
+        vectors: modality → (G, E) unit vectors; of a text, the caption in the reference language.
+        transcripts: (G, E) of the caption in the language of the speech.
+        present: (G, M) bool.
+        has_transcript: (G,) bool.
+        group: (G,) int64, equal where pictures share a caption.
+    """
+
+    vectors: Mapping[str, Tensor]
+    transcripts: Tensor
+    present: Tensor
+    has_transcript: Tensor
+    group: Tensor
+
+
+def embed_split(
+    model: MultimodalModel, reader: CorpusReader, batch_rows: int, progress: Progress
+) -> EmbeddedSplit:
+    """Embed every record of a split in all its modalities, without augmentation."""
+    text = MODALITIES.index("text")
+    vectors: dict[str, list[Tensor]] = {modality: [] for modality in model.modalities}
+    others: list[tuple[Tensor, ...]] = []
+    with torch.inference_mode():
+        for start in range(0, len(reader), batch_rows):
+            rows = np.arange(start, min(start + batch_rows, len(reader)))
+            batch = make_batch(reader.examples(rows, None), model.spec, reader.info)
+            spoken = make_batch(reader.examples(rows, None, transcript=True), model.spec, reader.info)
+            if "image" in vectors:
+                vectors["image"].append(model.embed_image(batch["image"]))
+            if "speech" in vectors:
+                vectors["speech"].append(model.embed_speech(batch["mel"], batch["mel_mask"]))
+            transcripts = batch["present"].new_zeros(len(rows), 1).float()
+            if "text" in vectors:
+                vectors["text"].append(model.embed_text(batch["tokens"], batch["token_mask"]))
+                transcripts = model.embed_text(spoken["tokens"], spoken["token_mask"])
+            others.append((transcripts, batch["present"], spoken["present"][:, text], batch["group"]))
+            progress(int(rows[-1]) + 1, len(reader))
+    whole = {modality: torch.cat(parts) for modality, parts in vectors.items()}
+    return EmbeddedSplit(whole, *(torch.cat(column) for column in zip(*others, strict=True)))
+
+
+def recalls(split: EmbeddedSplit, ranks: Sequence[int], how: Bootstrap) -> list[dict[str, Any]]:
+    """Recall@k in each direction between two modalities that the split has."""
+    rows: list[dict[str, Any]] = []
+    for source, target in permutations(split.vectors, 2):
+        queries, gallery, groups = _direction(split, source, target)
+        if not len(queries):
+            continue  # a corpus without speech, say
+        right = groups[:, None] == groups[None, :]
+        scores = queries @ gallery.T
+        for rank in ranks:
+            hits = hits_at(scores, right, rank)
+            name = f"recall@{rank} {TITLES[source]}→{TITLES[target]}"
+            chance = float(np.mean([chance_at(len(r), int(r.sum()), rank) for r in right]))
+            rows.append(report(name, hits, groups.numpy(), chance, how))
+    return rows
+
+
+def accuracy(
+    model: MultimodalModel, reader: CorpusReader, batch_rows: int, how: Bootstrap, progress: Progress
+) -> list[dict[str, Any]]:
+    """Share of the pictures whose likeliest category is the right one."""
+    labels: list[Tensor] = []
+    correct: list[Tensor] = []
+    groups: list[Tensor] = []
+    for start in range(0, len(reader), batch_rows):
+        rows = np.arange(start, min(start + batch_rows, len(reader)))
+        batch = make_batch(reader.examples(rows, None), model.spec, reader.info)
+        seen = batch["present"][:, MODALITIES.index("image")] & (batch["label"] >= 0)
+        with torch.inference_mode():
+            predicted = model.classify(batch["image"][seen]).argmax(-1)
+        labels.append(batch["label"][seen])
+        correct.append(predicted == batch["label"][seen])
+        groups.append(batch["group"][seen])
+        progress(int(rows[-1]) + 1, len(reader))
+    label = torch.cat(labels)
+    if not len(label):
+        return []
+    shares = torch.bincount(label).double() / len(label)
+    chance = float(shares.square().sum())  # a guess drawn like the labels
+    right = torch.cat(correct).double().numpy()
+    return [report("accuracy category", right, torch.cat(groups).numpy(), chance, how)]
+
+
+def hits_at(scores: Tensor, right: Tensor, rank: int) -> NDArray[np.float64]:
+    """1.0 where any right item stands among a query's first `rank`: (Q,) from (Q, G) and (Q, G) bool."""
+    hits = [retrieval_hit_rate(s, r, top_k=min(rank, len(s))) for s, r in zip(scores, right, strict=True)]
+    return torch.stack(hits).double().numpy()
+
+
+def chance_at(items: int, right: int, rank: int) -> float:
+    """Probability that a random order has one of `right` items among its first `rank`."""
+    return 1.0 - comb(items - right, min(rank, items)) / comb(items, min(rank, items))
+
+
+def _direction(split: EmbeddedSplit, source: str, target: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, gallery and groups of a direction: those records that have both modalities."""
+    is_spoken = "speech" in (source, target)
+    keep = torch.ones(len(split.group), dtype=torch.bool)
+    for modality in (source, target):
+        has = split.present[:, MODALITIES.index(modality)]
+        keep = keep & (split.has_transcript if modality == "text" and is_spoken else has)
+    vectors = {**split.vectors, "text": split.transcripts} if is_spoken else split.vectors
+    return vectors[source][keep], vectors[target][keep], split.group[keep]

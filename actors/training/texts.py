@@ -1,0 +1,197 @@
+"""Metrics of what a model says: the next token of a text, a transcript, an answer."""
+
+from __future__ import annotations
+
+import re
+import string
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from math import log
+from pathlib import Path
+from typing import Any
+
+import jiwer
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+
+from ...models.heads.transcription import beam_search, greedy
+from ...models.multimodal import MultimodalModel
+from ...models.spec import MODALITIES
+from ...models.text import TextBlock
+from ...pipelines.reading import CorpusReader
+from ...pipelines.spec import BOS, EOS
+from .data import make_batch
+from .metrics import Bootstrap, report
+
+Progress = Callable[[int, int], None]
+HEAD_TOKENS = 4096
+"""Tokens whose probabilities are held at once."""
+
+
+def bits_per_byte(
+    model: MultimodalModel,
+    reader: CorpusReader,
+    memory_lengths: Sequence[int],
+    how: Bootstrap,
+    progress: Progress,
+) -> list[dict[str, Any]]:
+    """Bits a byte of every document, each read from its beginning, by length of the memory.
+
+    Args:
+        model: with a language head.
+        reader: of the split.
+        memory_lengths: positions remembered; empty takes the model's own.
+        how: intervals are made, by document.
+        progress: told documents done and all.
+    """
+    text, head = model.text, model.heads.language
+    assert text is not None
+    assert head is not None
+    own = text.memory_length
+    rows: list[dict[str, Any]] = []
+    lengths = memory_lengths or (own,)
+    for number, length in enumerate(lengths):
+        remember(model, length)
+        bits: list[float] = []
+        sizes: list[float] = []
+        for row in range(len(reader)):
+            found = reader.table(np.array([row]), ["text", "text_tokens"]).to_pylist()[0]
+            tokens = torch.tensor([found["text_tokens"]])
+            with torch.inference_mode():
+                hidden = text(tokens)[0][0, :-1]
+                nll = [
+                    head.nll(part, targets).double().sum()
+                    for part, targets in zip(
+                        hidden.split(HEAD_TOKENS), tokens[0, 1:].split(HEAD_TOKENS), strict=True
+                    )
+                ]
+            bits.append(float(torch.stack(nll).sum()) / log(2))
+            sizes.append(float(len(found["text"].encode())))
+            progress(number * len(reader) + row + 1, len(lengths) * len(reader))
+        name = f"bits per byte, memory {length}"
+        rows.append(report(name, bits, range(len(bits)), 8.0, how, weights=sizes, unit="bits"))
+    remember(model, own)
+    return rows
+
+
+def remember(model: MultimodalModel, length: int) -> None:
+    """Let the text encoder remember so many positions."""
+    assert model.text is not None
+    model.text.memory_length = length
+    for block in model.text.blocks:
+        assert isinstance(block, TextBlock)
+        block.memory = length
+
+
+def word_error_rates(
+    model: MultimodalModel,
+    reader: CorpusReader,
+    tokenizer: Path,
+    beams: int,
+    batch_rows: int,
+    how: Bootstrap,
+    progress: Progress,
+) -> list[dict[str, Any]]:
+    """Word error rate of the transcripts: greedy, and by beam search.
+
+    Case and punctuation make no difference.
+
+    Args:
+        model: with a transcription head.
+        reader: of the split.
+        tokenizer: file of the corpus's.
+        beams: of the beam search.
+        batch_rows: clips transcribed together.
+        how: intervals are made, by group.
+        progress: told clips done and all.
+    """
+    decoder = Tokenizer.from_file(str(tokenizer))
+    references: list[str] = []
+    groups: list[int] = []
+    said: dict[str, list[str]] = {"greedy": [], f"{beams} beams": []}
+    for start in range(0, len(reader), batch_rows):
+        rows = np.arange(start, min(start + batch_rows, len(reader)))
+        arrays = reader.examples(rows, None, transcript=True)
+        batch = make_batch(arrays, model.spec, reader.info)
+        wanted = [MODALITIES.index("text"), MODALITIES.index("speech")]
+        kept = batch["present"][:, wanted].all(dim=1)
+        with torch.inference_mode():
+            log_probs, mask = model.transcribe(batch["mel"][kept], batch["mel_mask"][kept])
+        said["greedy"] += decoder.decode_batch(greedy(log_probs, mask))
+        beamed = [tokens for tokens, _ in beam_search(log_probs, mask, beams)]
+        said[f"{beams} beams"] += decoder.decode_batch(beamed)
+        references += _spell(decoder, batch["tokens"][kept])
+        groups += batch["group"][kept].tolist()
+        progress(int(rows[-1]) + 1, len(reader))
+    spoken = [number for number, text in enumerate(references) if plain(text)]
+    metrics: list[dict[str, Any]] = []
+    for how_said, texts in said.items():
+        errors: list[float] = []
+        words: list[float] = []
+        for number in spoken:
+            found = jiwer.process_words(plain(references[number]), plain(texts[number]))
+            errors.append(found.substitutions + found.deletions + found.insertions)
+            words.append(found.substitutions + found.deletions + found.hits)
+        name = f"word error rate, {how_said}"
+        metrics.append(report(name, errors, [groups[n] for n in spoken], 1.0, how, weights=words))
+    return metrics
+
+
+def answer_accuracies(
+    model: MultimodalModel,
+    reader: CorpusReader,
+    tokenizer: Path,
+    batch_rows: int,
+    how: Bootstrap,
+    progress: Progress,
+) -> list[dict[str, Any]]:
+    """Share of answers that are the right one word by word, over all and by type of question.
+
+    Chance is the share of the type's most frequent answer.
+
+    Args:
+        model: with a decoder of answers.
+        reader: of the split.
+        tokenizer: file of the corpus's.
+        batch_rows: questions answered together.
+        how: intervals are made, by group.
+        progress: told questions done and all.
+    """
+    decoder = Tokenizer.from_file(str(tokenizer))
+    right: list[float] = []
+    wanted: list[str] = []
+    labels: list[int] = []
+    groups: list[int] = []
+    for start in range(0, len(reader), batch_rows):
+        rows = np.arange(start, min(start + batch_rows, len(reader)))
+        batch = make_batch(reader.examples(rows, None), model.spec, reader.info)
+        made, _ = model.answer(batch, BOS, EOS, batch["answer"].shape[1])
+        expected = [plain(text) for text in _spell(decoder, batch["answer"])]
+        found = [plain(text) for text in _spell(decoder, made.tokens)]
+        right += [float(a == b) for a, b in zip(found, expected, strict=True)]
+        wanted += expected
+        labels += batch["label"].tolist()
+        groups += reader.scenes_of(rows)
+        progress(int(rows[-1]) + 1, len(reader))
+    by_type: dict[str, list[int]] = defaultdict(list)
+    for number, label in enumerate(labels):
+        by_type["all"].append(number)
+        by_type[reader.info.classes[label] if label >= 0 else "other"].append(number)
+    metrics: list[dict[str, Any]] = []
+    for kind, numbers in by_type.items():
+        frequent = Counter(wanted[n] for n in numbers).most_common(1)[0][1]
+        values, places = [right[n] for n in numbers], [groups[n] for n in numbers]
+        metrics.append(report(f"answers right, {kind}", values, places, frequent / len(numbers), how))
+    return metrics
+
+
+def plain(text: str) -> str:
+    """A text without case and punctuation, its words parted by one space."""
+    return " ".join(re.sub(f"[{re.escape(string.punctuation)}]", " ", text.casefold()).split())
+
+
+def _spell(decoder: Tokenizer, tokens: torch.Tensor) -> list[str]:
+    """Texts of tokens (B, T), each up to its end."""
+    rows = [[token for token in row if token != BOS] for row in tokens.tolist()]
+    return decoder.decode_batch([row[: row.index(EOS)] if EOS in row else row for row in rows])
