@@ -99,7 +99,7 @@ class Objective:
 
     def fill_bank(self, outputs: tuple[Tensor, ...]) -> None:
         """Gather the embeddings of all workers' rows, from the outputs for all this worker's rows."""
-        named = dict(zip(self._names, outputs, strict=True))
+        named = self._named(outputs)
         self._bank = Bank(
             embeddings={name: self._gather(named[name].detach().float()) for name in self._embedded},
             present=self._gather(self._batch["present"].to(torch.int64)).bool(),
@@ -111,7 +111,7 @@ class Objective:
         """Loss of the worker's rows `rows` (b,) given the outputs for them; scalar, to be summed."""
         if self.num_microbatches == 1 and self.uses_bank:  # its rows are all of this worker's
             self.fill_bank(outputs)
-        out = dict(zip(self._names, outputs, strict=True))
+        out = self._named(outputs)
         terms: dict[str, Tensor] = {}
         if self.uses_bank:
             terms |= self._aligned(out, rows)
@@ -143,6 +143,11 @@ class Objective:
         dist.all_reduce(sums)
         terms = dict(zip(self._weights, sums.tolist(), strict=True))
         return {"loss": sum(self._weights[name] * term for name, term in terms.items()), **terms}
+
+    def _named(self, outputs: tuple[Tensor, ...] | Tensor) -> dict[str, Tensor]:
+        # a pipeline's stage hands on a single output as it is
+        several = outputs if isinstance(outputs, tuple) else (outputs,)
+        return dict(zip(self._names, several, strict=True))
 
     def _count(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """How many this worker's rows have of what each term is a mean over."""
