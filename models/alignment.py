@@ -136,6 +136,8 @@ class CrossModalAttention(nn.Module):
     view of which of its positions matter, t = softmax(scores), by which its embedding is pooled. Added to a
     loss, KL(p ‖ t) draws the first's view to the second's; t itself gets no gradient from it.
 
+    Its layers don't have the names of those that tensor parallelism splits: the mean is over all heads.
+
     Args:
         width: of the first modality.
         other_width: of the second.
@@ -145,10 +147,10 @@ class CrossModalAttention(nn.Module):
     def __init__(self, width: int, other_width: int, num_heads: int) -> None:
         super().__init__()
         self.head_dim = width // num_heads
-        self.query = nn.Linear(width, width)
-        self.key = nn.Linear(other_width, width)
-        self.value = nn.Linear(other_width, width)
-        self.output = nn.Linear(width, width)
+        self.to_query = nn.Linear(width, width)
+        self.to_key = nn.Linear(other_width, width)
+        self.to_value = nn.Linear(other_width, width)
+        self.to_output = nn.Linear(width, width)
         self.apply(init_weights)
 
     def forward(
@@ -168,9 +170,9 @@ class CrossModalAttention(nn.Module):
             positions and heads; 0 where a row lacks either modality.
         """
         other = other.masked_fill(~other_mask.unsqueeze(-1), 0)
-        query = split_heads(self.query(x), self.head_dim) * self.head_dim**-0.5
-        key = split_heads(self.key(other), self.head_dim)
-        value = split_heads(self.value(other), self.head_dim)
+        query = split_heads(self.to_query(x), self.head_dim) * self.head_dim**-0.5
+        key = split_heads(self.to_key(other), self.head_dim)
+        value = split_heads(self.to_value(other), self.head_dim)
         bias = key_bias(other_mask, torch.float32)
         log_p = (query @ key.transpose(-2, -1) + bias).log_softmax(dim=-1)  # B, H, Q, P
         log_t = (scores.detach()[:, None, None, :] + bias).log_softmax(dim=-1)
@@ -179,4 +181,4 @@ class CrossModalAttention(nn.Module):
         divergence = (log_p.exp() * apart).sum(dim=-1).mean(dim=1)  # B, Q
         counted = mask & other_mask.any(dim=1, keepdim=True)
         kl = divergence.masked_fill(~counted, 0).sum(dim=1) / counted.sum(dim=1).clamp(min=1)
-        return self.output(merge_heads(log_p.exp().to(value.dtype) @ value)), kl
+        return self.to_output(merge_heads(log_p.exp().to(value.dtype) @ value)), kl

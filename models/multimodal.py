@@ -215,7 +215,8 @@ class MultimodalModel(nn.Module):
         if EMBEDDED & self.tasks:
             names += [*self.modalities, "scale"]
         if "alignment" in self.tasks:
-            names += [f"{kind}.{pair}" for pair in self.heads.cross for kind in ("found", "divergence")]
+            pairs = permutations(self.modalities, 2)
+            names += [f"{kind}.{a}-{b}" for a, b in pairs for kind in ("found", "divergence")]
         order: tuple[Task, ...] = ("caption", "answer", "language", "transcription", "classification")
         return (*names, *(task for task in order if task in self.tasks))
 

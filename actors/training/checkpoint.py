@@ -129,7 +129,8 @@ def write_artifact(folder: Path, trained: Path, corpus: Path, info: CheckpointIn
     """Make a `Checkpoint` artifact's content from a finished training checkpoint."""
     shutil.copytree(trained / "weights", folder / "weights")
     shutil.copyfile(trained / LEDGER, folder / LEDGER)
-    shutil.copyfile(corpus / "tokenizer.json", folder / "tokenizer.json")
+    if (corpus / "tokenizer.json").is_file():  # pictures alone have none
+        shutil.copyfile(corpus / "tokenizer.json", folder / "tokenizer.json")
     (folder / "checkpoint.json").write_text(info.model_dump_json(indent=2))
 
 
@@ -148,7 +149,7 @@ def check_tokenizer(checkpoint: Path, corpus: Path, where: str) -> None:
         EaglerayError: naming the input that mends it.
     """
     theirs, ours = (folder / "tokenizer.json" for folder in (checkpoint, corpus))
-    if not ours.is_file() or ours.read_bytes() != theirs.read_bytes():
+    if theirs.is_file() and (not ours.is_file() or ours.read_bytes() != theirs.read_bytes()):
         raise EaglerayError(
             "the corpus has another tokenizer than the checkpoint: the same text is other tokens",
             "give the corpus's preprocess stage `inputs: {tokenizer: CORPUS}`, the one of the pretraining",

@@ -203,18 +203,18 @@ def test_divergence_is_the_formula_and_output_is_attention(attention):
         total, mixed = 0.0, torch.zeros(3, 8).double()
         for head in range(2):
             part = slice(4 * head, 4 * head + 4)
-            query, key = attention.query(x[b])[:, part], attention.key(other[b, kept])[:, part]
+            query, key = attention.to_query(x[b])[:, part], attention.to_key(other[b, kept])[:, part]
             view = (query @ key.T / 2).softmax(-1)
-            mixed[:, part] = view @ attention.value(other[b, kept])[:, part]
+            mixed[:, part] = view @ attention.to_value(other[b, kept])[:, part]
             total += (view * (view / own).log()).sum(-1)[mask[b]].sum()
         torch.testing.assert_close(kl[b], total / 2 / mask[b].sum())
-        torch.testing.assert_close(output[b], attention.output(mixed))
+        torch.testing.assert_close(output[b], attention.to_output(mixed))
 
 
 def test_divergence_is_zero_where_both_agree_and_draws_only_the_one_that_asks(attention):
     x, mask, other, other_mask = views()
-    torch.nn.init.zeros_(attention.query.weight)  # every position looks everywhere alike
-    torch.nn.init.zeros_(attention.query.bias)
+    torch.nn.init.zeros_(attention.to_query.weight)  # every position looks everywhere alike
+    torch.nn.init.zeros_(attention.to_query.bias)
     scores = torch.zeros(2, 4).double().requires_grad_()
     _, kl = attention(x, mask, other, other_mask, scores)
     torch.testing.assert_close(kl, torch.zeros(2).double())
@@ -222,7 +222,7 @@ def test_divergence_is_zero_where_both_agree_and_draws_only_the_one_that_asks(at
     assert (kl > 0.01).all()
     kl.sum().backward()
     assert scores.grad is None
-    assert attention.query.bias.grad.any()
+    assert attention.to_query.bias.grad.any()
 
 
 @pytest.mark.parametrize("fill", [0.0, math.nan, math.inf])
