@@ -6,6 +6,7 @@ import json
 import shlex
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -62,6 +63,8 @@ app = typer.Typer(
 )
 app.add_typer(corpora, name="corpora")
 app.add_typer(ledger, name="ledger")
+weights = typer.Typer(no_args_is_help=True, help="Take published weights over.")
+app.add_typer(weights, name="weights")
 
 
 @app.callback()
@@ -87,6 +90,38 @@ def run(
     session = Session(home, store, database)
     again = _words(home, store, database, address)
     _carry_out(session, session.prepare(session.load(spec, overrides or [])), address, again)
+
+
+@weights.command("import")
+def import_weights(
+    folder: Annotated[
+        Path, typer.Argument(help="Has *.safetensors and, in Hugging Face's naming, config.json.")
+    ],
+    image_size: Annotated[
+        int | None, typer.Option(help="Side of the pictures, pixels.", show_default="the checkpoint's")
+    ] = None,
+    window_size: Annotated[
+        int | None, typer.Option(help="Side of a window, patches.", show_default="the checkpoint's")
+    ] = None,
+    address: Address = None,
+    home: Home = DEFAULT_HOME,
+    store: Store = None,
+    database: Database = None,
+) -> None:
+    """Make a checkpoint of a published Swin Transformer V2.
+
+    It is a run of one stage. A workflow of its own has the same stage, and takes the checkpoint from there:
+    `weights: {kind: import-weights, path: FOLDER}`, and in a later one `inputs: {checkpoint: weights}`.
+    """
+    fields = {"path": str(folder.absolute()), "image_size": image_size, "window_size": window_size}
+    given = {name: value for name, value in fields.items() if value is not None}
+    stages = {"weights": {"kind": "import-weights", **given}}
+    session = Session(home, store, database)
+    with tempfile.TemporaryDirectory() as work:
+        spec = Path(work, "import-weights.yaml")
+        spec.write_text(json.dumps({"version": 1, "name": "import-weights", "stages": stages}))
+        prepared = session.prepare(session.load(spec, []))
+    _carry_out(session, prepared, address, _words(home, store, database, address))
 
 
 @app.command()

@@ -162,6 +162,8 @@ def verify_ledger(
     session = Session(home, store, database)
     rows: list[Mapping[str, Any]] = []
     for record in session.made(run_id, Checkpoint):
+        if "corpus" not in record.parents:  # imported weights: nothing was read
+            continue
         checked = verify_checkpoint(session.store.open(record).path, session.parent(record, "corpus").path)
         rows.append({"stage": record.stage, **checked})
     print_table(out, rows, as_json, "the run has made no checkpoint")

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from .errors import TensorError
 from .heads.classification import ClassificationHead
 from .spec import VisionSpec
-from .vision import VisionEncoder
+from .vision import PatchEmbedding, VisionEncoder
 
 Weights = dict[str, Tensor]
 
@@ -137,6 +138,22 @@ def load_swin_v2(
     )
     load_exactly(module, {_path(name, spec.depths): tensor for name, tensor in named.items()})
     return module.eval()
+
+
+def fold_normalisation(embed: PatchEmbedding, mean: Tensor, std: Tensor) -> None:
+    """Let an embedding that was trained on (p - mean) / std take pictures in [-1, 1], in place.
+
+    Args:
+        embed: of pictures whose values p were in [0, 1] before.
+        mean: (3,).
+        std: (3,).
+    """
+    projection = embed.projection
+    assert projection.bias is not None
+    with torch.no_grad():
+        shift = (0.5 - mean) / std
+        projection.bias += (projection.weight * shift[:, None, None]).sum(dim=(1, 2, 3))
+        projection.weight *= (0.5 / std)[:, None, None]
 
 
 def read_safetensors(folder: Path) -> Weights:

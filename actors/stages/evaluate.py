@@ -39,7 +39,7 @@ class EvaluateSpec(StageSpec):
 def evaluate(ctx: StageContext, spec: EvaluateSpec, corpus: Corpus, checkpoint: Checkpoint) -> dict[str, Any]:
     """Measure what a model is for on held-out records, each with interval and chance."""
     from ...pipelines.reading import CorpusReader
-    from ..training.checkpoint import check_tokenizer, load_model
+    from ..training.checkpoint import check_tokenizer, load_model, read_info
     from ..training.metrics import Bootstrap, shown
     from ..training.retrieval import accuracy, embed_split, recalls
     from ..training.texts import answer_accuracies, bits_per_byte, word_error_rates
@@ -53,6 +53,12 @@ def evaluate(ctx: StageContext, spec: EvaluateSpec, corpus: Corpus, checkpoint: 
             ctx.stage,
         )
     model = load_model(checkpoint.path)
+    if "classification" in model.tasks and read_info(checkpoint.path).classes != reader.info.classes:
+        raise EaglerayError(
+            "the corpus has other categories than the checkpoint: its labels are other numbers",
+            "evaluate on the corpus it was trained on, or finetune it on this one first",
+            ctx.stage,
+        )
     how = Bootstrap(spec.resamples, spec.confidence, spec.seed)
     tokenizer = corpus.path / "tokenizer.json"
     metrics: list[dict[str, Any]] = []

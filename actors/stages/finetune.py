@@ -6,12 +6,13 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from ...models.spec import ModelSpec
 from ...workflows.artifacts import Checkpoint, Corpus
 from ...workflows.stage import StageContext, stage
-from ..training.spec import ObjectiveSpec, OptimizerSpec, TrainingSpec, reserved_cpus
+from ..training.spec import AdaptationSpec, ObjectiveSpec, OptimizerSpec, TrainingSpec, reserved_cpus
 
 
-class FinetuneSpec(TrainingSpec):
+class FinetuneSpec(TrainingSpec, AdaptationSpec):
     """Fine-tuning; by default the picture's category joins the objective, at a lower learning rate."""
 
     kind: Literal["finetune"] = "finetune"
@@ -21,6 +22,9 @@ class FinetuneSpec(TrainingSpec):
     """Terms of the loss."""
     optimizer: OptimizerSpec = OptimizerSpec(learning_rate=3e-4)
     """How weights are changed."""
+    model: ModelSpec | None = None
+    """Parts and sizes; by default the checkpoint's. What both have must have the same sizes; what the
+    checkpoint lacks starts at random."""
 
 
 @stage(FinetuneSpec, takes={"corpus": Corpus, "checkpoint": Checkpoint}, gives=Checkpoint, cpus=reserved_cpus)
@@ -31,4 +35,5 @@ def finetune(ctx: StageContext, spec: FinetuneSpec, corpus: Corpus, checkpoint: 
 
     check_tokenizer(checkpoint.path, corpus.path, ctx.stage)
     before = read_info(checkpoint.path)
-    return train_checkpoint(ctx, spec, before.model, corpus.path, checkpoint.path / "weights", before)
+    model = spec.model or before.model
+    return train_checkpoint(ctx, spec, model, corpus.path, checkpoint.path / "weights", before, spec)

@@ -19,6 +19,7 @@ from ...models.spec import ModelSpec, Task
 from ...pipelines.ledger import LEDGER, Ledger, read_ledger
 from ...pipelines.spec import Preparation
 from ...workflows.errors import EaglerayError
+from .spec import AdaptationSpec
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -125,9 +126,17 @@ def load_weights(folder: Path, module: nn.Module, fresh: Collection[str] = ()) -
     return left
 
 
-def write_artifact(folder: Path, trained: Path, corpus: Path, info: CheckpointInfo) -> None:
-    """Make a `Checkpoint` artifact's content from a finished training checkpoint."""
-    shutil.copytree(trained / "weights", folder / "weights")
+def write_artifact(
+    folder: Path, trained: Path, corpus: Path, info: CheckpointInfo, adaptation: AdaptationSpec | None = None
+) -> None:
+    """Make a `Checkpoint` artifact's content from a finished training checkpoint.
+
+    Low-rank layers become a part of those they stand beside: whoever reads it finds a plain model.
+    """
+    if adaptation is not None and adaptation.lora is not None:
+        _merge(trained / "weights", folder / "weights", info, adaptation)
+    else:
+        shutil.copytree(trained / "weights", folder / "weights")
     shutil.copyfile(trained / LEDGER, folder / LEDGER)
     if (corpus / "tokenizer.json").is_file():  # pictures alone have none
         shutil.copyfile(corpus / "tokenizer.json", folder / "tokenizer.json")
@@ -165,6 +174,19 @@ def load_model(folder: Path) -> MultimodalModel:
     model = MultimodalModel(info.model, info.vocab_size, len(info.classes), info.tasks)
     load_weights(folder / "weights", model)
     return model.eval()
+
+
+def _merge(trained: Path, folder: Path, info: CheckpointInfo, adaptation: AdaptationSpec) -> None:
+    import torch.distributed.checkpoint as dcp
+
+    from ...models.multimodal import MultimodalModel
+    from .adapting import adapt, merge
+
+    model = MultimodalModel(info.model, info.vocab_size, len(info.classes), info.tasks)
+    adapt(model, adaptation)
+    load_weights(trained, model)
+    merge(model)
+    dcp.save(model.state_dict(), checkpoint_id=folder, no_dist=True)
 
 
 def _state(module: nn.Module, optimizer: Optimizer) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -6,7 +6,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
@@ -20,13 +20,14 @@ from ...models.multimodal import MultimodalModel
 from ...models.spec import ModelSpec, Task
 from ...pipelines.ledger import Ledger, Tally, corpus_digest
 from ...pipelines.reading import CorpusReader
+from .adapting import adapt, layer_rates
 from .checkpoint import load_state, load_weights, save_state
 from .data import worker_shares
 from .mesh import build_mesh
 from .objective import Objective
 from .optimizer import clip_gradients, learning_rate, make_optimizer
 from .pipeline import ModelSlice, make_schedule, make_stage, slice_model
-from .spec import TrainingSpec
+from .spec import AdaptationSpec, TrainingSpec
 from .tensor import split_tensors
 
 
@@ -41,6 +42,7 @@ class TrainingJob:
         weights: `weights` folder of a checkpoint to start from; None starts at random.
         tasks: that the model has heads for, beside those it is trained for now.
         fresh: paths of modules that start at random all the same.
+        adaptation: what of the weights is changed, and how fast.
     """
 
     spec: TrainingSpec
@@ -49,6 +51,7 @@ class TrainingJob:
     weights: Path | None = None
     tasks: tuple[Task, ...] = ()
     fresh: tuple[str, ...] = ()
+    adaptation: AdaptationSpec = field(default_factory=AdaptationSpec)
 
     @property
     def all_tasks(self) -> tuple[Task, ...]:
@@ -87,7 +90,8 @@ class Trainer:
         self.mesh: DeviceMesh = build_mesh(job.spec.parallel, self.device.type)
         self.reader = CorpusReader(job.corpus, "train")
         self.slice = self._build()
-        self.optimizer = make_optimizer(self.spec.optimizer, self.slice)
+        rates = layer_rates(self.slice.model, job.adaptation.layer_decay)
+        self.optimizer = make_optimizer(self.spec.optimizer, self.slice.model, rates)
         self.objective = Objective(
             self.spec.objective,
             self.slice.model.output_names,
@@ -146,7 +150,7 @@ class Trainer:
         rows = torch.arange(batch["label"].shape[0], device=self.device) if self.is_last else None
         self._train.step(target=rows, return_outputs=False, **inputs)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.spec.optimizer, self.step, self.spec.steps)
+            group["lr"] = group["rate"] * learning_rate(self.spec.optimizer, self.step, self.spec.steps)
         norm = clip_gradients(
             self.slice.parameters(),
             self.spec.optimizer.max_grad_norm,
@@ -183,6 +187,7 @@ class Trainer:
         job = self.job
         model = MultimodalModel(job.model, info.vocab_size, len(info.classes), job.all_tasks)
         model.focus(self.spec.objective.tasks)
+        adapt(model, job.adaptation)
         model.to(self.device)
         parallel = self.spec.parallel
         part = slice_model(model, self.mesh["pipeline"].get_local_rank(), parallel.pipeline)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -14,13 +14,27 @@ from torch.optim import AdamW
 from .spec import OptimizerSpec
 
 
-def make_optimizer(spec: OptimizerSpec, model: nn.Module) -> AdamW:
-    """AdamW; biases, norms and other vectors are not decayed."""
-    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    decayed = [p for _, p in named if p.dim() > 1]
-    others = [p for _, p in named if p.dim() <= 1]
-    groups = [{"params": decayed, "weight_decay": spec.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return AdamW([g for g in groups if g["params"]], lr=spec.learning_rate, betas=spec.betas)
+def make_optimizer(spec: OptimizerSpec, model: nn.Module, rates: Mapping[str, float] | None = None) -> AdamW:
+    """AdamW; biases, norms and other vectors are not decayed.
+
+    Args:
+        spec: its settings.
+        model: whose parameters that want a gradient it changes.
+        rates: parameter → factor of its learning rate; 1 where there is none.
+    """
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            key = (rates or {}).get(name, 1.0), parameter.dim() > 1
+            groups.setdefault(key, []).append(parameter)
+    return AdamW(
+        [
+            {"params": params, "weight_decay": spec.weight_decay if is_matrix else 0.0, "rate": rate}
+            for (rate, is_matrix), params in sorted(groups.items(), key=lambda group: group[0], reverse=True)
+        ],
+        lr=spec.learning_rate,
+        betas=spec.betas,
+    )
 
 
 def learning_rate(spec: OptimizerSpec, step: int, steps: int) -> float:

@@ -13,7 +13,7 @@ from ...workflows.errors import EaglerayError
 from ...workflows.stage import Emit, StageContext
 from .checkpoint import CheckpointInfo, write_artifact
 from .mesh import check_inputs, check_objective, check_topology
-from .spec import TrainingSpec
+from .spec import AdaptationSpec, TrainingSpec
 
 if TYPE_CHECKING:
     from .loop import StepReport, Trainer, TrainingJob
@@ -85,6 +85,7 @@ def train_checkpoint(
     corpus: Path,
     weights: Path | None,
     before: CheckpointInfo | None = None,
+    adaptation: AdaptationSpec | None = None,
 ) -> dict[str, Any]:
     """Train, and leave a `Checkpoint` artifact's content in `ctx.output`; returns its facts.
 
@@ -95,8 +96,13 @@ def train_checkpoint(
         corpus: local folder of the corpus.
         weights: `weights` folder to start from; None starts at random.
         before: what the checkpoint says that they are of.
+        adaptation: what of them is changed, and how fast.
     """
+    import torch
+
+    from ...models.multimodal import MultimodalModel
     from ...pipelines.reading import read_info
+    from .adapting import adapt
     from .loop import TrainingJob
 
     check_objective(spec.objective, model, ctx.stage)
@@ -107,7 +113,13 @@ def train_checkpoint(
     if before is not None and other and "classification" in before.tasks:
         ctx.log("the corpus has other categories than the checkpoint: their classifier starts at random")
     fresh = ("heads.classifier",) if other else ()
-    job = TrainingJob(spec, model, corpus, weights, before.tasks if before is not None else (), fresh)
+    adaptation = adaptation or AdaptationSpec()
+    tasks = before.tasks if before is not None else ()
+    job = TrainingJob(spec, model, corpus, weights, tasks, fresh, adaptation)
+    with torch.device("meta"):  # a path that is none is refused before any worker starts
+        adapt(
+            MultimodalModel(model, info.vocab_size, len(info.classes), job.all_tasks), adaptation, ctx.stage
+        )
     trained = train(ctx, job)
     checkpoint = CheckpointInfo(
         model=model,
@@ -117,7 +129,7 @@ def train_checkpoint(
         preparation=info.preparation,
         step=spec.steps,
     )
-    write_artifact(ctx.output, trained, corpus, checkpoint)
+    write_artifact(ctx.output, trained, corpus, checkpoint, adaptation)
     return {"steps": spec.steps, "mesh": spec.parallel.model_dump(mode="json")}
 
 

@@ -100,6 +100,28 @@ class ObjectiveSpec(Spec):
         return float(getattr(self, term))
 
 
+class LoraSpec(Spec):
+    """Low-rank layers beside those of encoders and decoder, which stay as they are (arXiv 2106.09685)."""
+
+    rank: int = Field(default=8, ge=1)
+    """Width of the low-rank layers."""
+    alpha: float = Field(default=16.0, gt=0)
+    """Over `rank`, the weight of what they give."""
+    layers: tuple[str, ...] = Field(default=("query", "value"), min_length=1)
+    """Names of the layers that get one: query, key, value, output, up, down."""
+
+
+class AdaptationSpec(Spec):
+    """What a training that goes on from a checkpoint changes, and how fast."""
+
+    freeze: tuple[str, ...] = ()
+    """Paths in the model of what stays as it is, such as vision, or text.embed."""
+    layer_decay: float = Field(default=1.0, gt=0, le=1)
+    """Factor of the learning rate for each layer further from an encoder's top."""
+    lora: LoraSpec | None = None
+    """Learn low-rank layers only, and the heads; in the checkpoint they are merged into the others."""
+
+
 class TrainingSpec(StageSpec):
     """What `pretrain` and `finetune` have in common."""
 

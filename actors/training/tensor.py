@@ -11,7 +11,7 @@ from functools import partial
 
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor, Shard, distribute_module, distribute_tensor
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_module, distribute_tensor
 from torch.distributed.tensor.parallel import (
     ColwiseParallel,
     ParallelStyle,
@@ -20,9 +20,20 @@ from torch.distributed.tensor.parallel import (
 )
 
 from ...models.layers import HeadParameter
+from .adapting import LoraLinear
 
 COLUMN = frozenset({"query", "key", "value", "up", "per_head"})
 ROW = frozenset({"output", "down"})
+
+
+class LowRankRowwiseParallel(RowwiseParallel):
+    """Split a `LoraLinear` by rows: what stands beside it takes the same part of the input."""
+
+    def _partition_linear_fn(self, name: str, module: nn.Module, device_mesh: DeviceMesh) -> None:
+        super()._partition_linear_fn(name, module, device_mesh)
+        for key, placement in (("lora_down", Shard(1)), ("lora_up", Replicate())):
+            split = distribute_tensor(module.get_parameter(key), device_mesh, [placement])
+            module.register_parameter(key, nn.Parameter(split))
 
 
 class HeadwiseParallel(ParallelStyle):
@@ -57,10 +68,13 @@ def tensor_plan(model: nn.Module) -> dict[str, ParallelStyle]:
         elif isinstance(module, nn.Linear) and name in COLUMN:
             plan[path] = ColwiseParallel()
         elif isinstance(module, nn.Linear) and name in ROW:
-            plan[path] = RowwiseParallel()
+            plan[path] = LowRankRowwiseParallel() if isinstance(module, LoraLinear) else RowwiseParallel()
     return plan
 
 
 def split_tensors(model: nn.Module, mesh: DeviceMesh) -> None:
-    """Split the model's attentions and MLPs over `mesh` in place."""
+    """Split the model's attentions and MLPs over `mesh` in place; what is frozen stays so."""
+    learns = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     parallelize_module(model, mesh, tensor_plan(model))
+    for name, parameter in model.named_parameters():  # those that were split are new ones, which all learn
+        parameter.requires_grad_(learns[name])
