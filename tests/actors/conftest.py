@@ -86,6 +86,26 @@ def corpus_folder(
 
 
 @pytest.fixture(scope="session")
+def questions_folder(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A corpus of composed scenes with questions and answers, all in one split."""
+    source, work = tmp_path_factory.mktemp("stamps"), tmp_path_factory.mktemp("questions")
+    for i, noun in enumerate(NOUNS):
+        (source / f"{noun}.png").write_bytes(_png(i))
+        (source / f"{noun}.txt").write_text(f"A {noun}.\n")
+    return _corpus(work, {"kind": "scenes", "path": str(source), "scenes": 12})
+
+
+@pytest.fixture(scope="session")
+def documents_folder(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A corpus of four texts of some hundred words, all in one split."""
+    source, work = tmp_path_factory.mktemp("texts"), tmp_path_factory.mktemp("documents")
+    for i in range(4):
+        words = np.random.default_rng(i).choice([*NOUNS, *COLOURS, "the", "of"], 200 + 40 * i)
+        (source / f"{i}.txt").write_text(" ".join(words))
+    return _corpus(work, {"kind": "documents", "path": str(source)})
+
+
+@pytest.fixture(scope="session")
 def model(corpus_folder: Path) -> MultimodalModel:
     """A model for the corpus, at its random weights."""
     info = read_info(corpus_folder)
@@ -166,6 +186,12 @@ def _context(work: Path, name: str) -> StageContext:
     for folder in (name, "scratch", "cache"):
         (work / folder).mkdir(exist_ok=True)
     return StageContext("run", name, "0" * 64, work / name, work / "scratch", work / "cache", Recorder())
+
+
+def _corpus(work: Path, source: dict[str, object]) -> Path:
+    fields = {"source": source, "preparation": PREPARATION, "splits": {"train": 1, "val": 0, "test": 0}}
+    preprocess.function(_context(work, "corpus"), PreprocessSpec.model_validate(fields))
+    return work / "corpus"
 
 
 def _png(seed: int) -> bytes:

@@ -5,9 +5,8 @@ import pytest
 from eagleray.actors.training.loop import TrainingJob
 from eagleray.actors.training.spec import ObjectiveSpec, OptimizerSpec, ParallelSpec, TrainingSpec
 from eagleray.models.spec import ModelSpec
-from eagleray.pipelines.stages.preprocess import PreprocessSpec, preprocess
 
-from ..conftest import MODEL, NOUNS, PREPARATION, _context, _png
+from ..conftest import MODEL
 from .conftest import losses, spawn
 
 STEPS = 4
@@ -34,24 +33,6 @@ def job_of(corpus, objective=None, model=MODEL, precision="fp32", **parallel) ->
 @pytest.fixture(scope="module")
 def alone(corpus_folder):
     return spawn(losses, 1, job_of(corpus_folder))[0]
-
-
-@pytest.fixture(scope="module")
-def questions_folder(ray_cluster, tmp_path_factory):
-    """Composed scenes with questions and answers."""
-    source, work = tmp_path_factory.mktemp("stamps"), tmp_path_factory.mktemp("questions")
-    for i, noun in enumerate(NOUNS):
-        (source / f"{noun}.png").write_bytes(_png(i))
-        (source / f"{noun}.txt").write_text(f"A {noun}.\n")
-    spec = PreprocessSpec.model_validate(
-        {
-            "source": {"kind": "scenes", "path": str(source), "scenes": 12},
-            "preparation": PREPARATION,
-            "splits": {"train": 1, "val": 0, "test": 0},
-        }
-    )
-    preprocess.function(_context(work, "corpus"), spec)
-    return work / "corpus"
 
 
 @pytest.mark.parametrize(
