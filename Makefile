@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SPEC ?= examples/quickstart.yaml
 
-.PHONY: run test check format clean bench-data
+.PHONY: run test check format clean bench-data bench-model
 
 run: $(VENV)/.run-installed
 	$(BIN)/eagleray run $(SPEC)
@@ -26,6 +26,9 @@ format: $(VENV)/.dev-installed
 
 bench-data: $(VENV)/.dev-installed
 	cd benchmarks && ../$(BIN)/python data.py
+
+bench-model: $(VENV)/.dev-installed
+	cd benchmarks && ../$(BIN)/python model.py
 
 clean:
 	rm -rf $(VENV)

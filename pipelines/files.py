@@ -156,6 +156,51 @@ class Files:
         return {"place": self.place, "_cache": self._cache}
 
 
+class MixedFiles(Files):
+    """The files of all parts, each below its part's name.
+
+    Args:
+        parts: name → the part's files.
+        cache: local folder that remembers digests.
+    """
+
+    def __init__(self, parts: Mapping[str, Files], cache: Path) -> None:
+        super().__init__(", ".join(f"{name}: {files.shown}" for name, files in parts.items()), cache)
+        self.parts = parts
+
+    @property
+    def shown(self) -> str:
+        """All parts' folders, for people."""
+        return self.place
+
+    @property
+    def local(self) -> Path | None:
+        """There is no one folder."""
+        return None
+
+    @cached_property
+    def entries(self) -> Mapping[str, Entry]:
+        """Every file by its path below its part's name."""
+        return {
+            f"{name}/{path}": Entry(f"{name}/{path}", entry.size_bytes, entry.version)
+            for name, files in sorted(self.parts.items())
+            for path, entry in files.entries.items()
+        }
+
+    def read(self, path: str, offset: int = 0, size_bytes: int | None = None) -> bytes:
+        """A file's content, or a range of it."""
+        name, _, rest = path.partition("/")
+        return self.parts[name].read(rest, offset, size_bytes)
+
+    def open(self, path: str) -> NativeFile:
+        """Open a file to read anywhere in it."""
+        name, _, rest = path.partition("/")
+        return self.parts[name].open(rest)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "parts": self.parts}
+
+
 class _Digests:
     """Remembers the sha256 of files on disk by path, inode, size and time of change."""
 

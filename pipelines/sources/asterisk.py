@@ -5,16 +5,13 @@ from __future__ import annotations
 import gzip
 import io
 from collections.abc import Iterator
-from hashlib import sha256
-from pathlib import Path
 from typing import Literal
 
 from ..files import Files
-from ..packages import Log, Package, fetch_package
+from ..packages import Package
 from ..quarantine import Refusal, Refuse, Refused
 from ..source import Row, Source, SourceSpec, Unit
 from ..spec import Preparation
-from .mixture import MixedFiles
 
 SOUNDS = Package(
     manager="apt",
@@ -36,21 +33,6 @@ class AsteriskSpec(SourceSpec):
     """Asterisk's English prompts: one voice, 16 kHz, with transcripts; tones and beeps are left out."""
 
     kind: Literal["asterisk"] = "asterisk"
-
-
-def open_files(spec: AsteriskSpec, cache: Path, log: Log) -> Files:
-    """Both packages, or a folder that has what they have."""
-    if spec.path is not None:
-        return Files(str(spec.path), cache)
-    parts = {name: Files(str(fetch_package(one, cache, log)), cache) for name, one in _PACKAGES.items()}
-    return MixedFiles(parts, cache)
-
-
-def content_digest(spec: AsteriskSpec, cache: Path) -> str:
-    """Digest of the packages' own, or of the folder."""
-    if spec.path is not None:
-        return Files(str(spec.path), cache).digest()
-    return sha256("".join(package.sha256 for package in _PACKAGES.values()).encode()).hexdigest()
 
 
 def list_units(spec: AsteriskSpec, files: Files) -> Iterator[Unit | Refusal]:
@@ -114,8 +96,6 @@ def as_wave(g722: bytes) -> bytes:
     return wave.getvalue()
 
 
-_PACKAGES = {"sounds": SOUNDS, "texts": TEXTS}
-
 SOURCE = Source(
     spec=AsteriskSpec,
     summary="Asterisk's English prompts: one voice, with transcripts",
@@ -124,6 +104,5 @@ SOURCE = Source(
     read=read,
     licence="CC BY-SA 3.0",
     size_bytes=10_600_000,
-    open=open_files,
-    content_digest=content_digest,
+    packages={"sounds": SOUNDS, "texts": TEXTS},
 )

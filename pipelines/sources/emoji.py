@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from hashlib import sha256
-from pathlib import Path
 from typing import Any, Literal
 
 from ..files import Files
-from ..packages import Log, Package, fetch_package
+from ..packages import Package
 from ..quarantine import Refusal, Refuse
 from ..source import Row, Source, SourceSpec, Unit
 from ..spec import Preparation
-from .mixture import MixedFiles
 
 PICTURES = Package(
     manager="npm",
@@ -34,21 +31,6 @@ class EmojiSpec(SourceSpec):
     """Fluent emoji, each with its name and keywords; tones of skin and hair of one are in one split."""
 
     kind: Literal["emoji"] = "emoji"
-
-
-def open_files(spec: EmojiSpec, cache: Path, log: Log) -> Files:
-    """Both packages, or a folder that has what they have."""
-    if spec.path is not None:
-        return Files(str(spec.path), cache)
-    parts = {name: Files(str(fetch_package(one, cache, log)), cache) for name, one in _PACKAGES.items()}
-    return MixedFiles(parts, cache)
-
-
-def content_digest(spec: EmojiSpec, cache: Path) -> str:
-    """Digest of the packages' own, or of the folder."""
-    if spec.path is not None:
-        return Files(str(spec.path), cache).digest()
-    return sha256("".join(package.sha256 for package in _PACKAGES.values()).encode()).hexdigest()
 
 
 def list_units(spec: EmojiSpec, files: Files) -> Iterator[Unit | Refusal]:
@@ -87,8 +69,6 @@ def _names(table: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
             yield one["hexcode"].lower(), fields
 
 
-_PACKAGES = {"pictures": PICTURES, "names": NAMES}
-
 SOURCE = Source(
     spec=EmojiSpec,
     summary="Fluent emoji with their names and keywords",
@@ -97,6 +77,5 @@ SOURCE = Source(
     read=read,
     licence="MIT (both packages)",
     size_bytes=22_500_000,
-    open=open_files,
-    content_digest=content_digest,
+    packages={"pictures": PICTURES, "names": NAMES},
 )

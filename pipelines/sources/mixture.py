@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field, SerializeAsAny, field_validator
 
-from ..files import Entry, Files
+from ..files import Files, MixedFiles
 from ..packages import Log
 from ..quarantine import Refusal, Refuse, Refused
 from ..source import Row, Source, SourceSpec, Unit, content_digest, open_source
 from ..spec import Preparation
-
-if TYPE_CHECKING:
-    from pyarrow import NativeFile
 
 FILES = ("picture", "volume")
 LISTS_OF_FILES = ("recordings",)
@@ -52,51 +48,6 @@ class MixtureSpec(SourceSpec):
             if not name or "/" in name:
                 raise ValueError(f"{name!r} is no name of a part: it must not be empty or have a /")
         return parts
-
-
-class MixedFiles(Files):
-    """The files of all parts, each below its part's name.
-
-    Args:
-        parts: name → the part's files.
-        cache: local folder that remembers digests.
-    """
-
-    def __init__(self, parts: Mapping[str, Files], cache: Path) -> None:
-        super().__init__(", ".join(f"{name}: {files.shown}" for name, files in parts.items()), cache)
-        self.parts = parts
-
-    @property
-    def shown(self) -> str:
-        """All parts' folders, for people."""
-        return self.place
-
-    @property
-    def local(self) -> Path | None:
-        """There is no one folder."""
-        return None
-
-    @cached_property
-    def entries(self) -> Mapping[str, Entry]:
-        """Every file by its path below its part's name."""
-        return {
-            f"{name}/{path}": Entry(f"{name}/{path}", entry.size_bytes, entry.version)
-            for name, files in sorted(self.parts.items())
-            for path, entry in files.entries.items()
-        }
-
-    def read(self, path: str, offset: int = 0, size_bytes: int | None = None) -> bytes:
-        """A file's content, or a range of it."""
-        name, _, rest = path.partition("/")
-        return self.parts[name].read(rest, offset, size_bytes)
-
-    def open(self, path: str) -> NativeFile:
-        """Open a file to read anywhere in it."""
-        name, _, rest = path.partition("/")
-        return self.parts[name].open(rest)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "parts": self.parts}
 
 
 def list_units(spec: MixtureSpec, files: Files) -> Iterator[Unit | Refusal]:

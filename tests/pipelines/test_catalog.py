@@ -31,7 +31,7 @@ def test_every_source_and_operator_says_what_it_is():
 
 
 def test_what_fetches_by_itself_says_how_much_and_under_which_licence():
-    fetched = [source for source in catalog.sources().values() if source.package]
+    fetched = [source for source in catalog.sources().values() if source.fetched]
     assert fetched
     assert all(source.licence and source.size_bytes for source in fetched)
 
