@@ -118,7 +118,9 @@ def compose(fields: Mapping[str, Any], stamps: Sequence[bytes]) -> bytes:
         with Image.open(io.BytesIO(content)) as opened:
             stamp = ImageOps.contain(opened.convert("RGBA"), (cell, cell), Image.Resampling.LANCZOS)
         grey = ImageOps.grayscale(stamp.convert("RGB"))
-        tinted = ImageOps.colorize(grey, "black", "white", COLOURS[thing["colour"]])
+        colour = COLOURS[thing["colour"]]
+        dark, light = (tuple(c // 4 for c in colour), tuple(153 + c * 2 // 5 for c in colour))
+        tinted = ImageOps.colorize(grey, dark, light, colour)  # what was black or white has the colour too
         for place in thing["cells"]:
             left = place % GRID * cell + (cell - stamp.width) // 2
             top = place // GRID * cell + (cell - stamp.height) // 2
