@@ -26,10 +26,11 @@ def test_an_example_is_a_workflow(path):
 
 def test_every_source_has_an_example():
     kinds = discover_kinds(STAGE_PACKAGES)
-    found = {
-        spec.source.kind
+    given = [
+        spec.source
         for path in EXAMPLES
         for spec in load_workflow(path, [], kinds, {}).stages.values()
         if spec.kind == "preprocess"
-    }
-    assert set(sources()) <= found
+    ]
+    parts = [part for source in given if source.kind == "mixture" for part in source.parts.values()]
+    assert set(sources()) <= {source.kind for source in (*given, *parts)}
