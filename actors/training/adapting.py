@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from ...models.multimodal import TOWERS, MultimodalModel
 from ...workflows.errors import EaglerayError
+from .checkpoint import is_below
 from .spec import AdaptationSpec, LoraSpec
 
 
@@ -73,13 +74,13 @@ def adapt(model: MultimodalModel, spec: AdaptationSpec, where: str = "") -> None
             )
     names = [name for name, _ in model.named_parameters()]
     for path in spec.freeze:
-        if not any(_is_below(name, path) for name in names):
+        if not any(is_below(name, path) for name in names):
             known = sorted({".".join(name.split(".")[:2]) for name in names})
             raise EaglerayError(
                 f"freeze: the model has no {path!r}", f"name a path such as {', '.join(known[:8])}", where
             )
     for name, parameter in model.named_parameters():
-        if any(_is_below(name, path) for path in spec.freeze):
+        if any(is_below(name, path) for path in spec.freeze):
             parameter.requires_grad_(False)
 
 
@@ -109,7 +110,3 @@ def layer_rates(model: MultimodalModel, decay: float) -> dict[str, float]:
             depth += int(number.partition(".")[0])
         rates[name] = decay ** (blocks + 1 - depth)
     return rates
-
-
-def _is_below(name: str, path: str) -> bool:
-    return name == path or name.startswith(f"{path}.")

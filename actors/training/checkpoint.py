@@ -106,11 +106,7 @@ def load_weights(folder: Path, module: nn.Module, fresh: Collection[str] = ()) -
 
     stored = dcp.FileSystemReader(folder).read_metadata().state_dict_metadata
     weights: dict[str, Any] = get_model_state_dict(module)
-    left = [
-        name
-        for name in weights
-        if name not in stored or any(name == path or name.startswith(f"{path}.") for path in fresh)
-    ]
+    left = [name for name in weights if name not in stored or any(is_below(name, path) for path in fresh)]
     for name in left:
         del weights[name]
     for name, tensor in weights.items():
@@ -124,6 +120,25 @@ def load_weights(folder: Path, module: nn.Module, fresh: Collection[str] = ()) -
     dcp.load(weights, checkpoint_id=folder, no_dist=not dist.is_initialized())
     set_model_state_dict(module, weights, options=StateDictOptions(strict=False))
     return left
+
+
+def load_all_weights(folder: Path, module: nn.Module) -> None:
+    """Read a checkpoint's `weights` into a module that has none beside them.
+
+    Raises:
+        EaglerayError: when the weights lack one of the module's, or have another shape.
+    """
+    if left := load_weights(folder, module):
+        raise EaglerayError(
+            f"the checkpoint has no {left[0]}, which the model has",
+            "take a whole copy of it, or make it again",
+            str(folder),
+        )
+
+
+def is_below(name: str, path: str) -> bool:
+    """Whether a parameter is that at a path in a model, or of the module there."""
+    return name == path or name.startswith(f"{path}.")
 
 
 def write_artifact(
@@ -172,7 +187,7 @@ def load_model(folder: Path) -> MultimodalModel:
 
     info = read_info(folder)
     model = MultimodalModel(info.model, info.vocab_size, len(info.classes), info.tasks)
-    load_weights(folder / "weights", model)
+    load_all_weights(folder / "weights", model)
     return model.eval()
 
 
@@ -184,7 +199,7 @@ def _merge(trained: Path, folder: Path, info: CheckpointInfo, adaptation: Adapta
 
     model = MultimodalModel(info.model, info.vocab_size, len(info.classes), info.tasks)
     adapt(model, adaptation)
-    load_weights(trained, model)
+    load_all_weights(trained, model)
     merge(model)
     dcp.save(model.state_dict(), checkpoint_id=folder, no_dist=True)
 
