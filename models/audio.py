@@ -107,11 +107,8 @@ class AxialAttention(nn.Module):
         Returns:
             What `forward` gives where nothing is hidden, and the past of what follows: `kept` positions.
         """
-        now = self.project(x)
-        if past is not None:
-            now = KeyValues(torch.cat((past.key, now.key), dim=2), torch.cat((past.value, now.value), dim=2))
-        first = max(0, now.key.shape[2] - kept)
-        return self._attend(x, now, None), KeyValues(now.key[:, :, first:], now.value[:, :, first:])
+        now = self.project(x) if past is None else past.followed_by(self.project(x))
+        return self._attend(x, now, None), now.last(kept)
 
     def _attend(self, x: Tensor, context: KeyValues, bias: Tensor | None) -> Tensor:
         query = self._split(self.query(x)) * self.head_dim**-0.5
@@ -251,7 +248,7 @@ class AudioStream:
         """Take frames (B, any number, n_mels); give positions (B, T, width) of chunks now whole."""
         self._frames = mel if self._frames is None else torch.cat((self._frames, mel), dim=1)
         num_frames = self._first + self._frames.shape[1]
-        ready = max(0, num_frames - self._reach - 1) // self._stride + 1 if num_frames > self._reach else 0
+        ready = max(0, (num_frames - self._reach - 1) // self._stride + 1)
         return self._advance(ready - ready % self._encoder.chunk)
 
     def finish(self) -> Tensor:

@@ -29,6 +29,19 @@ class KeyValues(NamedTuple):
     key: Tensor
     value: Tensor
 
+    def part(self, first: int, last: int) -> KeyValues:
+        """Positions `first` to `last`."""
+        return KeyValues(self.key[:, :, first:last], self.value[:, :, first:last])
+
+    def followed_by(self, more: KeyValues) -> KeyValues:
+        """These positions, then more."""
+        return KeyValues(torch.cat((self.key, more.key), dim=2), torch.cat((self.value, more.value), dim=2))
+
+    def last(self, count: int) -> KeyValues:
+        """The last `count` positions, or all if there are fewer."""
+        length = self.key.shape[2]
+        return self.part(max(0, length - count), length)
+
 
 class HeadParameter(nn.Module):
     """A parameter with one slice per attention head.

@@ -65,39 +65,33 @@ class RelativeAttention(nn.Module):
         self.content_bias = HeadParameter(torch.zeros(num_heads, 1, self.head_dim))
         self.distance_bias = HeadParameter(torch.zeros(num_heads, 1, self.head_dim))
 
-    def forward(self, x: Tensor, past: Tensor | None, segment: int, memory: int) -> Tensor:
+    def forward(self, x: Tensor, known: Tensor | None, segment: int, memory: int) -> Tensor:
         """Attend within x (B, T, D), segment after segment, and to what came before.
 
-        A segment attends to itself and to the `memory` positions before it; no gradient flows from one
-        segment into another, nor into the past. Everything is projected once, whatever the memory.
+        A segment attends to itself and to the `memory` positions before it. Everything is projected once,
+        whatever the memory.
 
         Args:
             x: (B, T, D).
-            past: (B, M, D) positions before x; None for none.
+            known: (B, M+T, D) what segments remember: the positions before x, and those of x; None if x is
+                one segment and nothing was before it.
             segment: positions of a segment; the last may be shorter.
             memory: positions.
         """
-        num_past, num_new = 0 if past is None else past.shape[1], x.shape[1]
-        memory = min(memory, self.window - 1) if self.window else memory
+        num_new = x.shape[1]
+        num_past = 0 if known is None else known.shape[1] - num_new
         reach = min(num_past + num_new, memory + min(segment, num_new))
         relative, live = self.distances(reach, x), self.project(x)
-        known = live if num_new > segment or past is not None else None
-        if known is not None:  # no gradient flows into what a segment remembers, but it does into the weights
-            before = x.detach() if past is None else torch.cat((past.detach(), x.detach()), dim=1)
-            known = self.project(before)
+        remembered = None if known is None else self.project(known)
         query = self._queries(x)
         parts: list[Tensor] = []
         for start in range(0, num_new, segment):
             stop = min(start + segment, num_new)
-            own = KeyValues(live.key[:, :, start:stop], live.value[:, :, start:stop])
-            last = num_past + start
-            first = max(0, last - memory)
-            if known is not None and first < last:
-                own = KeyValues(
-                    torch.cat((known.key[:, :, first:last], own.key), dim=2),
-                    torch.cat((known.value[:, :, first:last], own.value), dim=2),
-                )
-            parts.append(self._attend(query[:, :, start:stop], own, relative))
+            seen = live.part(start, stop)
+            if remembered is not None:
+                last = num_past + start
+                seen = remembered.part(max(0, last - memory), last).followed_by(seen)
+            parts.append(self._attend(query[:, :, start:stop], seen, relative))
         return self.output(merge_heads(parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)))
 
     def step(self, x: Tensor, cache: BlockCache) -> tuple[Tensor, BlockCache]:
@@ -106,11 +100,8 @@ class RelativeAttention(nn.Module):
         Returns:
             The same as `forward` (B, T, D), and the cache with x in it, cut to its capacity.
         """
-        new = self.project(x)
-        past, capacity = cache.past, cache.relative.shape[2]
-        if past is not None:
-            new = KeyValues(torch.cat((past.key, new.key), dim=2), torch.cat((past.value, new.value), dim=2))
-        new = KeyValues(*(part[:, :, -capacity:] for part in new))
+        new = self.project(x) if cache.past is None else cache.past.followed_by(self.project(x))
+        new = new.last(cache.relative.shape[2])
         mixed = self._attend(self._queries(x), new, cache.relative)
         return self.output(merge_heads(mixed)), BlockCache(new, cache.relative)
 
@@ -176,6 +167,8 @@ class TextBlock(nn.Module):
         mlp_ratio: hidden width of the MLP over `width`.
         window: see `RelativeAttention`.
         segment: positions of a segment.
+
+    Attributes:
         memory: positions before it that a segment attends to.
     """
 
@@ -186,10 +179,9 @@ class TextBlock(nn.Module):
         mlp_ratio: float,
         window: int = 0,
         segment: int = 2**31,
-        memory: int = 0,
     ) -> None:
         super().__init__()
-        self.segment, self.memory = segment, memory
+        self.segment, self.memory = segment, 0
         self.norm_attention = nn.LayerNorm(width)
         self.attention = RelativeAttention(width, num_heads, window)
         self.norm_mlp = nn.LayerNorm(width)
@@ -211,8 +203,12 @@ class TextBlock(nn.Module):
         return hidden + self.mlp(self.norm_mlp(hidden)), cache
 
     def _transform(self, hidden: Tensor, past: Tensor | None) -> Tensor:
-        before = None if past is None else self.norm_attention(past.detach())
-        mixed = self.attention(self.norm_attention(hidden), before, self.segment, self.memory)
+        known = None
+        if past is not None or hidden.shape[1] > self.segment:
+            # no gradient flows into what a segment remembers, but it does into the weights that read it
+            seen = hidden if past is None else torch.cat((past, hidden), dim=1)
+            known = self.norm_attention(seen.detach())
+        mixed = self.attention(self.norm_attention(hidden), known, self.segment, self.memory)
         hidden = hidden + mixed
         return hidden + self.mlp(self.norm_mlp(hidden))
 
@@ -230,8 +226,7 @@ class TextEncoder(nn.Module):
 
     def __init__(self, spec: TextSpec, vocab_size: int) -> None:
         super().__init__()
-        # what a window hides needs no remembering
-        self.memory_length = min(spec.memory_length, spec.window - 1) if spec.window else spec.memory_length
+        self.window = spec.window
         self.width = spec.d_model
         self.embed = nn.Embedding(vocab_size, spec.d_model)
         self.blocks = nn.ModuleList(
@@ -241,10 +236,10 @@ class TextEncoder(nn.Module):
                 spec.mlp_ratio,
                 spec.window,
                 spec.max_tokens,
-                self.memory_length,
             )
             for _ in range(spec.num_layers)
         )
+        self.remember(spec.memory_length)
         self.norm = nn.LayerNorm(spec.d_model)
         self.apply(init_weights)
 
@@ -265,6 +260,12 @@ class TextEncoder(nn.Module):
             remembered.append(self._remember(past, hidden))
             hidden = block(hidden, past)
         return self.norm(hidden), tuple(remembered)
+
+    def remember(self, length: int) -> None:
+        """Let a segment attend to so many positions before it; what a window hides needs no remembering."""
+        self.memory_length = min(length, self.window - 1) if self.window else length
+        for block in self._blocks:
+            block.memory = self.memory_length
 
     def start(self, capacity: int) -> tuple[BlockCache, ...]:
         """Empty caches for `step`, of so many positions; to be used without gradients.

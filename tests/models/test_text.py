@@ -49,7 +49,7 @@ def test_attention_is_the_papers_equation():
                 [(query[i] + u) @ key[j] + (query[i] + v) @ relative[i + 2 - j] for j in keys]
             )
             mixed[i, part] = (scores / 2).softmax(0) @ value[: i + 3]
-    torch.testing.assert_close(layer(x, past, 3, 2)[0], layer.output(mixed))
+    torch.testing.assert_close(layer(x, context, 3, 2)[0], layer.output(mixed))
 
 
 @pytest.mark.parametrize(("num_queries", "length"), [(1, 1), (4, 4), (3, 8)])
@@ -155,9 +155,9 @@ def test_a_long_text_is_taken_segment_after_segment(memory_length, window):
         torch.testing.assert_close(whole, parts)
 
 
-def gradients(layer, x, past):
+def gradients(layer, x, known):
     layer.zero_grad()
-    layer(x, past, 20, 20).square().sum().backward()
+    layer(x, known, 20, 20).square().sum().backward()
     return [parameter.grad.clone() for parameter in layer.parameters()]
 
 
@@ -167,16 +167,16 @@ def test_queries_in_blocks_give_what_all_at_once_give(monkeypatch, window, num_q
     layer = RelativeAttention(8, 2, window).double()
     for parameter in layer.parameters():
         torch.nn.init.normal_(parameter)
-    context = torch.randn(2, 20, 8, dtype=torch.double)
-    past, x = context[:, :-num_queries], context[:, -num_queries:]
-    whole, expected = layer(x, past, 20, 20), gradients(layer, x, past)
+    known = torch.randn(2, 20, 8, dtype=torch.double)
+    x = known[:, -num_queries:]
+    whole, expected = layer(x, known, 20, 20), gradients(layer, x, known)
     monkeypatch.setattr(text, "SCORES", 3 * 20)
     monkeypatch.setattr(text, "QUERIES", 3)
-    torch.testing.assert_close(layer(x, past, 20, 20), whole)
-    for found, gradient in zip(gradients(layer, x, past), expected, strict=True):
+    torch.testing.assert_close(layer(x, known, 20, 20), whole)
+    for found, gradient in zip(gradients(layer, x, known), expected, strict=True):
         torch.testing.assert_close(found, gradient)
     with torch.no_grad():
-        torch.testing.assert_close(layer(x, past, 20, 20), whole)
+        torch.testing.assert_close(layer(x, known, 20, 20), whole)
 
 
 def test_a_window_hides_what_lies_further_back():
@@ -238,3 +238,16 @@ def test_16384_tokens_of_context_are_equal_cached_and_uncached():
         torch.testing.assert_close(last, expected[:, -3:-2], atol=1e-5, rtol=0)
         tokens[0, 0] = (tokens[0, 0] + 1) % 50
         assert not torch.equal(whole(tokens)[0][0, -1], expected[0, -1])  # the last sees the first
+
+
+def test_memory_has_a_gradient_in_every_weight_that_reads_it():
+    block = encoder(1).blocks[0]
+    past, hidden = (torch.randn(2, length, 16, dtype=torch.double) for length in (3, 4))
+    block(hidden, past).square().sum().backward()
+    found = [parameter.grad.clone() for parameter in block.parameters()]
+    block.zero_grad()
+    context = block.norm_attention(torch.cat((past, hidden), dim=1))  # one projection, as in the paper
+    x = hidden + block.attention(context[:, 3:], context, 4, 3)
+    (x + block.mlp(block.norm_mlp(x))).square().sum().backward()
+    for mine, parameter in zip(found, block.parameters(), strict=True):
+        torch.testing.assert_close(mine, parameter.grad)
