@@ -26,6 +26,7 @@ from eagleray.actors.training.optimizer import learning_rate, make_optimizer
 from eagleray.actors.training.retrieval import accuracy
 from eagleray.models.spec import ModelSpec
 from eagleray.pipelines.reading import CorpusReader
+from eagleray.pipelines.spec import PAD
 from eagleray.session import Session
 from eagleray.workflows.plan import Decision
 
@@ -109,12 +110,14 @@ def plain_transformer(spec: Any, corpus: Path) -> None:
     def nll(tokens: Tensor) -> Tensor:
         """Sum over the tokens (B, T) but the first of each row, nats."""
         logits = model(tokens[:, :-1]).logits
-        return nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="sum")
+        return nn.functional.cross_entropy(
+            logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="sum", ignore_index=PAD
+        )
 
     def loss_of(batch: dict[str, Tensor]) -> Tensor:
         tokens, length = batch["tokens"], text.max_tokens
         segments = [tokens[:, i : i + length + 1] for i in range(0, tokens.shape[1] - 1, length)]
-        return torch.stack([nll(segment) for segment in segments]).sum() / tokens[:, 1:].numel()
+        return torch.stack([nll(segment) for segment in segments]).sum() / batch["token_mask"][:, 1:].sum()
 
     train(model, spec, corpus, loss_of)
     bits, sizes_bytes = [], []

@@ -178,7 +178,8 @@ class CrossModalAttention(nn.Module):
         log_t = (scores.detach()[:, None, None, :] + bias).log_softmax(dim=-1)
         # where both are log 0, nothing is drawn anywhere: 0 * (-inf - -inf) is to be 0
         apart = (log_p - log_t).masked_fill(~other_mask[:, None, None, :], 0)
-        divergence = (log_p.exp() * apart).sum(dim=-1).mean(dim=1)  # B, Q
+        p = log_p.exp()
+        divergence = (p * apart).sum(dim=-1).mean(dim=1)  # B, Q
         counted = mask & other_mask.any(dim=1, keepdim=True)
         kl = divergence.masked_fill(~counted, 0).sum(dim=1) / counted.sum(dim=1).clamp(min=1)
-        return self.to_output(merge_heads(log_p.exp().to(value.dtype) @ value)), kl
+        return self.to_output(merge_heads(p.to(value.dtype) @ value)), kl

@@ -149,10 +149,10 @@ class MultimodalModel(nn.Module):
         self.gate: ModalityGate | None = None
         self.decoder: JointDecoder | None = None
         if spec.decoder is not None and DECODED & self.tasks:
-            # a caption is no evidence for itself, a question is for its answer
-            read = {m: w for m, w in widths.items() if m != "text" or "answer" in tasks}
             self.gate = ModalityGate(widths.get("text", spec.decoder.d_model), spec.decoder)
-            self.decoder = JointDecoder(spec.decoder, vocab_size, read)
+            self.decoder = JointDecoder(
+                spec.decoder, vocab_size, {m: w for m, w in widths.items() if self._is_evidence(m)}
+            )
         self.heads = Heads(spec, widths, vocab_size, num_classes, self.tasks)
         self._scales: dict[str, int] = {}
         if self.vision is not None and self.vision.pyramid is not None:
@@ -275,9 +275,7 @@ class MultimodalModel(nn.Module):
 
     def embed_image(self, image: Tensor) -> Tensor:
         """Embed pictures (B, 3, H, W) as unit vectors (B, E)."""
-        assert self.vision is not None
-        hidden = self.vision(image)
-        return self.heads.embed["image"](hidden, hidden.new_ones(hidden.shape[:2], dtype=torch.bool))
+        return self.embed_and_classify(image)[0]
 
     def embed_text(self, tokens: Tensor, token_mask: Tensor) -> Tensor:
         """Embed texts (B, T) under their mask (B, T) as unit vectors (B, E)."""
@@ -357,12 +355,11 @@ class MultimodalModel(nn.Module):
     def _weigh(self, state: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> Tensor:
         """Weights of the modalities (B, M) that a row's text is decoded from."""
         assert self.gate is not None
-        answers = "answer" in self.tasks
         evidence = torch.tensor(
-            [m in self.modalities and (m != "text" or answers) for m in MODALITIES],
+            [m in self.modalities and self._is_evidence(m) for m in MODALITIES],
             device=batch["present"].device,
         )
-        if answers and "text" in state:
+        if "answer" in self.tasks:
             mask = batch["token_mask"].unsqueeze(-1)
             question = state["text"].masked_fill(~mask, 0).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
             kind = batch["question_type"]
@@ -388,7 +385,11 @@ class MultimodalModel(nn.Module):
 
     def _memories(self, state: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> Memories:
         masks = self._masks(state, batch)
-        return {m: (state[m], mask) for m, mask in masks.items() if m != "text" or "answer" in self.tasks}
+        return {m: (state[m], mask) for m, mask in masks.items() if self._is_evidence(m)}
+
+    def _is_evidence(self, modality: str) -> bool:
+        """Whether texts are decoded from it: a caption is no evidence for itself, a question is."""
+        return modality != "text" or "answer" in self.tasks
 
 
 def spoken(tokens: Tensor, token_mask: Tensor) -> tuple[Tensor, Tensor]:

@@ -178,9 +178,6 @@ class AudioSpec(PartSpec):
         return self
 
 
-Modality = Literal["image", "text", "speech"]
-
-
 class QuestionType(PartSpec):
     """A type of question, how it is told, and where its answer is looked for before anything is learned."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -71,10 +70,9 @@ class CorpusReader:
         """Ids of rows (B,)."""
         return [chunk.id(row) for chunk, row in self._locate(rows)]
 
-    def scenes_of(self, rows: Rows) -> list[int]:
-        """Numbers (B,), equal where records of these rows belong to one group, as splits know it."""
-        groups = [chunk.independent_of(row) for chunk, row in self._locate(rows)]
-        return [int.from_bytes(sha256(group.encode()).digest()[:8]) >> 1 for group in groups]
+    def groups_of(self, rows: Rows) -> list[int]:
+        """Numbers (B,), equal where records of these rows belong to one group, which no two splits share."""
+        return [chunk.split_group(row) for chunk, row in self._locate(rows)]
 
     def stored_pictures(self, rows: Rows) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         """Pictures as they are stored (B, S, S, 3), zeros where there is none, and labels (B,)."""

@@ -71,9 +71,9 @@ class Chunk:
         """The spectrogram of a recording, flat."""
         return _bytes(self._mels, number).view(np.float16)
 
-    def independent_of(self, row: int) -> str:
-        """What it shares with records that are not independent of it."""
-        return self._groups[row]
+    def split_group(self, row: int) -> int:
+        """A number below 2⁶³, equal where records belong to one group, which no two splits share."""
+        return _number(self._groups[row])
 
     def category(self, row: int) -> str | None:
         """Its category."""
@@ -85,8 +85,7 @@ class Chunk:
             {"language": reference, "text": self._texts[number].as_py()}
             for number in self.captions(row).get(reference, [])[:1]
         ]
-        key = group_of({"id": self.id(row), "captions": captions}, reference)
-        return int.from_bytes(sha256(key.encode("utf-8", "surrogatepass")).digest()[:8]) >> 1
+        return _number(group_of({"id": self.id(row), "captions": captions}, reference))
 
     @cached_property
     def _ids(self) -> list[str]:
@@ -148,6 +147,11 @@ class Chunk:
         if "category" not in self._names:
             return [None] * self._batch.num_rows
         return self._batch.column("category").to_pylist()
+
+
+def _number(key: str) -> int:
+    """A number below 2⁶³ for a key."""
+    return int.from_bytes(sha256(key.encode("utf-8", "surrogatepass")).digest()[:8]) >> 1
 
 
 def _binary(array: pa.Array) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:

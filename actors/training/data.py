@@ -6,14 +6,16 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ...models.checks import check_batch
 from ...models.spec import ModelSpec
-from ...pipelines.order import rows_at, share
+from ...pipelines.order import Rows, rows_at, share
 from ...pipelines.reading import Arrays, CorpusReader
 from ...pipelines.spec import CorpusInfo
+from .metrics import Progress
 from .spec import TrainingSpec
 
 Batch = dict[str, Tensor]
@@ -49,6 +51,29 @@ def make_batch(arrays: Arrays, model: ModelSpec, corpus: CorpusInfo) -> Batch:
         kinds = [names.index(name) if name in names else -1 for name in corpus.classes]
         batch["question_type"] = torch.tensor([*kinds, -1])[batch["label"]]
     return batch
+
+
+def batches(
+    reader: CorpusReader,
+    model: ModelSpec,
+    batch_rows: int,
+    progress: Progress,
+    *,
+    transcript: bool = False,
+) -> Iterator[tuple[Rows, Batch]]:
+    """Every record once, in order and without augmentation: rows (B,) and what a model reads of them.
+
+    Args:
+        reader: of the split.
+        model: what reads it.
+        batch_rows: at once.
+        progress: told, after each batch, how many records of how many are done.
+        transcript: see `CorpusReader.examples`.
+    """
+    for start in range(0, len(reader), batch_rows):
+        rows = np.arange(start, min(start + batch_rows, len(reader)))
+        yield rows, make_batch(reader.examples(rows, None, transcript=transcript), model, reader.info)
+        progress(start + len(rows), len(reader))
 
 
 def worker_shares(

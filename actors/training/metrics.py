@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from scipy.stats import bootstrap
 
 Numbers = NDArray[np.float64]
+Progress = Callable[[int, int], None]
+"""Told how many of how many are done."""
 
 
 @dataclass(frozen=True)

@@ -92,10 +92,11 @@ class Objective:
         self._batch = batch
         self._bank = None
         self._terms = {}
-        counts = self._count(batch)
-        sums = torch.stack([count.double() for count in counts.values()])
-        dist.all_reduce(sums, group=self.group)
-        self._counts = {name: max(count, 1.0) for name, count in zip(counts, sums.tolist(), strict=True)}
+        self._counts = {}
+        if counts := self._count(batch):
+            sums = torch.stack([count.double() for count in counts.values()])
+            dist.all_reduce(sums, group=self.group)
+            self._counts = {name: max(n, 1.0) for name, n in zip(counts, sums.tolist(), strict=True)}
 
     def fill_bank(self, outputs: tuple[Tensor, ...]) -> None:
         """Gather the embeddings of all workers' rows, from the outputs for all this worker's rows."""
@@ -151,7 +152,7 @@ class Objective:
 
     def _count(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """How many this worker's rows have of what each term is a mean over."""
-        counts: dict[str, Tensor] = {"rows": torch.tensor(float(len(batch["present"])))}
+        counts: dict[str, Tensor] = {}
         for task, mask in (("caption", "token_mask"), ("answer", "answer_mask"), ("language", "token_mask")):
             if task in self._weights:
                 counts[task] = (batch[mask][:, 1:] & batch[mask][:, :-1]).sum()

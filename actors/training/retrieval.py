@@ -5,7 +5,7 @@ Shape letters: Q queries, G gallery items, E embedding.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 from math import comb
@@ -20,10 +20,9 @@ from torchmetrics.functional.retrieval import retrieval_hit_rate
 from ...models.multimodal import MultimodalModel
 from ...models.spec import MODALITIES
 from ...pipelines.reading import CorpusReader
-from .data import make_batch
-from .metrics import Bootstrap, report
+from .data import batches, make_batch
+from .metrics import Bootstrap, Progress, report
 
-Progress = Callable[[int, int], None]
 TITLES = {"image": "image", "text": "caption", "speech": "speech"}
 
 
@@ -54,9 +53,7 @@ def embed_split(
     vectors: dict[str, list[Tensor]] = {modality: [] for modality in model.modalities}
     others: list[tuple[Tensor, ...]] = []
     with torch.inference_mode():
-        for start in range(0, len(reader), batch_rows):
-            rows = np.arange(start, min(start + batch_rows, len(reader)))
-            batch = make_batch(reader.examples(rows, None), model.spec, reader.info)
+        for rows, batch in batches(reader, model.spec, batch_rows, progress):
             spoken = make_batch(reader.examples(rows, None, transcript=True), model.spec, reader.info)
             if "image" in vectors:
                 vectors["image"].append(model.embed_image(batch["image"]))
@@ -67,7 +64,6 @@ def embed_split(
                 vectors["text"].append(model.embed_text(batch["tokens"], batch["token_mask"]))
                 transcripts = model.embed_text(spoken["tokens"], spoken["token_mask"])
             others.append((transcripts, batch["present"], spoken["present"][:, text], batch["group"]))
-            progress(int(rows[-1]) + 1, len(reader))
     whole = {modality: torch.cat(parts) for modality, parts in vectors.items()}
     return EmbeddedSplit(whole, *(torch.cat(column) for column in zip(*others, strict=True)))
 
@@ -96,16 +92,13 @@ def accuracy(
     labels: list[Tensor] = []
     correct: list[Tensor] = []
     groups: list[Tensor] = []
-    for start in range(0, len(reader), batch_rows):
-        rows = np.arange(start, min(start + batch_rows, len(reader)))
-        batch = make_batch(reader.examples(rows, None), model.spec, reader.info)
+    for _, batch in batches(reader, model.spec, batch_rows, progress):
         seen = batch["present"][:, MODALITIES.index("image")] & (batch["label"] >= 0)
         with torch.inference_mode():
             predicted = model.classify(batch["image"][seen]).argmax(-1)
         labels.append(batch["label"][seen])
         correct.append(predicted == batch["label"][seen])
         groups.append(batch["group"][seen])
-        progress(int(rows[-1]) + 1, len(reader))
     label = torch.cat(labels)
     if not len(label):
         return []

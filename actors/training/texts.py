@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import string
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from math import log
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,11 @@ from tokenizers import Tokenizer
 from ...models.heads.transcription import beam_search, greedy
 from ...models.multimodal import MultimodalModel
 from ...models.spec import MODALITIES
-from ...models.text import TextBlock
 from ...pipelines.reading import CorpusReader
 from ...pipelines.spec import BOS, EOS
-from .data import make_batch
-from .metrics import Bootstrap, report
+from .data import batches
+from .metrics import Bootstrap, Progress, report
 
-Progress = Callable[[int, int], None]
 HEAD_TOKENS = 4096
 """Tokens whose probabilities are held at once."""
 
@@ -52,7 +50,7 @@ def bits_per_byte(
     rows: list[dict[str, Any]] = []
     lengths = memory_lengths or (own,)
     for number, length in enumerate(lengths):
-        remember(model, length)
+        text.remember(length)
         bits: list[float] = []
         sizes: list[float] = []
         for row in range(len(reader)):
@@ -71,17 +69,8 @@ def bits_per_byte(
             progress(number * len(reader) + row + 1, len(lengths) * len(reader))
         name = f"bits per byte, memory {length}"
         rows.append(report(name, bits, range(len(bits)), 8.0, how, weights=sizes, unit="bits"))
-    remember(model, own)
+    text.remember(own)
     return rows
-
-
-def remember(model: MultimodalModel, length: int) -> None:
-    """Let the text encoder remember so many positions."""
-    assert model.text is not None
-    model.text.memory_length = length
-    for block in model.text.blocks:
-        assert isinstance(block, TextBlock)
-        block.memory = length
 
 
 def word_error_rates(
@@ -110,10 +99,7 @@ def word_error_rates(
     references: list[str] = []
     groups: list[int] = []
     said: dict[str, list[str]] = {"greedy": [], f"{beams} beams": []}
-    for start in range(0, len(reader), batch_rows):
-        rows = np.arange(start, min(start + batch_rows, len(reader)))
-        arrays = reader.examples(rows, None, transcript=True)
-        batch = make_batch(arrays, model.spec, reader.info)
+    for _, batch in batches(reader, model.spec, batch_rows, progress, transcript=True):
         wanted = [MODALITIES.index("text"), MODALITIES.index("speech")]
         kept = batch["present"][:, wanted].all(dim=1)
         with torch.inference_mode():
@@ -123,7 +109,6 @@ def word_error_rates(
         said[f"{beams} beams"] += decoder.decode_batch(beamed)
         references += _spell(decoder, batch["tokens"][kept])
         groups += batch["group"][kept].tolist()
-        progress(int(rows[-1]) + 1, len(reader))
     spoken = [number for number, text in enumerate(references) if plain(text)]
     metrics: list[dict[str, Any]] = []
     for how_said, texts in said.items():
@@ -163,17 +148,14 @@ def answer_accuracies(
     wanted: list[str] = []
     labels: list[int] = []
     groups: list[int] = []
-    for start in range(0, len(reader), batch_rows):
-        rows = np.arange(start, min(start + batch_rows, len(reader)))
-        batch = make_batch(reader.examples(rows, None), model.spec, reader.info)
+    for rows, batch in batches(reader, model.spec, batch_rows, progress):
         made, _ = model.answer(batch, BOS, EOS, batch["answer"].shape[1])
         expected = [plain(text) for text in _spell(decoder, batch["answer"])]
         found = [plain(text) for text in _spell(decoder, made.tokens)]
         right += [float(a == b) for a, b in zip(found, expected, strict=True)]
         wanted += expected
         labels += batch["label"].tolist()
-        groups += reader.scenes_of(rows)
-        progress(int(rows[-1]) + 1, len(reader))
+        groups += reader.groups_of(rows)
     by_type: dict[str, list[int]] = defaultdict(list)
     for number, label in enumerate(labels):
         by_type["all"].append(number)

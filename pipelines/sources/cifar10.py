@@ -33,8 +33,8 @@ class Cifar10Spec(SourceSpec):
 
 def list_units(spec: Cifar10Spec, files: Files) -> Iterator[Unit | Refusal]:
     """One unit for each sheet."""
+    paths = {path.rpartition("/")[2]: path for path in files.entries}
     for number, name in enumerate(SHEETS):
-        paths = {path.rpartition("/")[2]: path for path in files.entries}
         labels = LABELS[name.partition("_")[0]]
         missing = [wanted for wanted in (name, labels) if wanted not in paths]
         if missing:

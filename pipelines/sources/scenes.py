@@ -46,7 +46,9 @@ class ScenesSpec(SourceSpec):
 def list_units(spec: ScenesSpec, files: Files) -> Iterator[Unit | Refusal]:
     """One unit for each scene."""
     draw = random.Random(spec.seed)
-    things = draw.sample(nouns(files), spec.things) if len(nouns(files)) > spec.things else nouns(files)
+    things = nouns(files)
+    if len(things) > spec.things:
+        things = draw.sample(things, spec.things)
     if len(things) < 2:
         yield Refusal("scenes", files.shown, "scenes", "missing-file", "fewer than two stamps are one thing")
         return
