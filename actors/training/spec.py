@@ -60,8 +60,9 @@ class ObjectiveSpec(Spec):
     contrastive: float = Field(default=0.0, ge=0)
     """InfoNCE between every two modalities that a sample has."""
     negatives: int = Field(default=0, ge=0, le=32_768)
-    """Samples of earlier batches that are negatives of InfoNCE beside the batch's own. None by default: where the
-    encoders still move fast, all embeddings drift away from what earlier ones were, together (docs/results.md)."""
+    """Samples of earlier batches that are negatives of InfoNCE beside the batch's own. None by default:
+    where the encoders still move fast, all embeddings drift away from what earlier ones were, together
+    (docs/results.md)."""
     alignment: float = Field(default=0.0, ge=0)
     """Attention from each modality to each other: InfoNCE between what was found there and what asked."""
     divergence: float = Field(default=0.1, ge=0)
