@@ -1,6 +1,6 @@
 """Drawing modalities together: InfoNCE against many negatives, and cross attention that agrees.
 
-Shape letters: N rows, E embedding, K past rows, M modalities; B batch, Q positions of the one that asks,
+Shape letters: N rows, K keys, E embedding, M modalities; B batch, Q positions of the one that asks,
 P of the one that is asked, H heads, D width.
 """
 
@@ -19,13 +19,13 @@ from .spec import MODALITIES
 
 
 @dataclass(frozen=True)
-class Past:
-    """Embeddings of earlier batches, as negatives (momentum contrast's queue, arXiv 1911.05722, 3.2).
+class Rows:
+    """Embeddings of the rows of a batch, or of several batches.
 
     Attributes:
-        embeddings: modality → (K, E), without gradient.
-        present: (K, M) bool; a row that never was has none.
-        groups: (K,) int64.
+        embeddings: modality → (N, E) unit vectors.
+        present: (N, M) bool, in the order of `MODALITIES`; a row without any is none.
+        groups: (N,) int64; rows of a group share a caption, and are no negatives of each other.
     """
 
     embeddings: Mapping[str, Tensor]
@@ -33,99 +33,91 @@ class Past:
     groups: Tensor
 
     @classmethod
-    def empty(cls, size: int, widths: Mapping[str, int], device: torch.device) -> Past:
-        """No rows yet, and room for `size`."""
+    def empty(cls, size: int, widths: Mapping[str, int], device: torch.device) -> Rows:
+        """Room for `size` rows, none of which is there yet."""
         return cls(
             {m: torch.zeros(size, width, device=device) for m, width in widths.items()},
             torch.zeros(size, len(MODALITIES), dtype=torch.bool, device=device),
             torch.full((size,), -1, dtype=torch.int64, device=device),
         )
 
-    def followed_by(self, embeddings: Mapping[str, Tensor], present: Tensor, groups: Tensor) -> Past:
-        """The last K of these rows and N new ones: (N, E), (N, M), (N,)."""
+    def followed_by(self, other: Rows) -> Rows:
+        """These rows, then those of another, in the modalities that both have."""
+        return Rows(
+            {
+                m: torch.cat((rows, other.embeddings[m].to(rows.dtype)))
+                for m, rows in self.embeddings.items()
+                if m in other.embeddings
+            },
+            torch.cat((self.present, other.present)),
+            torch.cat((self.groups, other.groups)),
+        )
 
-        def push(old: Tensor, new: Tensor) -> Tensor:
-            return torch.cat((old, new.detach().to(old.dtype)))[-len(old) :]
-
-        if not len(self.groups):
-            return self
-        return Past(
-            {m: push(rows, embeddings[m]) for m, rows in self.embeddings.items()},
-            push(self.present, present),
-            push(self.groups, groups),
+    def last(self, size: int) -> Rows:
+        """The last `size` rows."""
+        start = max(0, len(self.groups) - size)
+        return Rows(
+            {m: rows[start:] for m, rows in self.embeddings.items()},
+            self.present[start:],
+            self.groups[start:],
         )
 
 
 def info_nce(
-    a: Tensor,
-    b: Tensor,
-    scale: Tensor,
-    valid: Tensor,
-    same: Tensor | None = None,
-    past: tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None,
+    queries: Tensor, keys: Tensor, own: Tensor, scale: Tensor, valid: Tensor, negatives: Tensor
 ) -> Tensor:
-    """Symmetric InfoNCE: row i of `a` belongs to row i of `b` (arXiv 1807.03748; 2103.00020, figure 3).
+    """InfoNCE of each row: how surprising its own key is among that and its negatives (arXiv 1807.03748).
 
     Args:
-        a: (N, E) unit vectors.
-        b: (N, E) unit vectors.
+        queries: (N, E) unit vectors.
+        keys: (K, E) unit vectors.
+        own: (N,) int64, which key is a row's own.
         scale: inverse temperature, scalar.
-        valid: (N,) bool; other rows are neither queries nor negatives, and are never read.
-        same: (N, N) bool; [i, j] says that row j is a right answer for row i too, so no negative.
-        past: more negatives for the rows of `a`, and for those of `b`: (K, E) unit vectors each, and (N, K)
-            bool, which of them are one to a row.
+        valid: (N,) bool; other rows are never read, and their loss is 0.
+        negatives: (N, K) bool, which keys a row is told from; others are never read.
 
     Returns:
-        Mean over the valid rows and both directions; 0 if there are none.
+        (N,), nats.
     """
-    a, b = (x.masked_fill(~valid.unsqueeze(-1), 0) for x in (a, b))
-    logits = scale * a @ b.T
-    excluded = ~valid.expand(len(a), -1)
-    if same is not None:
-        excluded = excluded | same
-    excluded = excluded & ~torch.eye(len(a), dtype=torch.bool, device=a.device)
-    target = torch.arange(len(a), device=a.device)
-    total = logits.new_zeros(len(a))
-    for i, (queries, scores) in enumerate(((a, logits), (b, logits.T))):
-        scores = scores.masked_fill(excluded, float("-inf"))
-        if past is not None:
-            vectors, counts = past[i]
-            more = scale * queries @ vectors.to(queries.dtype).T
-            scores = torch.cat((scores, more.masked_fill(~counts, float("-inf"))), dim=1)
-        total = total + F.cross_entropy(scores, target, reduction="none")
-    return (total / 2).masked_fill(~valid, 0).sum() / valid.sum().clamp(min=1)
+    counted = negatives | F.one_hot(own, len(keys)).bool()
+    read = (counted & valid[:, None]).any(dim=0)
+    queries = queries.masked_fill(~valid[:, None], 0)
+    keys = keys.masked_fill(~read[:, None], 0).to(queries.dtype)
+    logits = (scale * queries @ keys.T).masked_fill(~counted, float("-inf"))
+    return F.cross_entropy(logits, own, reduction="none").masked_fill(~valid, 0)
 
 
 def contrastive_loss(
-    embeddings: Mapping[str, Tensor],
-    present: Tensor,
-    scale: Tensor,
-    groups: Tensor | None = None,
-    past: Past | None = None,
+    queries: Rows, batch: Rows, scale: Tensor, own: Tensor | None = None, past: Rows | None = None
 ) -> Tensor:
-    """Mean InfoNCE over every two modalities that at least one row has both of.
+    """InfoNCE both ways between every two modalities (CLIP, arXiv 2103.00020, figure 3).
+
+    A row is told from every other row that has the modality it is compared with. The loss is the mean over
+    the rows of the batch that have both, then over the pairs of modalities that any row has. It is a sum over
+    queries, so that of parts of the batch adds up to that of the whole.
 
     Args:
-        embeddings: modality → (N, E) unit vectors.
-        present: (N, M) bool, in the order of `MODALITIES`.
+        queries: all rows of the batch, or some; only they get the gradient of a query.
+        batch: the keys of all rows. Those may be other embeddings than the queries': with those of an
+            encoder that moves slowly, the past's are of the same kind (arXiv 1911.05722, 3.2).
         scale: inverse temperature, scalar.
-        groups: (N,) int64; rows of a group share a caption, and are no negatives of each other.
-        past: more negatives; rows of the same group are none. Needs `groups`.
+        own: (N,) int64, place of each query in the batch; by default, queries are all of it.
+        past: of earlier batches, as negatives only.
     """
-    same = None if groups is None else groups[:, None] == groups[None, :]
+    if own is None:
+        own = torch.arange(len(queries.groups), device=queries.groups.device)
+    keys = batch if past is None else batch.followed_by(past)
+    others = queries.groups[:, None] != keys.groups[None, :]
     total, num_pairs = scale.new_zeros(()), scale.new_zeros(())
-    for first, second in combinations([m for m in MODALITIES if m in embeddings], 2):
-        ours = [MODALITIES.index(first), MODALITIES.index(second)]
-        valid = present[:, ours].all(dim=1)
-        more = None
-        if past is not None and groups is not None:
-            other = groups[:, None] != past.groups[None, :]
-            more = (
-                (past.embeddings[second], other & past.present[:, ours[1]]),
-                (past.embeddings[first], other & past.present[:, ours[0]]),
-            )
-        total = total + info_nce(embeddings[first], embeddings[second], scale, valid, same, more)
-        num_pairs = num_pairs + valid.any()
+    for pair in combinations([m for m in MODALITIES if m in queries.embeddings], 2):
+        places = [MODALITIES.index(m) for m in pair]
+        valid = queries.present[:, places].all(dim=1)
+        count = batch.present[:, places].all(dim=1).sum()
+        for (ours, theirs), place in zip((pair, pair[::-1]), reversed(places), strict=True):
+            negatives = others & keys.present[:, place]
+            rows = info_nce(queries.embeddings[ours], keys.embeddings[theirs], own, scale, valid, negatives)
+            total = total + rows.sum() / (2 * count.clamp(min=1))
+        num_pairs = num_pairs + (count > 0)
     return total / num_pairs.clamp(min=1)
 
 

@@ -1,9 +1,9 @@
 """Sharded checkpoints: written by any mesh, read by any other.
 
 A training checkpoint has three folders of torch.distributed.checkpoint, `weights`, `optimizer` and `past`
-(embeddings of earlier batches), and `ledger.json`, which says how many records were used and proves
-which. A `Checkpoint` artifact has `weights`, `ledger.json`, `checkpoint.json` (the model's spec and how its
-inputs are prepared) and `tokenizer.json`.
+(embeddings of earlier batches, and the model that makes them), and `ledger.json`, which says how many
+records were used and proves which. A `Checkpoint` artifact has `weights`, `ledger.json`, `checkpoint.json`
+(the model's spec and how its inputs are prepared) and `tokenizer.json`.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def save_state(
         folder: of the checkpoint.
         module: this worker's part of the model.
         optimizer: of its parameters.
-        past: what the objective keeps; the same on all workers that have it.
+        past: what negatives of earlier batches need; a tensor of a name is the same on all workers.
         ledger: what was used.
     """
     import torch.distributed.checkpoint as dcp

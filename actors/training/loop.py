@@ -24,6 +24,7 @@ from .adapting import adapt, layer_rates
 from .checkpoint import load_state, load_weights, save_state
 from .data import worker_shares
 from .mesh import build_mesh
+from .momentum import follow
 from .objective import Objective
 from .optimizer import clip_gradients, learning_rate, make_optimizer
 from .pipeline import ModelSlice, make_schedule, make_stage, slice_model
@@ -90,6 +91,8 @@ class Trainer:
         self.mesh: DeviceMesh = build_mesh(job.spec.parallel, self.device.type)
         self.reader = CorpusReader(job.corpus, "train")
         self.slice = self._build()
+        # what the bank is filled with: the model itself, or one that follows it
+        self.keys = self._build().requires_grad_(False) if job.spec.objective.is_slow else self.slice
         rates = layer_rates(self.slice.model, job.adaptation.layer_decay)
         self.optimizer = make_optimizer(self.spec.optimizer, self.slice.model, rates)
         self.objective = Objective(
@@ -105,9 +108,9 @@ class Trainer:
         )
         self.step = 0
         depth, rank = self.spec.parallel.pipeline, self.mesh["pipeline"].get_local_rank()
-        stages = [
-            make_stage(self.slice, rank, depth, self.device, self.mesh["pipeline"].get_group())
-            for _ in range(2)  # a stage keeps buffers for one kind of pass
+        stages = [  # two, since a stage keeps buffers for one kind of pass
+            make_stage(part, rank, depth, self.device, self.mesh["pipeline"].get_group())
+            for part in (self.keys, self.slice)
         ]
         self._forward = make_schedule(stages[0], self.spec.parallel, None)
         self._train = make_schedule(stages[1], self.spec.parallel, self.objective)
@@ -142,7 +145,7 @@ class Trainer:
         started = time.monotonic()
         self.objective.start_step(batch)
         inputs: dict[str, Any] = {k: v for k, v in batch.items() if k != "group"}
-        if self.spec.parallel.num_microbatches > 1 and self.objective.uses_bank:
+        if self.objective.looks_ahead:
             with torch.no_grad():
                 outputs = self._forward.step(**inputs)
             if outputs is not None:  # the last pipeline rank's
@@ -160,6 +163,8 @@ class Trainer:
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.objective.end_step()
+        if self.keys is not self.slice:
+            follow(self.keys, self.slice, self.spec.objective.momentum, self.step)
         self.step += 1
         elapsed = time.monotonic() - started
         counts = self.is_last and self.mesh["tensor"].get_local_rank() == 0
@@ -175,11 +180,14 @@ class Trainer:
         self.step = self.ledger.stop // self.spec.batch_size
 
     def _past(self) -> dict[str, Tensor]:
-        """The objective's past; only the last pipeline workers have one."""
-        past = self.objective.past
-        if not self.is_last or not len(past.groups):
+        """What negatives of earlier batches need; the embeddings are at the last pipeline workers."""
+        if self.keys is self.slice:
             return {}
-        return {"present": past.present, "groups": past.groups, **past.embeddings}
+        kept = self.keys.state_dict()
+        if self.is_last:
+            past = self.objective.past
+            kept |= {"present": past.present, "groups": past.groups, **past.embeddings}
+        return kept
 
     def _build(self) -> ModelSlice:
         torch.manual_seed(self.spec.seed)  # every worker draws the whole model, then keeps its part

@@ -1,11 +1,12 @@
 """The loss, defined over the whole global batch whatever the mesh and the microbatches.
 
-InfoNCE does not decompose over rows: each row's loss needs every other row's embedding. So the
-embeddings of the whole global batch stand in a *bank*, detached, and a microbatch puts its own,
-live rows in their places. The gradient that reaches those rows is that of the global loss, and
-gradients of all microbatches and data-parallel workers add up to it: nothing is averaged. Embeddings of
-earlier batches are further negatives; they stand in the order of training, so they too are the same on
-every mesh. All other terms are sums over rows, divided by what the global batch has of them.
+InfoNCE does not decompose over rows: each row is told from every other. So the embeddings of the whole
+global batch stand in a *bank*, detached. Where earlier batches are negatives too, those of the bank and of
+the past are of a model that follows the trained one slowly, and a microbatch's rows are told from them: the
+loss is a sum over rows. Else a microbatch puts its own, live rows in their places, and the gradient that
+reaches those is that of the global loss. In both, gradients of all microbatches and data-parallel workers
+add up: nothing is averaged. The past stands in the order of training, so it is the same on every mesh.
+All other terms are sums over rows, divided by what the global batch has of them.
 """
 
 from __future__ import annotations
@@ -17,26 +18,22 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from ...models.alignment import Past, contrastive_loss, info_nce
+from ...models.alignment import Rows, contrastive_loss, info_nce
 from ...models.multimodal import spoken
 from ...models.spec import EMBEDDED, MODALITIES
 from .spec import ObjectiveSpec
 
 
-@dataclass
+@dataclass(frozen=True)
 class Bank:
     """The global batch as the contrastive loss sees it.
 
     Attributes:
-        embeddings: output → (N, E), detached; N rows of all data-parallel workers.
-        present: (N, M) bool.
-        group: (N,) int64, equal where rows share a caption.
+        rows: of all data-parallel workers, detached; its embeddings are the model's outputs of that kind.
         start: this worker's first row.
     """
 
-    embeddings: dict[str, Tensor]
-    present: Tensor
-    group: Tensor
+    rows: Rows
     start: int
 
 
@@ -52,7 +49,7 @@ class Objective:
         device: of the model.
 
     Attributes:
-        past: embeddings of earlier batches.
+        past: embeddings of earlier batches, by the model that follows slowly.
     """
 
     def __init__(
@@ -72,8 +69,8 @@ class Objective:
         self._pairs = [name.partition(".")[2] for name in self._names if name.startswith("found.")]
         # the divergence is a part of the alignment, with a weight of its own
         self._weights = {term: spec.weight_of(term) for term in spec.terms}
-        self.past = Past.empty(
-            spec.negatives if self.uses_bank else 0,
+        self.past = Rows.empty(
+            spec.negatives if self.spec.is_slow else 0,
             {name: embed_dim for name in self._embedded if name in MODALITIES},
             device,
         )
@@ -86,6 +83,11 @@ class Objective:
     def uses_bank(self) -> bool:
         """Whether a row's loss depends on other rows."""
         return bool(EMBEDDED & self.spec.tasks)
+
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether `fill_bank` must be called before the loss."""
+        return self.uses_bank and (self.spec.is_slow or self.num_microbatches > 1)
 
     def start_step(self, batch: Mapping[str, Tensor]) -> None:
         """Take this worker's rows of the next step; the bank is empty until `fill_bank`."""
@@ -101,16 +103,16 @@ class Objective:
     def fill_bank(self, outputs: tuple[Tensor, ...]) -> None:
         """Gather the embeddings of all workers' rows, from the outputs for all this worker's rows."""
         named = self._named(outputs)
-        self._bank = Bank(
-            embeddings={name: self._gather(named[name].detach().float()) for name in self._embedded},
-            present=self._gather(self._batch["present"].to(torch.int64)).bool(),
-            group=self._gather(self._batch["group"]),
-            start=dist.get_rank(self.group) * self._batch["group"].shape[0],
+        rows = Rows(
+            {name: self._gather(named[name].detach().float()) for name in self._embedded},
+            self._gather(self._batch["present"].to(torch.int64)).bool(),
+            self._gather(self._batch["group"]),
         )
+        self._bank = Bank(rows, dist.get_rank(self.group) * self._batch["group"].shape[0])
 
     def __call__(self, outputs: tuple[Tensor, ...], rows: Tensor) -> Tensor:
         """Loss of the worker's rows `rows` (b,) given the outputs for them; scalar, to be summed."""
-        if self.num_microbatches == 1 and self.uses_bank:  # its rows are all of this worker's
+        if self.uses_bank and not self.looks_ahead:  # its rows are all of this worker's
             self.fill_bank(outputs)
         out = self._named(outputs)
         terms: dict[str, Tensor] = {}
@@ -119,17 +121,17 @@ class Objective:
         for task in self._weights:
             if task in out:
                 terms[task] = out[task].float().sum() / self._counts[task]
-        shares = self.num_microbatches * dist.get_world_size(self.group)
         # by microbatch, since a schedule's first step calls this once more, to learn shapes
         self._terms[int(rows[0])] = {
-            name: float(term.detach()) / (shares if name in EMBEDDED else 1) for name, term in terms.items()
+            name: float(term.detach()) / (self._shares if name in EMBEDDED else 1)
+            for name, term in terms.items()
         }
         return torch.stack([self._weights[name] * term for name, term in terms.items()]).sum()
 
     def end_step(self) -> None:
         """Keep the step's embeddings as negatives of the steps that follow."""
-        if self._bank is not None:
-            self.past = self.past.followed_by(self._bank.embeddings, self._bank.present, self._bank.group)
+        if self._bank is not None and self.spec.is_slow:
+            self.past = self.past.followed_by(self._bank.rows).last(len(self.past.groups))
 
     def sum_terms(self, counts: bool) -> dict[str, float]:
         """The step's loss and its terms over all workers, which call this together.
@@ -167,30 +169,49 @@ class Objective:
             counts[pair] = (has[a] & has[b]).sum()
         return counts
 
+    @property
+    def _shares(self) -> int:
+        """How many microbatches, of all workers, compute the same embedded terms."""
+        return 1 if self.spec.is_slow else self.num_microbatches * dist.get_world_size(self.group)
+
     def _aligned(self, out: Mapping[str, Tensor], rows: Tensor) -> dict[str, Tensor]:
-        """The terms that need the whole batch; each microbatch sees all of them."""
-        bank = self._bank
-        if bank is None:
+        """The terms that need the whole batch."""
+        if self._bank is None:
             raise RuntimeError("fill_bank comes before the loss")
-        places = rows + bank.start
-        live = {n: bank.embeddings[n].index_copy(0, places, out[n].float()) for n in self._embedded}
-        shares = self.num_microbatches * dist.get_world_size(self.group)
+        batch, own = self._bank.rows, rows + self._bank.start
+        live = {name: out[name].float() for name in self._embedded}
+        if self.spec.is_slow:
+            queries = Rows(live, batch.present[own], batch.groups[own])
+        else:
+            placed = {name: batch.embeddings[name].index_copy(0, own, live[name]) for name in live}
+            queries = batch = Rows(placed, batch.present, batch.groups)
+            own = torch.arange(len(batch.groups), device=own.device)
         scale = out["scale"][0].float()
-        # every microbatch on every worker sees the whole loss: the temperature takes its share of each
-        scale = scale.detach() + (scale - scale.detach()) / shares
+        # where every microbatch computes the whole term, the temperature takes its share of each
+        scale = scale.detach() + (scale - scale.detach()) / self._shares
         terms: dict[str, Tensor] = {}
         if "contrastive" in self._weights:
-            whole = {m: live[m] for m in live if m in MODALITIES}
-            terms["contrastive"] = contrastive_loss(whole, bank.present, scale, bank.group, self.past)
+            terms["contrastive"] = contrastive_loss(queries, batch, scale, own, self.past)
         if "alignment" in self._weights:
             matching, drawn, num_pairs = scale.new_zeros(()), scale.new_zeros(()), 0
-            same = bank.group[:, None] == bank.group[None, :]
+            others = queries.groups[:, None] != batch.groups[None, :]
             for pair in self._pairs:
                 a, b = pair.split("-")
-                valid = bank.present[:, MODALITIES.index(a)] & bank.present[:, MODALITIES.index(b)]
-                if valid.any():
+                places = [MODALITIES.index(a), MODALITIES.index(b)]
+                has_both = batch.present[:, places].all(dim=1)
+                if has_both.any():
                     num_pairs += 1
-                    matching = matching + info_nce(live[f"found.{pair}"], live[a], scale, valid, same)
+                    names = (f"found.{pair}", a)
+                    for ours, theirs in (names, names[::-1]):
+                        found = info_nce(
+                            queries.embeddings[ours],
+                            batch.embeddings[theirs],
+                            own,
+                            scale,
+                            has_both[own],
+                            others & has_both,
+                        )
+                        matching = matching + found.sum() / (2 * has_both.sum())
                     drawn = drawn + out[f"divergence.{pair}"].float().sum() / self._counts[pair]
             terms["alignment"] = matching / max(1, num_pairs)
             terms["divergence"] = drawn / max(1, num_pairs)

@@ -6,7 +6,7 @@ from typing import Literal, get_args
 
 from pydantic import Field, model_validator
 
-from ...models.spec import Task
+from ...models.spec import EMBEDDED, Task
 from ...workflows.spec import Runtime, Spec, StageSpec
 
 
@@ -59,10 +59,11 @@ class ObjectiveSpec(Spec):
 
     contrastive: float = Field(default=0.0, ge=0)
     """InfoNCE between every two modalities that a sample has."""
-    negatives: int = Field(default=0, ge=0, le=32_768)
-    """Samples of earlier batches that are negatives of InfoNCE beside the batch's own. None by default:
-    where the encoders still move fast, all embeddings drift away from what earlier ones were, together
-    (docs/results.md)."""
+    negatives: int = Field(default=1024, ge=0, le=32_768)
+    """Samples of earlier batches that are negatives of InfoNCE beside the batch's own. With any, samples
+    are told from the embeddings of a second model, which follows the trained one: a forward pass more."""
+    momentum: float = Field(default=0.99, ge=0, lt=1)
+    """What that second model keeps of itself at each step, after the first ones."""
     alignment: float = Field(default=0.0, ge=0)
     """Attention from each modality to each other: InfoNCE between what was found there and what asked."""
     divergence: float = Field(default=0.1, ge=0)
@@ -90,6 +91,11 @@ class ObjectiveSpec(Spec):
     def tasks(self) -> frozenset[Task]:
         """The terms with a weight, but for `divergence`."""
         return frozenset(task for task in get_args(Task) if getattr(self, task) > 0)
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether samples are told from embeddings of a model that follows the trained one slowly."""
+        return bool(EMBEDDED & self.tasks) and self.negatives > 0
 
     @property
     def terms(self) -> tuple[str, ...]:
