@@ -6,10 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from eagleray.models.alignment import CrossModalAttention, Past, contrastive_loss, info_nce
+from eagleray.models.alignment import CrossModalAttention, Rows, contrastive_loss, info_nce
+from eagleray.models.spec import MODALITIES
 
 N = 5
 SCALE = torch.tensor(7.0, dtype=torch.double)
+ALL = torch.ones(N, dtype=torch.bool)
+OTHERS = ~torch.eye(N, dtype=torch.bool)
+OWN = torch.arange(N)
 
 
 def unit(seed, n=N):
@@ -17,167 +21,130 @@ def unit(seed, n=N):
     return F.normalize(torch.randn(n, 4, dtype=torch.double, generator=generator), dim=-1)
 
 
-def by_hand(a, b, valid, groups):
-    """Mean over valid rows of -log p(own partner | own partner and the valid rows of other groups)."""
-    total = 0.0
-    rows = [i for i in range(len(a)) if valid[i]]
-    for queries, keys in ((a, b), (b, a)):
-        for i in rows:
-            rivals = [j for j in rows if j == i or groups[j] != groups[i]]
-            powers = {j: math.exp(7.0 * float(queries[i] @ keys[j])) for j in rivals}
-            total -= math.log(powers[i] / sum(powers.values())) / 2
-    return total / max(1, len(rows))
+def rows_of(seed=0, groups=range(N), present=None, modalities=("image", "text")) -> Rows:
+    groups = torch.tensor(list(groups))
+    present = torch.ones(len(groups), 3, dtype=torch.bool) if present is None else torch.tensor(present)
+    return Rows({m: unit(seed + i, len(groups)) for i, m in enumerate(modalities)}, present, groups)
 
 
-@given(
-    valid=st.lists(st.booleans(), min_size=N, max_size=N),
-    groups=st.lists(st.integers(0, 3), min_size=N, max_size=N),
-    seed=st.integers(0, 1000),
-)
-def test_info_nce_is_the_formula(valid, groups, seed):
-    a, b, group = unit(seed), unit(seed + 1), torch.tensor(groups)
-    loss = info_nce(a, b, SCALE, torch.tensor(valid), group[:, None] == group[None, :])
-    assert loss.item() == pytest.approx(by_hand(a, b, valid, groups), abs=1e-10)
+def by_hand(queries: Rows, own, keys: Rows, num_rows: int) -> float:
+    """Mean over pairs of modalities, ways and rows of -log p(own key | it and all of other groups)."""
+    per_pair = []
+    names = [m for m in MODALITIES if m in queries.embeddings]
+    for first, second in [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]:
+        i, j = MODALITIES.index(first), MODALITIES.index(second)
+        count = sum(bool(row[i] and row[j]) for row in keys.present[:num_rows])
+        total = 0.0
+        for ours, theirs, place in ((first, second, j), (second, first, i)):
+            for row, (place_of_own, group) in enumerate(zip(own, queries.groups, strict=True)):
+                if not (queries.present[row, i] and queries.present[row, j]):
+                    continue
+                powers = {
+                    k: math.exp(7.0 * float(queries.embeddings[ours][row] @ keys.embeddings[theirs][k]))
+                    for k in range(len(keys.groups))
+                    if k == place_of_own or (keys.present[k, place] and keys.groups[k] != group)
+                }
+                total -= math.log(powers[int(place_of_own)] / sum(powers.values()))
+        if count:
+            per_pair.append(total / 2 / count)
+    return sum(per_pair) / max(1, len(per_pair))
 
 
-def test_info_nce_of_all_rows_is_cross_entropy_both_ways():
+masks = st.lists(st.tuples(st.booleans(), st.booleans(), st.booleans()), min_size=N, max_size=N)
+groupings = st.lists(st.integers(0, 3), min_size=N, max_size=N)
+
+
+@given(present=masks, groups=groupings, past=masks, past_groups=groupings, seed=st.integers(0, 1000))
+def test_contrastive_loss_is_the_formula(present, groups, past, past_groups, seed):
+    every = ("image", "text", "speech")
+    batch, earlier = rows_of(seed, groups, present, every), rows_of(seed + 9, past_groups, past, every)
+    alone = contrastive_loss(batch, batch, SCALE)
+    assert alone.item() == pytest.approx(by_hand(batch, OWN, batch, N), abs=1e-10)
+    queries = Rows({m: unit(seed + 5 + i) for i, m in enumerate(every)}, batch.present, batch.groups)
+    loss = contrastive_loss(queries, batch, SCALE, past=earlier)
+    keys = batch.followed_by(earlier)
+    assert loss.item() == pytest.approx(by_hand(queries, OWN, keys, N), abs=1e-10)
+
+
+def test_parts_of_a_batch_add_up_to_the_whole():
+    present = [[True, True, True], [True, True, False], [False, True, True], [True, False, True], [True] * 3]
+    batch = rows_of(0, [0, 1, 2, 1, 3], present, ("image", "text", "speech"))
+    past = rows_of(20, [7, 1, 9], modalities=("image", "text", "speech"))
+    parts = [
+        contrastive_loss(
+            Rows({m: e[own] for m, e in batch.embeddings.items()}, batch.present[own], batch.groups[own]),
+            batch,
+            SCALE,
+            own,
+            past,
+        )
+        for own in OWN.split(2)
+    ]
+    torch.testing.assert_close(sum(parts), contrastive_loss(batch, batch, SCALE, past=past))
+
+
+def test_info_nce_of_all_rows_is_cross_entropy():
     a, b = unit(0), unit(1)
-    logits, own = 7 * a @ b.T, torch.arange(N)
-    expected = (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
-    torch.testing.assert_close(info_nce(a, b, SCALE, torch.ones(N, dtype=torch.bool)), expected)
-
-
-def test_info_nce_is_symmetric():
-    a, b, valid = unit(0), unit(1), torch.tensor([True, False, True, True, True])
-    same = torch.tensor([0, 1, 0, 2, 3])[:, None] == torch.tensor([0, 1, 0, 2, 3])
-    torch.testing.assert_close(info_nce(a, b, SCALE, valid, same), info_nce(b, a, SCALE, valid, same))
+    expected = F.cross_entropy(7 * a @ b.T, OWN, reduction="none")
+    torch.testing.assert_close(info_nce(a, b, OWN, SCALE, ALL, OTHERS), expected)
 
 
 @pytest.mark.parametrize("fill", [0.0, math.nan, math.inf])
 def test_invalid_rows_are_never_read_and_get_no_gradient(fill):
     valid = torch.tensor([True, False, True, True, False])
     a, b = unit(0), unit(1)
-    expected = info_nce(a[valid], b[valid], SCALE, torch.ones(3, dtype=torch.bool))
-    a[~valid] = fill
+    kept = torch.arange(3)
+    expected = info_nce(a[valid], b[valid], kept, SCALE, ALL[:3], OTHERS[:3, :3])
+    a[~valid] = b[~valid] = fill
     a.requires_grad_()
     b.requires_grad_()
-    loss = info_nce(a, b, SCALE, valid)
-    torch.testing.assert_close(loss, expected)
-    for gradient in torch.autograd.grad(loss, (a, b)):
+    loss = info_nce(a, b, OWN, SCALE, valid, OTHERS & valid)
+    torch.testing.assert_close(loss[valid], expected)
+    assert not loss[~valid].any()
+    for gradient in torch.autograd.grad(loss.sum(), (a, b)):
         assert not gradient[~valid].any()
         assert gradient[valid].any(-1).all()
 
 
 def test_a_shared_caption_is_no_negative():
-    a, b = unit(0).requires_grad_(), unit(1)
-    groups = torch.tensor([0, 0, 1, 2, 3])
-    same = groups[:, None] == groups[None, :]
-    moved = b.clone()
+    batch = rows_of(groups=[0, 0, 1, 2, 3])
+    moved = batch.embeddings["text"].clone()
     moved[1] = unit(9)[0]  # shares row 0's caption: where it lies is nothing to row 0
-    everything = torch.ones(N, dtype=torch.bool)
-    (before,) = torch.autograd.grad(info_nce(a, b, SCALE, everything, same), a)
-    (after,) = torch.autograd.grad(info_nce(a, moved, SCALE, everything, same), a)
+    image = batch.embeddings["image"].requires_grad_()
+    (before,) = torch.autograd.grad(contrastive_loss(batch, batch, SCALE), image)
+    other = Rows({"image": image, "text": moved}, batch.present, batch.groups)
+    (after,) = torch.autograd.grad(contrastive_loss(other, other, SCALE), image)
     torch.testing.assert_close(before[0], after[0])
     assert not torch.allclose(before[2], after[2])
 
 
-def test_no_valid_row_is_no_loss_and_no_gradient():
-    a = unit(0).requires_grad_()
-    loss = info_nce(a, unit(1), SCALE, torch.zeros(N, dtype=torch.bool))
-    (gradient,) = torch.autograd.grad(loss, a)
+def test_no_row_with_both_is_no_loss_and_no_gradient():
+    batch = rows_of(present=[[True, False, False]] * N)
+    image = batch.embeddings["image"].requires_grad_()
+    loss = contrastive_loss(batch, batch, SCALE)
+    (gradient,) = torch.autograd.grad(loss, image)
     assert loss == 0
     assert not gradient.any()
 
 
-def test_contrastive_loss_is_the_mean_over_pairs_that_exist():
-    embeddings = {"image": unit(0), "text": unit(1), "speech": unit(2)}
-    present = torch.tensor(
-        [[True, True, True], [True, True, False], [False, True, True], [True, False, True]]
-    )
-    embeddings = {m: e[:4] for m, e in embeddings.items()}
-    pairs = [("image", "text", [0, 1]), ("image", "speech", [0, 3]), ("text", "speech", [0, 2])]
-
-    def expected(chosen):
-        losses = [
-            info_nce(embeddings[a][rows], embeddings[b][rows], SCALE, torch.ones(2, dtype=torch.bool))
-            for a, b, rows in chosen
-        ]
-        return sum(losses) / len(losses)
-
-    torch.testing.assert_close(contrastive_loss(embeddings, present, SCALE), expected(pairs))
-    present[:, 2] = False
-    torch.testing.assert_close(contrastive_loss(embeddings, present, SCALE), expected(pairs[:1]))
-    present[:, 1] = False
-    assert contrastive_loss(embeddings, present, SCALE) == 0
-
-
-def test_contrastive_loss_passes_groups_on():
-    embeddings, present = {"image": unit(0), "text": unit(1)}, torch.ones(N, 3, dtype=torch.bool)
-    groups = torch.tensor([4, 4, 4, 4, 4])
-    assert contrastive_loss(embeddings, present, SCALE, groups).item() == pytest.approx(0, abs=1e-12)
-
-
-def filled(num_rows, groups, present=None):
-    past = Past.empty(len(groups), {"image": 4, "text": 4}, torch.device("cpu"))
-    present = torch.ones(num_rows, 3, dtype=torch.bool) if present is None else present
-    return past.followed_by(
-        {"image": unit(20, num_rows), "text": unit(21, num_rows)}, present, torch.tensor(groups[:num_rows])
-    )
-
-
-def test_past_rows_are_negatives_and_nothing_else():
-    # one batch whose later rows are of the past: their own losses and gradients fall away
-    embeddings, groups = {"image": unit(0), "text": unit(1)}, torch.tensor([0, 1, 2, 3, 1])
-    past = filled(3, [7, 1, 9])
-    loss = contrastive_loss(embeddings, torch.ones(N, 3, dtype=torch.bool), SCALE, groups, past)
-    expected = 0.0
-    for queries, keys, more in (("image", "text", "text"), ("text", "image", "image")):
-        for i in range(N):
-            rivals = [
-                keys_row for j, keys_row in enumerate(embeddings[keys]) if j == i or groups[j] != groups[i]
-            ]
-            rivals += [
-                row
-                for row, group in zip(past.embeddings[more], past.groups, strict=True)
-                if group != groups[i]
-            ]
-            powers = torch.stack([(7 * embeddings[queries][i] @ row.double()).exp() for row in rivals])
-            own = (7 * embeddings[queries][i] @ embeddings[keys][i]).exp()
-            expected -= (own / powers.sum()).log() / (2 * N)
-    torch.testing.assert_close(loss, expected, atol=1e-6, rtol=0)  # the past is kept in single precision
-
-
 def test_an_empty_past_changes_nothing():
-    embeddings, present = {"image": unit(0), "text": unit(1)}, torch.ones(N, 3, dtype=torch.bool)
-    groups = torch.arange(N)
-    empty = Past.empty(8, {"image": 4, "text": 4}, torch.device("cpu"))
-    assert torch.equal(
-        contrastive_loss(embeddings, present, SCALE, groups, empty),
-        contrastive_loss(embeddings, present, SCALE, groups),
+    batch = rows_of()
+    empty = Rows.empty(8, {"image": 4, "text": 4}, torch.device("cpu"))
+    torch.testing.assert_close(
+        contrastive_loss(batch, batch, SCALE, past=empty), contrastive_loss(batch, batch, SCALE)
     )
-    none = Past.empty(0, {"image": 4, "text": 4}, torch.device("cpu"))
-    assert none.followed_by(embeddings, present, groups) is none
 
 
 def test_the_past_keeps_the_last_rows_in_order():
-    past = filled(3, [1, 2, 3, 0, 0])
+    past = Rows.empty(5, {"image": 4, "text": 4}, torch.device("cpu"))
+    past = past.followed_by(rows_of(0, [1, 2, 3], modalities=("image", "text", "speech"))).last(5)
     assert past.groups.tolist() == [-1, -1, 1, 2, 3]
-    past = past.followed_by(
-        {"image": unit(5), "text": unit(6)}, torch.ones(N, 3, dtype=torch.bool), torch.arange(4, 9)
-    )
+    assert past.present.any(dim=1).tolist() == [False, False, True, True, True]
+    past = past.followed_by(rows_of(5, range(4, 9))).last(5)
     assert past.groups.tolist() == [4, 5, 6, 7, 8]
+    assert set(past.embeddings) == {"image", "text"}
     torch.testing.assert_close(past.embeddings["text"], unit(6).float())
-
-
-def test_a_past_row_without_a_modality_is_no_negative_in_it():
-    embeddings, everything = {"image": unit(0), "text": unit(1)}, torch.ones(N, 3, dtype=torch.bool)
-    groups = torch.arange(N)
-    without = filled(2, [7, 8], torch.tensor([[True, False, False], [True, False, False]]))
-    moved = Past({**without.embeddings, "text": unit(30, 2).float()}, without.present, without.groups)
-    assert torch.equal(
-        contrastive_loss(embeddings, everything, SCALE, groups, without),
-        contrastive_loss(embeddings, everything, SCALE, groups, moved),
-    )
+    assert past.last(0).groups.tolist() == []
 
 
 @pytest.fixture

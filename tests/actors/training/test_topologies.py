@@ -62,7 +62,11 @@ FINE = MODEL.audio.model_copy(update={"num_convs": 1})  # a clip has as many pos
 SPLIT, CUT = {"data": 2, "tensor": 2, "microbatches": 2}, {"data": 2, "pipeline": 2, "microbatches": 2}
 OBJECTIVES = {
     "alignment": ({"contrastive": 1.0, "alignment": 0.5, "divergence": 0.2, "negatives": 20}, MODEL, SPLIT),
-    "within a batch": ({"contrastive": 1.0, "alignment": 0.5, "divergence": 0.2, "negatives": 0}, MODEL, SPLIT),
+    "within a batch": (
+        {"contrastive": 1.0, "alignment": 0.5, "divergence": 0.2, "negatives": 0},
+        MODEL,
+        SPLIT,
+    ),
     "language": ({"language": 1.0}, part(vision=None, audio=None, decoder=None, text=SEGMENTS), SPLIT),
     "transcription": ({"transcription": 1.0}, part(vision=None, text=None, decoder=None, audio=FINE), CUT),
     "pyramid": (

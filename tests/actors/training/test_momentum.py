@@ -1,0 +1,71 @@
+"""The second model, whose embeddings the trained one's are told from."""
+
+import numpy as np
+import pytest
+
+from eagleray.actors.training.loop import Trainer, TrainingJob
+from eagleray.actors.training.spec import ObjectiveSpec, OptimizerSpec, ParallelSpec, TrainingSpec
+
+from ..conftest import MODEL
+from .conftest import spawn
+
+STEPS = 5
+
+
+def job_of(corpus, **objective) -> TrainingJob:
+    spec = TrainingSpec(
+        kind="pretrain",
+        steps=STEPS,
+        batch_size=8,
+        objective=ObjectiveSpec(contrastive=1.0, **objective),
+        optimizer=OptimizerSpec(warmup_steps=1),
+        parallel=ParallelSpec(data=2, pipeline=2),
+    )
+    return TrainingJob(spec, MODEL, corpus)
+
+
+def local(part):
+    part.reshard()
+    return [p.detach().to_local().numpy().copy() for p in part.parameters()]
+
+
+def followed(rank, job):
+    """Parameters of both models before training and after each step, and the rows kept of the past."""
+    trainer = Trainer(job)
+    both = [(local(trainer.slice), local(trainer.keys))]
+    kept = []
+
+    def look(_):
+        both.append((local(trainer.slice), local(trainer.keys)))
+        kept.append(int((trainer.objective.past.groups >= 0).sum()) if trainer.is_last else None)
+
+    trainer.run(look, lambda *_: None)
+    return both, kept
+
+
+def test_the_second_model_follows_the_first(corpus_folder):
+    answers = spawn(followed, 4, job_of(corpus_folder, negatives=20, momentum=0.2))
+    for both, kept in answers:
+        assert all(np.array_equal(a, b) for a, b in zip(*both[0], strict=True))
+        slow = both[0][1]
+        for step, (fast, found) in enumerate(both[1:]):
+            share = min(0.2, (1 + step) / (10 + step))
+            slow = [share * s + (1 - share) * f for s, f in zip(slow, fast, strict=True)]
+            for mine, theirs in zip(found, slow, strict=True):
+                np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-7)
+        assert any(not np.array_equal(a, b) for a, b in zip(*both[-1], strict=True))
+        assert kept in ([None] * STEPS, [8, 16, 20, 20, 20])
+
+
+def losses_of(rank, job, steps):
+    trainer = Trainer(job)
+    found = []
+    trainer.run(lambda report: found.append(report.terms["contrastive"]), lambda *_: None)
+    return found[:steps]
+
+
+def test_in_the_first_step_both_models_are_one_and_there_is_no_past(corpus_folder):
+    with_past = spawn(losses_of, 4, job_of(corpus_folder, negatives=20), 2)[0]
+    without = spawn(losses_of, 4, job_of(corpus_folder, negatives=0), 2)[0]
+    assert with_past[0] == pytest.approx(without[0], rel=1e-6)
+    assert with_past[1] > without[1] + 0.5  # three times as many to be told from
