@@ -5,18 +5,21 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import zlib
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
+import rdata
 import soundfile
 from PIL import Image
 
-from eagleray.pipelines.sources import asterisk, cifar10, emoji, scenes
+from eagleray.pipelines.sources import asterisk, cifar10, emoji, janeausten, scenes
 from eagleray.pipelines.sources.asterisk import AsteriskSpec, parse_transcripts
 from eagleray.pipelines.sources.cifar10 import CATEGORIES, Cifar10Spec
 from eagleray.pipelines.sources.emoji import EmojiSpec
+from eagleray.pipelines.sources.janeausten import JaneAustenSpec
 from eagleray.pipelines.sources.scenes import COLOURS, NUMBERS, ScenesSpec
 
 from ..conftest import NOUNS, Stamps, png
@@ -67,6 +70,41 @@ def test_emoji_have_names_and_keywords_and_tones_are_one_group(tmp_path, read_so
     ]
     assert reading.records["1f44b-1f3fb"]["group"] == reading.records["1f44b"]["group"]
     assert [one["text"] for one in reading.records["1f970"]["captions"]] == ["smiling face"]
+
+
+def r_data(folder: Path, objects: dict[str, object]) -> None:
+    """Write R's database of lazily loaded objects."""
+    database, places = b"", {}
+    for name, value in objects.items():
+        raw = rdata.unparser.unparse_data(rdata.conversion.convert_python_to_r_data(value))
+        packed = len(raw).to_bytes(4, "big") + zlib.compress(raw)
+        places[name] = np.array([len(database), len(packed)], np.int32)
+        database += packed
+    (folder / janeausten.DATABASE).write_bytes(database)
+    index = rdata.conversion.convert_python_to_r_data({"variables": places, "compressed": True})
+    (folder / janeausten.INDEX).write_bytes(gzip.compress(rdata.unparser.unparse_data(index)))
+
+
+def test_novels_are_read_out_of_r(tmp_path, read_source):
+    r_data(tmp_path, {"emma": np.array(["EMMA", "", "Handsome, clever"]), "number": np.array([1.5])})
+    reading = read_source(janeausten.SOURCE, JaneAustenSpec(), tmp_path)
+    assert reading.records["emma"]["text"] == "EMMA\n\nHandsome, clever"
+    assert reading.refusals == [(janeausten.DATABASE, "not-a-text")]
+
+
+def test_what_is_no_database_of_r_is_refused(tmp_path, read_source):
+    assert read_source(janeausten.SOURCE, JaneAustenSpec(), tmp_path).refusals == [
+        (janeausten.INDEX, "missing-file")
+    ]
+    r_data(tmp_path, {"emma": np.array(["EMMA"])})
+    (tmp_path / janeausten.DATABASE).write_bytes(b"\0" * 100)
+    assert read_source(janeausten.SOURCE, JaneAustenSpec(), tmp_path).refusals == [
+        (janeausten.DATABASE, "not-a-text")
+    ]
+    (tmp_path / janeausten.INDEX).write_bytes(gzip.compress(b"nothing"))
+    assert read_source(janeausten.SOURCE, JaneAustenSpec(), tmp_path).refusals == [
+        (janeausten.INDEX, "not-an-index")
+    ]
 
 
 def g722(wave: np.ndarray) -> bytes:
