@@ -1,7 +1,7 @@
 """A peer's model, trained as a spec of `examples/results` trains ours: same rows, optimizer and budget.
 
     python beside.py cifar10 HOME      transformers' Swinv2 of the size of the stage `plain`
-    python beside.py text HOME         a plain Transformer (GPT-2's) of the size of the stage `forgetful`
+    python beside.py text HOME         a plain Transformer (GPT-2's) of the size of the stage `memory-0`
 
 HOME is where `eagleray run examples/results/….yaml --home HOME` made the corpus. Prints the metric as
 `evaluate` does. It runs in the environment of the tests, which has transformers.
@@ -139,7 +139,7 @@ def plain_transformer(spec: Any, corpus: Path) -> None:
 def main() -> None:
     """Train the peer of a spec."""
     name, home = sys.argv[1], Path(sys.argv[2])
-    stage, run = {"cifar10": ("plain", swin), "text": ("forgetful", plain_transformer)}[name]
+    stage, run = {"cifar10": ("plain", swin), "text": ("memory-0", plain_transformer)}[name]
     session = Session(home)
     workflow = session.load(ROOT / "examples" / "results" / f"{name}.yaml", [])
     planned = session.plan(workflow)["corpus"]
