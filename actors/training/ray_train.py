@@ -120,6 +120,9 @@ def train_checkpoint(
         adapt(
             MultimodalModel(model, info.vocab_size, len(info.classes), job.all_tasks), adaptation, ctx.stage
         )
+    new = [task for task in job.all_tasks if before is not None and task not in before.tasks]
+    if new:
+        ctx.log(f"the checkpoint was not made for {', '.join(new)}: what only that needs starts at random")
     trained = train(ctx, job)
     checkpoint = CheckpointInfo(
         model=model,
