@@ -249,7 +249,7 @@ class MultimodalModel(nn.Module):
                 scales = [state.pop(_scale(scale)) for scale in self._scales.values()]
                 state[key] = module(scales, state[key])
             elif tower == "audio" and layer != "norm":
-                state[key] = module(state[key], self._speech_mask(batch["mel_mask"]))
+                state[key] = module(state[key], self.speech_mask(batch["mel_mask"]))
             elif tower == "decoder" and layer != "norm":
                 state[key] = module(state[key], self._memories(state, batch), state["weights"])
             else:
@@ -303,6 +303,11 @@ class MultimodalModel(nn.Module):
         assert self.vision is not None
         assert self.heads.classifier is not None
         return self.heads.classifier(self.vision(image).mean(dim=1))
+
+    def speech_mask(self, mel_mask: Tensor) -> Tensor:
+        """Which positions of the audio encoder are valid (B, N), by frames (B, F)."""
+        assert self.audio is not None
+        return self.audio.mask(mel_mask)
 
     def transcribe(self, mel: Tensor, mel_mask: Tensor) -> tuple[Tensor, Tensor]:
         """Log-probabilities (B, T, V) of a token or none at each position, and the valid positions (B, T)."""
@@ -368,10 +373,6 @@ class MultimodalModel(nn.Module):
             kind = torch.full((len(question),), -1, device=question.device)
         return self.gate(question, kind, batch["present"] & evidence)
 
-    def _speech_mask(self, mel_mask: Tensor) -> Tensor:
-        assert self.audio is not None
-        return self.audio.mask(mel_mask)
-
     def _masks(self, state: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         masks: dict[str, Tensor] = {}
         if "image" in state:
@@ -380,7 +381,7 @@ class MultimodalModel(nn.Module):
         if "text" in state:
             masks["text"] = batch["token_mask"]
         if "speech" in state:
-            masks["speech"] = self._speech_mask(batch["mel_mask"])
+            masks["speech"] = self.speech_mask(batch["mel_mask"])
         return masks
 
     def _memories(self, state: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> Memories:

@@ -97,8 +97,7 @@ class Trainer:
         self.optimizer = make_optimizer(self.spec.optimizer, self.slice.model, rates)
         self.objective = Objective(
             self.spec.objective,
-            self.slice.model.output_names,
-            job.model.embed_dim,
+            self.slice.model,
             self.mesh["data"].get_group(),
             self.spec.parallel.num_microbatches,
             self.device,

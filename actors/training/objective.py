@@ -11,7 +11,7 @@ All other terms are sums over rows, divided by what the global batch has of them
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +19,8 @@ from torch import Tensor
 from torch import distributed as dist
 
 from ...models.alignment import Rows, contrastive_loss, info_nce
-from ...models.multimodal import spoken
+from ...models.heads.transcription import fits
+from ...models.multimodal import MultimodalModel, spoken
 from ...models.spec import EMBEDDED, MODALITIES
 from .spec import ObjectiveSpec
 
@@ -42,8 +43,7 @@ class Objective:
 
     Args:
         spec: weights of the terms.
-        output_names: of what the model's last layer gives.
-        embed_dim: of the embeddings.
+        model: this worker's part of it.
         data_group: the data-parallel process group.
         num_microbatches: per worker and step.
         device: of the model.
@@ -55,8 +55,7 @@ class Objective:
     def __init__(
         self,
         spec: ObjectiveSpec,
-        output_names: Sequence[str],
-        embed_dim: int,
+        model: MultimodalModel,
         data_group: dist.ProcessGroup,
         num_microbatches: int,
         device: torch.device,
@@ -64,14 +63,15 @@ class Objective:
         self.spec = spec
         self.group = data_group
         self.num_microbatches = num_microbatches
-        self._names = tuple(output_names)
+        self._model = model
+        self._names = model.output_names
         self._embedded = [name for name in self._names if name in MODALITIES or name.startswith("found.")]
         self._pairs = [name.partition(".")[2] for name in self._names if name.startswith("found.")]
         # the divergence is a part of the alignment, with a weight of its own
         self._weights = {term: spec.weight_of(term) for term in spec.terms}
         self.past = Rows.empty(
             spec.negatives if self.spec.is_slow else 0,
-            {name: embed_dim for name in self._embedded if name in MODALITIES},
+            {name: model.spec.embed_dim for name in self._embedded if name in MODALITIES},
             device,
         )
         self._batch: Mapping[str, Tensor] = {}
@@ -160,8 +160,9 @@ class Objective:
                 counts[task] = (batch[mask][:, 1:] & batch[mask][:, :-1]).sum()
         has = {m: batch["present"][:, i] for i, m in enumerate(MODALITIES)}
         if "transcription" in self._weights:
-            _, valid = spoken(batch["tokens"], batch["token_mask"])
-            counts["transcription"] = (valid & has["speech"][:, None]).sum()
+            said, valid = spoken(batch["tokens"], batch["token_mask"])
+            fit = fits(self._model.speech_mask(batch["mel_mask"]), said, valid)
+            counts["transcription"] = (valid & fit[:, None]).sum()
         if "classification" in self._weights:
             counts["classification"] = (batch["label"] >= 0).sum()
         for pair in self._pairs:

@@ -31,10 +31,26 @@ class TranscriptionHead(nn.Module):
         return self.linear(hidden).log_softmax(dim=-1)
 
 
+def fits(mask: Tensor, tokens: Tensor, token_mask: Tensor) -> Tensor:
+    """Whether each row has a token, and a position for each, and for the blank between two that are the same.
+
+    Args:
+        mask: (B, T) bool, the valid positions.
+        tokens: (B, L) int64.
+        token_mask: (B, L) bool; tokens come first.
+
+    Returns:
+        (B,) bool.
+    """
+    repeats = (tokens[:, 1:] == tokens[:, :-1]) & token_mask[:, 1:]
+    lengths = token_mask.sum(dim=1)
+    return (lengths > 0) & (mask.sum(dim=1) >= lengths + repeats.sum(dim=1))
+
+
 def ctc_nll(log_probs: Tensor, mask: Tensor, tokens: Tensor, token_mask: Tensor) -> Tensor:
     """Negative log-likelihood, nats, of each row's text over all alignments (B,).
 
-    A row whose text doesn't fit into its positions, or that has no position or no token, counts as 0.
+    A row whose text doesn't fit, as `fits` says, counts as 0.
 
     Args:
         log_probs: (B, T, V).
@@ -46,7 +62,7 @@ def ctc_nll(log_probs: Tensor, mask: Tensor, tokens: Tensor, token_mask: Tensor)
     nll = F.ctc_loss(
         log_probs.transpose(0, 1), tokens, positions, lengths, BLANK, reduction="none", zero_infinity=True
     )
-    return nll.masked_fill((positions == 0) | (lengths == 0), 0)
+    return nll.masked_fill(~fits(mask, tokens, token_mask), 0)
 
 
 def greedy(log_probs: Tensor, mask: Tensor) -> list[list[int]]:

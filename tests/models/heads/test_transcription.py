@@ -3,7 +3,14 @@ from itertools import groupby, product
 import pytest
 import torch
 
-from eagleray.models.heads.transcription import BLANK, TranscriptionHead, beam_search, ctc_nll, greedy
+from eagleray.models.heads.transcription import (
+    BLANK,
+    TranscriptionHead,
+    beam_search,
+    ctc_nll,
+    fits,
+    greedy,
+)
 
 
 @pytest.fixture
@@ -63,6 +70,17 @@ def test_positions_beyond_a_clip_count_in_nothing(log_probs):
     tokens, valid = torch.tensor([[2, 1, 3]]), torch.tensor([[True, True, False]])
     assert ctc_nll(longer, mask, tokens, valid) == ctc_nll(log_probs, EVERYWHERE, tokens, valid)
     assert beam_search(longer, mask, 50) == beam_search(log_probs, EVERYWHERE, 50)
+
+
+def test_a_text_fits_where_any_alignment_has_it(log_probs):
+    for positions in range(1, 6):
+        possible = texts(log_probs[:, :positions])
+        mask = torch.arange(5)[None] < positions
+        for length in range(1, 5):
+            for text in product(range(1, 4), repeat=length):
+                tokens = torch.tensor([[*text, BLANK]])
+                assert bool(fits(mask, tokens, tokens > 0)) == (text in possible)
+    assert not fits(EVERYWHERE, torch.zeros(1, 2, dtype=torch.long), torch.zeros(1, 2, dtype=torch.bool))
 
 
 def test_what_can_not_be_said_counts_as_nothing():
