@@ -33,10 +33,12 @@ class Rows:
     groups: Tensor
 
     @classmethod
-    def empty(cls, size: int, widths: Mapping[str, int], device: torch.device) -> Rows:
+    def empty(
+        cls, size: int, widths: Mapping[str, int], device: torch.device, dtype: torch.dtype = torch.float32
+    ) -> Rows:
         """Room for `size` rows, none of which is there yet."""
         return cls(
-            {m: torch.zeros(size, width, device=device) for m, width in widths.items()},
+            {m: torch.zeros(size, width, device=device, dtype=dtype) for m, width in widths.items()},
             torch.zeros(size, len(MODALITIES), dtype=torch.bool, device=device),
             torch.full((size,), -1, dtype=torch.int64, device=device),
         )

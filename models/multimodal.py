@@ -20,7 +20,7 @@ from .heads.classification import ClassificationHead
 from .heads.embedding import EmbeddingHead
 from .heads.language import LanguageHead
 from .heads.transcription import TranscriptionHead, ctc_nll
-from .losses import classification_nll, next_token_nll
+from .losses import classification_nll, next_token_nll, promoted
 from .spec import DECODED, EMBEDDED, MODALITIES, ModelSpec, Task
 from .text import TextEncoder
 from .vision import PatchMerging, VisionEncoder
@@ -111,7 +111,7 @@ class Heads(nn.Module):
             found["language"] = nll.masked_fill(~counted, 0).sum(dim=1)
         if "transcription" in tasks and self.transcription is not None:
             said, valid = spoken(words["tokens"], words["token_mask"])
-            log_probs = self.transcription(state["speech"]).float()
+            log_probs = promoted(self.transcription(state["speech"]))
             found["transcription"] = ctc_nll(log_probs, masks["speech"], said, valid)
         if "classification" in tasks and self.classifier is not None:
             logits = self.classifier(state["image"].mean(dim=1))

@@ -81,7 +81,11 @@ def fetch_package(package: Package, cache: Path, log: Log) -> Path:
                     raise
     folder = kept / package.inside
     if not folder.is_dir():
-        raise EaglerayError(f"the {package.shown} has no folder {package.inside}", "correct path.inside")
+        there = ", ".join(sorted(path.name for path in kept.iterdir() if path.is_dir()))
+        raise EaglerayError(
+            f"the {package.shown} has no folder {package.inside}",
+            f"correct path.inside: what it has is in {there or 'no folder'}",
+        )
     return folder
 
 

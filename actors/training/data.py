@@ -83,6 +83,7 @@ def worker_shares(
     cursor: int,
     rank: int,
     device: torch.device,
+    dtype: torch.dtype = torch.float32,
 ) -> Iterator[Share]:
     """Yield data-parallel worker `rank`'s part of every step, from position `cursor` on.
 
@@ -98,7 +99,11 @@ def worker_shares(
         )
         batch = make_batch(arrays, model, reader.info)
         check_batch(model, reader.info.vocab_size, batch)
-        return Share(start, reader.ids_of(rows), {name: tensor.to(device) for name, tensor in batch.items()})
+        placed = {
+            name: tensor.to(device, dtype if tensor.is_floating_point() else tensor.dtype)
+            for name, tensor in batch.items()
+        }
+        return Share(start, reader.ids_of(rows), placed)
 
     positions = range(cursor, spec.steps * spec.batch_size, spec.batch_size)
     with ThreadPoolExecutor(1, thread_name_prefix="reader") as pool:

@@ -88,6 +88,7 @@ class Trainer:
         self.job = job
         self.spec = job.spec
         self.device = device or _device()
+        self.dtype = torch.float64 if self.spec.precision == "fp64" else torch.float32
         self.mesh: DeviceMesh = build_mesh(job.spec.parallel, self.device.type)
         self.reader = CorpusReader(job.corpus, "train")
         self.slice = self._build()
@@ -101,6 +102,7 @@ class Trainer:
             self.mesh["data"].get_group(),
             self.spec.parallel.num_microbatches,
             self.device,
+            self.dtype,
         )
         self.ledger = Ledger(
             corpus=corpus_digest(job.corpus), split="train", num_records=len(self.reader), seed=self.spec.seed
@@ -126,7 +128,7 @@ class Trainer:
         counts = all(self.mesh[axis].get_local_rank() == 0 for axis in ("tensor", "pipeline"))
         tally = Tally()
         for part in worker_shares(
-            self.reader, self.job.model, self.spec, self.ledger.stop, rank, self.device
+            self.reader, self.job.model, self.spec, self.ledger.stop, rank, self.device, self.dtype
         ):
             report = self.train_step(part.batch)
             if counts:
@@ -195,7 +197,7 @@ class Trainer:
         model = MultimodalModel(job.model, info.vocab_size, len(info.classes), job.all_tasks)
         model.focus(self.spec.objective.tasks)
         adapt(model, job.adaptation)
-        model.to(self.device)
+        model.to(self.device, self.dtype)
         parallel = self.spec.parallel
         part = slice_model(model, self.mesh["pipeline"].get_local_rank(), parallel.pipeline)
         if parallel.tensor > 1:
@@ -215,8 +217,11 @@ def shard_parameters(part: ModelSlice, mesh: DeviceMesh, precision: str) -> None
 
     Gradients are summed, not averaged: each worker's loss is already its share of the global one.
     """
-    dtype = torch.bfloat16 if precision == "bf16" else None
-    policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, output_dtype=torch.float32)
+    policy = MixedPrecisionPolicy()
+    if precision == "bf16":
+        policy = MixedPrecisionPolicy(
+            param_dtype=torch.bfloat16, reduce_dtype=torch.float32, output_dtype=torch.float32
+        )
     modules: list[nn.Module] = [part.model.get_submodule(name) for name in part.layers]
     for module in [*modules, part]:
         if any(True for _ in module.parameters()):

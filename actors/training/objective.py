@@ -20,6 +20,7 @@ from torch import distributed as dist
 
 from ...models.alignment import Rows, contrastive_loss, info_nce
 from ...models.heads.transcription import fits
+from ...models.losses import promoted
 from ...models.multimodal import MultimodalModel, spoken
 from ...models.spec import EMBEDDED, MODALITIES
 from .spec import ObjectiveSpec
@@ -47,6 +48,7 @@ class Objective:
         data_group: the data-parallel process group.
         num_microbatches: per worker and step.
         device: of the model.
+        dtype: of the losses.
 
     Attributes:
         past: embeddings of earlier batches, by the model that follows slowly.
@@ -59,6 +61,7 @@ class Objective:
         data_group: dist.ProcessGroup,
         num_microbatches: int,
         device: torch.device,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         self.spec = spec
         self.group = data_group
@@ -73,6 +76,7 @@ class Objective:
             spec.negatives if self.spec.is_slow else 0,
             {name: model.spec.embed_dim for name in self._embedded if name in MODALITIES},
             device,
+            dtype,
         )
         self._batch: Mapping[str, Tensor] = {}
         self._bank: Bank | None = None
@@ -104,7 +108,7 @@ class Objective:
         """Gather the embeddings of all workers' rows, from the outputs for all this worker's rows."""
         named = self._named(outputs)
         rows = Rows(
-            {name: self._gather(named[name].detach().float()) for name in self._embedded},
+            {name: self._gather(promoted(named[name].detach())) for name in self._embedded},
             self._gather(self._batch["present"].to(torch.int64)).bool(),
             self._gather(self._batch["group"]),
         )
@@ -120,7 +124,7 @@ class Objective:
             terms |= self._aligned(out, rows)
         for task in self._weights:
             if task in out:
-                terms[task] = out[task].float().sum() / self._counts[task]
+                terms[task] = promoted(out[task]).sum() / self._counts[task]
         # by microbatch, since a schedule's first step calls this once more, to learn shapes
         self._terms[int(rows[0])] = {
             name: float(term.detach()) / (self._shares if name in EMBEDDED else 1)
@@ -180,14 +184,14 @@ class Objective:
         if self._bank is None:
             raise RuntimeError("fill_bank comes before the loss")
         batch, own = self._bank.rows, rows + self._bank.start
-        live = {name: out[name].float() for name in self._embedded}
+        live = {name: promoted(out[name]) for name in self._embedded}
         if self.spec.is_slow:
             queries = Rows(live, batch.present[own], batch.groups[own])
         else:
             placed = {name: batch.embeddings[name].index_copy(0, own, live[name]) for name in live}
             queries = batch = Rows(placed, batch.present, batch.groups)
             own = torch.arange(len(batch.groups), device=own.device)
-        scale = out["scale"][0].float()
+        scale = promoted(out["scale"][0])
         # where every microbatch computes the whole term, the temperature takes its share of each
         scale = scale.detach() + (scale - scale.detach()) / self._shares
         terms: dict[str, Tensor] = {}
@@ -213,7 +217,7 @@ class Objective:
                             others & has_both,
                         )
                         matching = matching + found.sum() / (2 * has_both.sum())
-                    drawn = drawn + out[f"divergence.{pair}"].float().sum() / self._counts[pair]
+                    drawn = drawn + promoted(out[f"divergence.{pair}"]).sum() / self._counts[pair]
             terms["alignment"] = matching / max(1, num_pairs)
             terms["divergence"] = drawn / max(1, num_pairs)
         return terms

@@ -141,8 +141,9 @@ class TrainingSpec(StageSpec):
     """Seed of initialisation, order and augmentation."""
     augment: bool = True
     """Vary pictures and speech at each reading; off, every epoch sees the same."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Type of parameters and activations in a layer; sums over workers and the optimizer stay fp32."""
+    precision: Literal["fp32", "bf16", "fp64"] = "fp32"
+    """Type of parameters and activations in a layer; with bf16, sums over workers and the optimizer stay
+    fp32. fp64 proves that two meshes compute the same, where rounding would hide a small difference."""
     objective: ObjectiveSpec = ObjectiveSpec(contrastive=1.0, caption=0.25)
     """Terms of the loss."""
     optimizer: OptimizerSpec = OptimizerSpec()

@@ -14,7 +14,7 @@ USUAL = {"contrastive": 1.0, "negatives": 12, "caption": 0.25, "classification":
 WHOLE = {"data": 2, "tensor": 2, "pipeline": 2, "microbatches": 2}
 
 
-def job_of(corpus, objective=None, model=MODEL, precision="fp32", **parallel) -> TrainingJob:
+def job_of(corpus, objective=None, model=MODEL, precision="fp64", **parallel) -> TrainingJob:
     spec = TrainingSpec(
         kind="pretrain",
         steps=STEPS,
@@ -105,4 +105,4 @@ def test_training_goes_on_on_another_mesh_as_if_nothing_had_happened(alone, corp
 def assert_equal(reports, expected):
     assert len(reports) == len(expected)
     for mine, theirs in zip(reports, expected, strict=True):
-        assert mine == pytest.approx(theirs, rel=1e-5, abs=1e-5)
+        assert mine == pytest.approx(theirs, rel=1e-12, abs=1e-12)
