@@ -151,13 +151,13 @@ def _work(config: dict[str, Any]) -> None:
         with checkpoint.as_directory() as folder:
             trainer.restore(Path(folder))
         if context.get_world_rank() == 0:
-            worker.emit("log", message=f"goes on from step {trainer.step}")
+            worker.emit("log", message=f"goes on from step {trainer.learner.step}")
     gauges = {
         name: Gauge(f"eagleray_{name}", description=f"{name} of the running stage", tag_keys=("stage",))
         for name in ("loss", "step", "samples_per_s")
     }
     steps = worker.job.spec.steps
-    started, first = time.monotonic(), trainer.step
+    started, first = time.monotonic(), trainer.learner.step
 
     def on_step(report: StepReport) -> None:
         if context.get_world_rank() != 0:

@@ -4,21 +4,16 @@ import pytest
 import torch
 
 from eagleray.actors.training.adapting import LoraLinear, adapt, layer_rates, merge
-from eagleray.actors.training.loop import TrainingJob
 from eagleray.actors.training.optimizer import make_optimizer
 from eagleray.actors.training.spec import (
     AdaptationSpec,
     LoraSpec,
-    ObjectiveSpec,
     OptimizerSpec,
-    ParallelSpec,
-    TrainingSpec,
 )
 from eagleray.models.multimodal import MultimodalModel
 from eagleray.workflows.errors import EaglerayError
 
 from ..conftest import MODEL, TASKS
-from .conftest import losses, spawn
 
 LORA = AdaptationSpec(lora=LoraSpec(rank=2, layers=("query", "output", "down")))
 
@@ -86,25 +81,3 @@ def test_merged_layers_compute_the_same(fresh):
     merge(fresh)
     torch.testing.assert_close(fresh.embed_image(images), before)
     assert set(fresh.state_dict()) == names
-
-
-def job_of(corpus, adaptation, **parallel):
-    spec = TrainingSpec(
-        kind="finetune",
-        steps=3,
-        batch_size=8,
-        objective=ObjectiveSpec(contrastive=1.0, caption=0.25),
-        optimizer=OptimizerSpec(warmup_steps=1, learning_rate=1e-3),
-        checkpoint_every=3,
-        parallel=ParallelSpec(**parallel),
-    )
-    return TrainingJob(spec, MODEL, corpus, adaptation=adaptation)
-
-
-def test_low_rank_layers_are_split_as_any_other(corpus_folder):
-    adaptation = LORA.model_copy(update={"layer_decay": 0.7, "freeze": ("audio",)})
-    (expected,) = spawn(losses, 1, job_of(corpus_folder, adaptation))
-    assert expected[0]["loss"] != expected[2]["loss"]
-    for reports in spawn(losses, 4, job_of(corpus_folder, adaptation, data=2, tensor=2)):
-        for mine, theirs in zip(reports, expected, strict=True):
-            assert mine == pytest.approx(theirs, rel=1e-5, abs=1e-5)

@@ -4,10 +4,9 @@ from itertools import pairwise
 import pytest
 import torch
 
+from eagleray.actors.training.group import run_group
 from eagleray.actors.training.optimizer import clip_gradients, learning_rate
 from eagleray.actors.training.spec import OptimizerSpec
-
-from .conftest import spawn
 
 SPEC = OptimizerSpec(learning_rate=1e-3, warmup_steps=10)
 
@@ -27,6 +26,6 @@ def clip(rank: int, value: float) -> float:
 
 
 def test_a_diverged_training_stops_instead_of_ending_in_a_checkpoint():
-    assert spawn(clip, 1, 3.0) == [6.0]
-    with pytest.raises(AssertionError, match=r"norm is nan: lower optimizer.learning_rate"):
-        spawn(clip, 1, float("nan"))
+    assert run_group(clip, 1, 3.0) == [6.0]
+    with pytest.raises(RuntimeError, match=r"norm is nan: lower optimizer.learning_rate"):
+        run_group(clip, 1, float("nan"))

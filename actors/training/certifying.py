@@ -1,0 +1,237 @@
+"""The proof that a mesh computes what one process does: loss, every gradient, and the weights they lead to.
+
+A training stage's model, at toy width and in double precision, takes a few steps in gloo processes under the
+stage's own mesh, sharding, schedule and loss. The same steps are taken in one process by plain PyTorch: no
+mesh, no sharding, no schedule, no microbatch. What differs by more than rounding is named.
+
+Both start from weights that are nowhere 0, and of the size at which no layer magnifies rounding: at those
+that a training starts from, some gradients are 0 whatever is wrong with them.
+"""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...models.spec import ModelSpec
+from ...pipelines.order import share
+from .group import run_group
+from .spec import AdaptationSpec, TrainingSpec
+from .toy import NUM_CLASSES, VOCAB_SIZE, toy_batch, toy_model
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+Values = Mapping[str, NDArray[np.float64]]
+Evidence = Mapping[str, list[Values]]
+"""What was computed → by step, its values by name: of a term, or of a parameter."""
+
+STEPS = 3
+TOLERANCE = 1e-12
+MIN_ROWS = 8
+"""Of a step, so that some have every modality and some share a caption."""
+LOSS, NORM, GRADIENTS, WEIGHTS = "loss", "gradient norm", "gradients", "weights"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """How far a mesh is from one process.
+
+    Attributes:
+        what: that was compared.
+        difference: the largest, as a part of the largest value there is.
+        where: the step, and the term or the parameter, where it is.
+    """
+
+    what: str
+    difference: float
+    where: str
+
+    @property
+    def holds(self) -> bool:
+        """Whether it is no more than rounding."""
+        return self.difference <= TOLERANCE  # false for NaN
+
+
+def certify(spec: TrainingSpec, model: ModelSpec, adaptation: AdaptationSpec | None = None) -> list[Finding]:
+    """Compare the mesh of a training stage with one process.
+
+    Args:
+        spec: the stage's.
+        model: that it trains.
+        adaptation: what of the weights it changes, and how fast.
+
+    Raises:
+        RuntimeError: when a worker fails.
+    """
+    toy = prepare(spec, model, adaptation or AdaptationSpec())
+    with tempfile.TemporaryDirectory(prefix="eagleray-certify-") as folder:
+        (expected,) = run_group(alone, 1, *toy, Path(folder))
+        return compare(run_group(together, spec.parallel.num_workers, *toy, Path(folder)), expected)
+
+
+def prepare(
+    spec: TrainingSpec, model: ModelSpec, adaptation: AdaptationSpec
+) -> tuple[TrainingSpec, ModelSpec, AdaptationSpec]:
+    """The stage's training and model as they are when it is certified."""
+    rows = spec.parallel.data * spec.parallel.num_microbatches
+    # more of the past than a step's rows and fewer than all steps', so that some is forgotten
+    objective = spec.objective.model_copy(update={"negatives": min(spec.objective.negatives, 3 * rows)})
+    batch_size = rows * max(2, -(-MIN_ROWS // rows))
+    update = {"precision": "fp64", "batch_size": batch_size, "steps": 2 * STEPS, "objective": objective}
+    return spec.model_copy(update=update), toy_model(model), adaptation
+
+
+def compare(workers: Iterable[Evidence], expected: Evidence) -> list[Finding]:
+    """What the workers of a mesh found, beside what one process did."""
+    found = {what: Finding(what, 0.0, "") for what in expected}
+    seen = {what: set[str]() for what in expected}
+    for worker in workers:
+        for what, steps in worker.items():
+            for step, (mine, theirs) in enumerate(zip(steps, expected[what], strict=True)):
+                largest = max(float(np.abs(value).max(initial=0)) for value in theirs.values()) or 1.0
+                seen[what] |= set(mine)
+                for name, value in mine.items():
+                    difference = float(np.abs(value - theirs[name]).max(initial=0)) / largest
+                    if not difference <= found[what].difference:
+                        found[what] = Finding(what, difference, f"step {step + 1}: {name}")
+    for what, names in seen.items():
+        for name in sorted({*expected[what][0]} - names):
+            found[what] = Finding(what, float("inf"), f"no worker has {name}")
+    return list(found.values())
+
+
+def together(
+    rank: int, spec: TrainingSpec, model: ModelSpec, adaptation: AdaptationSpec, weights: Path
+) -> Evidence:
+    """What one worker of the mesh finds, from those weights on."""
+    import torch
+    from torch.distributed.tensor import DTensor
+
+    from .learner import Learner
+
+    def whole(tensor: Tensor) -> Tensor:
+        return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().clone()
+
+    learner = Learner(
+        spec,
+        model,
+        VOCAB_SIZE,
+        NUM_CLASSES,
+        weights=weights,
+        adaptation=adaptation,
+        device=torch.device("cpu"),
+    )
+    start, stop = share(
+        0, spec.batch_size, learner.mesh["data"].get_local_rank(), learner.mesh["data"].size()
+    )
+    evidence = _Recorder()
+    for step in range(STEPS):
+        batch = toy_batch(model, spec.batch_size, step)
+        terms = learner.backward({name: tensor[start:stop] for name, tensor in batch.items()})
+        named = dict(learner.slice.model.named_parameters())
+        gradients = {name: whole(p.grad) for name, p in named.items() if p.grad is not None}
+        evidence.add(named, terms, gradients, learner.update())
+    learner.slice.reshard()  # pyright: ignore[reportCallIssue] - FSDP2 adds it
+    return evidence.end({name: whole(p) for name, p in learner.slice.model.named_parameters()})
+
+
+def alone(
+    rank: int, spec: TrainingSpec, model: ModelSpec, adaptation: AdaptationSpec, weights: Path
+) -> Evidence:
+    """What one process finds, by plain PyTorch; leaves the weights that it started from in a folder."""
+    import torch
+    import torch.distributed.checkpoint as dcp
+    from torch import distributed as dist
+
+    from ...models.multimodal import MultimodalModel
+    from .adapting import adapt, layer_rates
+    from .objective import Objective
+    from .optimizer import learning_rate, make_optimizer
+
+    torch.manual_seed(spec.seed)
+    whole = MultimodalModel(model, VOCAB_SIZE, NUM_CLASSES, spec.objective.tasks)
+    whole.focus(spec.objective.tasks)
+    adapt(whole, adaptation)
+    whole.double()
+    scatter_weights(whole)
+    dcp.save(whole.state_dict(), checkpoint_id=weights)
+    slow = copy.deepcopy(whole).requires_grad_(False)
+    assert dist.group.WORLD is not None
+    objective = Objective(
+        spec.objective, whole, dist.group.WORLD, 1, torch.device("cpu"), dtype=torch.float64
+    )
+    optimizer = make_optimizer(spec.optimizer, whole, layer_rates(whole, adaptation.layer_decay))
+    evidence = _Recorder()
+    for step in range(STEPS):
+        batch = toy_batch(model, spec.batch_size, step)
+        objective.start_step(batch)
+        if objective.looks_ahead:
+            objective.fill_bank(tuple(slow(batch).values()))
+        objective(tuple(whole(batch).values()), torch.arange(spec.batch_size)).backward()
+        named = dict(whole.named_parameters())
+        gradients = {name: p.grad.clone() for name, p in named.items() if p.grad is not None}
+        norm = float(torch.cat([gradient.flatten() for gradient in gradients.values()]).norm())
+        for p in named.values():
+            if p.grad is not None:
+                p.grad.mul_(spec.optimizer.max_grad_norm / max(norm, spec.optimizer.max_grad_norm))
+        evidence.add(named, objective.sum_terms(counts=True), gradients, norm)
+        for group in optimizer.param_groups:
+            group["lr"] = group["rate"] * learning_rate(spec.optimizer, step, spec.steps)
+        optimizer.step()
+        optimizer.zero_grad()
+        objective.end_step()
+        kept = min(spec.objective.momentum, (1 + step) / (10 + step))
+        with torch.no_grad():
+            for old, new in zip(slow.parameters(), whole.parameters(), strict=True):
+                old.copy_(kept * old + (1 - kept) * new)
+    return evidence.end({name: p.detach() for name, p in whole.named_parameters()})
+
+
+def scatter_weights(model: nn.Module) -> None:
+    """Move every parameter to where none is 0 and layers keep the size of what goes through them."""
+    import torch
+
+    with torch.no_grad():
+        for p in model.parameters():
+            noise = torch.randn(p.shape, dtype=p.dtype)
+            if p.dim() > 1:
+                p.copy_(noise / p[0].numel() ** 0.5)
+            else:
+                p.add_(0.1 * noise)
+
+
+class _Recorder:
+    """Gathers evidence, as arrays."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, list[Values]] = {LOSS: [], NORM: [], GRADIENTS: [], WEIGHTS: []}
+
+    def add(
+        self,
+        parameters: Mapping[str, nn.Parameter],
+        terms: Mapping[str, float],
+        gradients: Mapping[str, Tensor],
+        norm: float,
+    ) -> None:
+        """A step. A parameter without a gradient has one of 0."""
+        self._found[LOSS].append({name: np.array(term) for name, term in terms.items()})
+        self._found[NORM].append({"of all parameters": np.array(norm)})
+        self._found[GRADIENTS].append(
+            {
+                name: gradients[name].numpy() if name in gradients else np.zeros(tuple(p.shape))
+                for name, p in parameters.items()
+            }
+        )
+
+    def end(self, weights: Mapping[str, Tensor]) -> Evidence:
+        """After the last step."""
+        self._found[WEIGHTS].append({name: weight.numpy() for name, weight in weights.items()})
+        return self._found

@@ -1,0 +1,180 @@
+"""What one worker computes: its part of the model, and a step of it on any mesh."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+
+from ...models.multimodal import MultimodalModel
+from ...models.spec import ModelSpec, Task
+from .adapting import adapt, layer_rates
+from .checkpoint import load_weights
+from .mesh import build_mesh
+from .momentum import follow
+from .objective import Objective
+from .optimizer import clip_gradients, learning_rate, make_optimizer
+from .pipeline import ModelSlice, make_schedule, make_stage, slice_model
+from .spec import AdaptationSpec, TrainingSpec
+from .tensor import split_tensors
+
+
+class Learner:
+    """One worker's model slice, optimizer and schedules, on an initialised process group.
+
+    The order matters: heads are split before parameters are sharded, so that a parameter's shards
+    are shards of its own heads; the pipeline comes first, since it decides which layers exist.
+
+    Args:
+        spec: how to train.
+        model: the model to build.
+        vocab_size: of the tokenizer.
+        num_classes: of the picture categories.
+        tasks: that the model has heads for; those of the objective by default.
+        weights: `weights` folder of a checkpoint to start from; None starts at random.
+        fresh: paths of modules that start at random all the same.
+        adaptation: what of the weights is changed, and how fast.
+        device: to compute on; this worker's GPU if it has one, by default.
+
+    Attributes:
+        mesh: see `build_mesh`.
+        slice: this worker's part of the model.
+        keys: what the bank is filled with: `slice` itself, or the same part of a model that follows.
+        step: steps done.
+    """
+
+    def __init__(
+        self,
+        spec: TrainingSpec,
+        model: ModelSpec,
+        vocab_size: int,
+        num_classes: int,
+        *,
+        tasks: Collection[Task] | None = None,
+        weights: Path | None = None,
+        fresh: Sequence[str] = (),
+        adaptation: AdaptationSpec | None = None,
+        device: torch.device | None = None,
+    ) -> None:
+        self.spec = spec
+        self.device = device or _device()
+        self.dtype = torch.float64 if spec.precision == "fp64" else torch.float32
+        self.mesh: DeviceMesh = build_mesh(spec.parallel, self.device.type)
+        adaptation = adaptation or AdaptationSpec()
+
+        def build() -> ModelSlice:
+            torch.manual_seed(spec.seed)  # every worker draws the whole model, then keeps its part
+            whole = MultimodalModel(model, vocab_size, num_classes, tasks or spec.objective.tasks)
+            whole.focus(spec.objective.tasks)
+            adapt(whole, adaptation)
+            part = self._part_of(whole.to(self.device, self.dtype))
+            if weights is not None:
+                load_weights(weights, part.model, fresh)
+            return part
+
+        self.slice = build()
+        self.keys = build().requires_grad_(False) if spec.objective.is_slow else self.slice
+        rates = layer_rates(self.slice.model, adaptation.layer_decay)
+        self.optimizer = make_optimizer(spec.optimizer, self.slice.model, rates)
+        self.objective = Objective(
+            spec.objective,
+            self.slice.model,
+            self.mesh["data"].get_group(),
+            spec.parallel.num_microbatches,
+            self.device,
+            self.dtype,
+        )
+        self.step = 0
+        depth, rank = spec.parallel.pipeline, self.mesh["pipeline"].get_local_rank()
+        stages = [  # two, since a stage keeps buffers for one kind of pass
+            make_stage(part, rank, depth, self.device, self.mesh["pipeline"].get_group())
+            for part in (self.keys, self.slice)
+        ]
+        self._forward = make_schedule(stages[0], spec.parallel, None)
+        self._train = make_schedule(stages[1], spec.parallel, self.objective)
+        self._is_last = rank == depth - 1
+
+    def backward(self, batch: dict[str, Tensor]) -> dict[str, float]:
+        """Add the gradient of this worker's rows to its parameters; returns the loss and its terms."""
+        self.objective.start_step(batch)
+        inputs: dict[str, Any] = {k: v for k, v in batch.items() if k != "group"}
+        if self.objective.looks_ahead:
+            with torch.no_grad():
+                outputs = self._forward.step(**inputs)
+            if outputs is not None:  # the last pipeline rank's
+                self.objective.fill_bank(outputs)
+        rows = torch.arange(batch["label"].shape[0], device=self.device) if self._is_last else None
+        self._train.step(target=rows, return_outputs=False, **inputs)
+        return self.objective.sum_terms(self._is_last and self.mesh["tensor"].get_local_rank() == 0)
+
+    def update(self) -> float:
+        """Take an optimizer step by the gradients; returns their norm before clipping."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["rate"] * learning_rate(self.spec.optimizer, self.step, self.spec.steps)
+        norm = clip_gradients(
+            self.slice.parameters(),
+            self.spec.optimizer.max_grad_norm,
+            dist.get_world_size(),
+            self.spec.parallel.pipeline,
+        )
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.objective.end_step()
+        if self.keys is not self.slice:
+            follow(self.keys, self.slice, self.spec.objective.momentum, self.step)
+        self.step += 1
+        return norm
+
+    def past(self) -> dict[str, Tensor]:
+        """What negatives of earlier batches need; the embeddings are at the last pipeline workers."""
+        if self.keys is self.slice:
+            return {}
+        kept = self.keys.state_dict()
+        if self._is_last:
+            past = self.objective.past
+            kept |= {"present": past.present, "groups": past.groups, **past.embeddings}
+        return kept
+
+    def _part_of(self, model: MultimodalModel) -> ModelSlice:
+        parallel = self.spec.parallel
+        part = slice_model(model, self.mesh["pipeline"].get_local_rank(), parallel.pipeline)
+        if parallel.tensor > 1:
+            split_tensors(part, self.mesh["tensor"])
+        shard_parameters(part, self.mesh["data"], self.spec.precision)
+        return part
+
+
+# A linear layer's output is a view; nothing here changes one in place.
+warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
+
+
+def shard_parameters(part: ModelSlice, mesh: DeviceMesh, precision: str) -> None:
+    """Shard every layer's parameters over the data-parallel workers (FSDP2, arXiv 2304.11277).
+
+    Gradients are summed, not averaged: each worker's loss is already its share of the global one.
+    """
+    policy = MixedPrecisionPolicy()
+    if precision == "bf16":
+        policy = MixedPrecisionPolicy(
+            param_dtype=torch.bfloat16, reduce_dtype=torch.float32, output_dtype=torch.float32
+        )
+    modules: list[nn.Module] = [part.model.get_submodule(name) for name in part.layers]
+    for module in [*modules, part]:
+        if any(True for _ in module.parameters()):
+            sharded = fully_shard(module, mesh=mesh, mp_policy=policy)
+            assert isinstance(sharded, FSDPModule)
+            sharded.set_gradient_divide_factor(1.0)
+            sharded.set_force_sum_reduction_for_comms(True)  # gloo has no other
+
+
+def _device() -> torch.device:
+    if torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu")

@@ -1,0 +1,103 @@
+"""A model of the same structure at the least width, and batches of every shape that it may meet."""
+
+from __future__ import annotations
+
+from math import gcd, lcm
+
+import torch
+from torch import Tensor
+
+from ...models.spec import MODALITIES, AudioSpec, DecoderSpec, ModelSpec, TextSpec, VisionSpec
+
+VOCAB_SIZE = 41
+NUM_CLASSES = 5
+SEGMENT = 8
+MAX_FRAMES = 128
+HEAD_WIDTH = 4
+
+
+def toy_model(model: ModelSpec) -> ModelSpec:
+    """The same layers, heads and options; widths, segments of text and clips as small as they can be."""
+    parts = {
+        "vision": None if model.vision is None else _vision(model.vision),
+        "text": None if model.text is None else _text(model.text),
+        "audio": None if model.audio is None else _audio(model.audio),
+        "decoder": None if model.decoder is None else _decoder(model.decoder),
+    }
+    return model.model_copy(update={**parts, "embed_dim": 6, "alignment_heads": 2})
+
+
+def toy_batch(model: ModelSpec, num_rows: int, seed: int) -> dict[str, Tensor]:
+    """Rows of a toy model in double precision: texts, answers and clips of all lengths, modalities missing
+    here and there, captions that several rows share, and rows without a category.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(high: int, *shape: int, low: int = 0) -> Tensor:
+        return torch.randint(low, high, shape, generator=generator)
+
+    def lengths(low: int, high: int) -> Tensor:
+        """(B, high) bool, its first positions; one row is as long as may be."""
+        ends = draw(high + 1, num_rows, low=low)
+        ends[-1] = high
+        return torch.arange(high) < ends[:, None]
+
+    present = draw(4, num_rows, len(MODALITIES)) > 0
+    present[0] = True
+    batch: dict[str, Tensor] = {
+        "label": draw(NUM_CLASSES + 1, num_rows) - 1,
+        "group": draw(max(2, 2 * num_rows // 3), num_rows),
+    }
+    if model.vision is not None:
+        side = model.vision.image_size
+        batch["image"] = torch.randn(num_rows, 3, side, side, generator=generator, dtype=torch.float64)
+        batch["image"][~present[:, MODALITIES.index("image")]] = 0
+    most = 3 * SEGMENT + 1
+    batch["token_mask"] = lengths(3, most) & present[:, MODALITIES.index("text"), None]
+    batch["tokens"] = draw(VOCAB_SIZE, num_rows, most, low=1).masked_fill(~batch["token_mask"], 0)
+    batch["answer_mask"] = lengths(2, 6)
+    batch["answer"] = draw(VOCAB_SIZE, num_rows, 6, low=1).masked_fill(~batch["answer_mask"], 0)
+    if model.decoder is not None:
+        batch["question_type"] = draw(len(model.decoder.question_types) + 1, num_rows) - 1
+    if model.audio is not None:
+        frames = model.audio.max_frames
+        batch["mel_mask"] = lengths(min(frames, 3), frames) & present[:, MODALITIES.index("speech"), None]
+        mel = torch.randn(num_rows, frames, model.audio.n_mels, generator=generator, dtype=torch.float64)
+        batch["mel"] = mel * batch["mel_mask"][..., None]
+    return {**batch, "present": present}
+
+
+def _vision(spec: VisionSpec) -> VisionSpec:
+    # the least width that every scale's heads divide
+    width = lcm(*(heads // gcd(heads, 2**scale) for scale, heads in enumerate(spec.num_heads)))
+    update = {"embed_dim": HEAD_WIDTH * width, "mlp_ratio": 1.0, "pyramid_width": min(spec.pyramid_width, 4)}
+    return spec.model_copy(update=update)
+
+
+def _text(spec: TextSpec) -> TextSpec:
+    scale = SEGMENT / spec.max_tokens
+    cutoffs = (VOCAB_SIZE // 3, VOCAB_SIZE // 2, 2 * VOCAB_SIZE // 3)[: len(spec.adaptive_cutoffs)]
+    return spec.model_copy(
+        update={
+            "d_model": HEAD_WIDTH * spec.num_heads,
+            "mlp_ratio": 1.0,
+            "max_tokens": SEGMENT,
+            "memory_length": min(2 * SEGMENT, round(spec.memory_length * scale)),
+            "window": min(2 * SEGMENT, round(spec.window * scale)),
+            "adaptive_cutoffs": cutoffs,
+        }
+    )
+
+
+def _audio(spec: AudioSpec) -> AudioSpec:
+    update = {
+        "d_model": HEAD_WIDTH * spec.num_heads,
+        "mlp_ratio": 1.0,
+        "n_mels": spec.num_bands,
+        "max_frames": min(spec.max_frames, MAX_FRAMES),
+    }
+    return spec.model_copy(update=update)
+
+
+def _decoder(spec: DecoderSpec) -> DecoderSpec:
+    return spec.model_copy(update={"d_model": HEAD_WIDTH * spec.num_heads, "mlp_ratio": 1.0})
