@@ -123,7 +123,7 @@ def the_second_model_stays_behind():
 TRAPS = {
     no_trap: ({"data": 2}, 32, set()),
     gradients_averaged_over_ranks: ({"data": 2}, 32, {NORM, GRADIENTS}),  # clipped, weights are the same
-    norm_counts_shared_parameters_twice: ({"tensor": 2}, 0, {NORM, WEIGHTS}),
+    norm_counts_shared_parameters_twice: ({"tensor": 2}, 0, {LOSS, NORM, GRADIENTS, WEIGHTS}),
     temperature_learns_from_every_microbatch: ({"microbatches": 2}, 0, {LOSS, NORM, GRADIENTS, WEIGHTS}),
     the_second_model_stays_behind: ({"data": 2}, 32, {LOSS, NORM, GRADIENTS, WEIGHTS}),
 }
