@@ -30,6 +30,7 @@ from .commands.common import (
     print_fields,
 )
 from .commands.data import corpora, ledger
+from .commands.training import certify
 from .display import (
     RunView,
     describe_event,
@@ -65,6 +66,7 @@ app.add_typer(corpora, name="corpora")
 app.add_typer(ledger, name="ledger")
 weights = typer.Typer(no_args_is_help=True, help="Take published weights over.")
 app.add_typer(weights, name="weights")
+app.command()(certify)
 
 
 @app.callback()

@@ -306,6 +306,39 @@ def test_everything_that_prints_a_table_prints_json(shell: Shell, finished: str,
     assert "\x1b" not in shell(*words).stdout  # a pipe gets no colours
 
 
+TRAINED = """\
+version: 1
+name: trained
+stages:
+  corpus: {kind: preprocess, source: {kind: tuxpaint}}
+  first:
+    kind: pretrain
+    inputs: {corpus: corpus}
+    objective: {classification: 1.0}
+    parallel: {data: 2}
+    model: {text: null, audio: null, decoder: null, vision: {depths: [1], num_heads: [2]}}
+  second: {kind: finetune, inputs: {corpus: corpus, checkpoint: first}, objective: {classification: 1.0}}
+"""
+
+
+def test_certify_holds_every_training_to_one_process(shell: Shell) -> None:
+    (shell.folder / "trained.yaml").write_text(TRAINED)
+    rows = shell.json("certify", "trained.yaml")
+    assert [(row["stage"], row["mesh"]) for row in rows[::4]] == [
+        ("first", "2×1×1"),
+        ("second", "1×1×1"),
+    ]
+    assert all(row["holds"] and float(row["difference"]) <= 1e-12 for row in rows)
+
+
+def test_certify_asks_for_the_model_that_only_a_run_would_tell(shell: Shell) -> None:
+    weights = TRAINED.replace("checkpoint: first", "checkpoint: weights")
+    (shell.folder / "weights.yaml").write_text(weights + "  weights: {kind: import-weights, path: nowhere}\n")
+    said = shell("certify", "weights.yaml", "--set", "first.parallel.data=1", code=1).stderr
+    assert "what second trains is known only once weights has run" in said
+    assert "write its sizes down as second.model" in said
+
+
 def test_the_schema_knows_the_stage_kinds(shell: Shell) -> None:
     text = shell("schema").stdout
     assert json.loads(text)["type"] == "object"

@@ -11,6 +11,7 @@ that a training starts from, some gradients are 0 whatever is wrong with them.
 from __future__ import annotations
 
 import copy
+import logging
 import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -101,7 +102,8 @@ def compare(workers: Iterable[Evidence], expected: Evidence) -> list[Finding]:
                 for name, value in mine.items():
                     difference = float(np.abs(value - theirs[name]).max(initial=0)) / largest
                     if not difference <= found[what].difference:
-                        found[what] = Finding(what, difference, f"step {step + 1}: {name}")
+                        after = step + 1 + STEPS - len(steps)  # weights are those after the last
+                        found[what] = Finding(what, difference, f"step {after}: {name}")
     for what, names in seen.items():
         for name in sorted({*expected[what][0]} - names):
             found[what] = Finding(what, float("inf"), f"no worker has {name}")
@@ -116,6 +118,9 @@ def together(
     from torch.distributed.tensor import DTensor
 
     from .learner import Learner
+
+    # it warns of each tensor that two axes split, when it is put together
+    logging.getLogger("torch.distributed.tensor._redistribute").setLevel(logging.ERROR)
 
     def whole(tensor: Tensor) -> Tensor:
         return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().clone()

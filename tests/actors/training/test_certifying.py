@@ -147,7 +147,7 @@ def test_a_known_error_is_caught(trap, tmp_path):
 
 
 def test_a_parameter_that_no_worker_has_is_missed():
-    (expected,) = [{LOSS: [{"loss": 1.0}], GRADIENTS: [{"a": 1.0, "b": 2.0}]}]
+    expected = {LOSS: [{"loss": 1.0}], GRADIENTS: [{"a": 1.0, "b": 2.0}]}
     mine = {LOSS: [{"loss": 1.0}], GRADIENTS: [{"a": 1.0}]}
     loss, gradients = compare([mine], expected)
     assert loss.holds
