@@ -72,6 +72,16 @@ def link_outside(operator: str, path: str, name: str | None = None) -> Refusal:
     return Refusal(name or path, path, operator, "link-outside", "the link leads out of the folder")
 
 
+def file_missing(operator: str, path: str) -> Refusal:
+    """The refusal of all of a source, for want of a file that says what is in it.
+
+    Args:
+        operator: the source's kind.
+        path: of the file.
+    """
+    return Refusal(path, path, operator, "missing-file", f"there is no {path}")
+
+
 class Refuse(Protocol):
     """Notes that a part of a record is refused while the record goes on without it, or that a unit of many
     records has one that can't be used.

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 Values = Mapping[str, NDArray[np.float64]]
-Evidence = Mapping[str, list[Values]]
-"""What was computed → by step, its values by name: of a term, or of a parameter."""
+Evidence = list[Mapping[str, Values]]
+"""By step: what was computed → its values by name, of a term or of a parameter."""
 
 STEPS = 3
 TOLERANCE = 1e-12
@@ -92,20 +92,19 @@ def prepare(
 
 def compare(workers: Iterable[Evidence], expected: Evidence) -> list[Finding]:
     """What the workers of a mesh found, beside what one process did."""
-    found = {what: Finding(what, 0.0, "") for what in expected}
-    seen = {what: set[str]() for what in expected}
+    found = {what: Finding(what, 0.0, "") for what in expected[0]}
+    seen = {what: set[str]() for what in expected[0]}
     for worker in workers:
-        for what, steps in worker.items():
-            for step, (mine, theirs) in enumerate(zip(steps, expected[what], strict=True)):
-                largest = max(float(np.abs(value).max(initial=0)) for value in theirs.values()) or 1.0
-                seen[what] |= set(mine)
-                for name, value in mine.items():
-                    difference = float(np.abs(value - theirs[name]).max(initial=0)) / largest
+        for step, (mine, theirs) in enumerate(zip(worker, expected, strict=True), start=1):
+            for what, values in mine.items():
+                largest = max(float(np.abs(value).max(initial=0)) for value in theirs[what].values()) or 1.0
+                seen[what] |= set(values)
+                for name, value in values.items():
+                    difference = float(np.abs(value - theirs[what][name]).max(initial=0)) / largest
                     if not difference <= found[what].difference:
-                        after = step + 1 + STEPS - len(steps)  # weights are those after the last
-                        found[what] = Finding(what, difference, f"step {after}: {name}")
+                        found[what] = Finding(what, difference, f"step {step}: {name}")
     for what, names in seen.items():
-        for name in sorted({*expected[what][0]} - names):
+        for name in sorted({*expected[0][what]} - names):
             found[what] = Finding(what, float("inf"), f"no worker has {name}")
     return list(found.values())
 
@@ -137,15 +136,15 @@ def together(
     start, stop = share(
         0, spec.batch_size, learner.mesh["data"].get_local_rank(), learner.mesh["data"].size()
     )
-    evidence = _Recorder()
+    parameters = dict(learner.slice.model.named_parameters())
+    evidence: Evidence = []
     for step in range(STEPS):
         batch = toy_batch(model, spec.batch_size, step)
         terms = learner.backward({name: tensor[start:stop] for name, tensor in batch.items()})
-        named = dict(learner.slice.model.named_parameters())
-        gradients = {name: whole(p.grad) for name, p in named.items() if p.grad is not None}
-        evidence.add(named, terms, gradients, learner.update())
-    learner.slice.reshard()  # pyright: ignore[reportCallIssue] - FSDP2 adds it
-    return evidence.end({name: whole(p) for name, p in learner.slice.model.named_parameters()})
+        gradients = {name: whole(p.grad) for name, p in parameters.items() if p.grad is not None}
+        norm = learner.update()
+        evidence.append(_values(terms, norm, gradients, {name: whole(p) for name, p in parameters.items()}))
+    return evidence
 
 
 def alone(
@@ -174,20 +173,19 @@ def alone(
         spec.objective, whole, dist.group.WORLD, 1, torch.device("cpu"), dtype=torch.float64
     )
     optimizer = make_optimizer(spec.optimizer, whole, layer_rates(whole, adaptation.layer_decay))
-    evidence = _Recorder()
+    parameters = dict(whole.named_parameters())
+    evidence: Evidence = []
     for step in range(STEPS):
         batch = toy_batch(model, spec.batch_size, step)
         objective.start_step(batch)
         if objective.looks_ahead:
             objective.fill_bank(tuple(slow(batch).values()))
         objective(tuple(whole(batch).values()), torch.arange(spec.batch_size)).backward()
-        named = dict(whole.named_parameters())
-        gradients = {name: p.grad.clone() for name, p in named.items() if p.grad is not None}
+        gradients = {name: p.grad.clone() for name, p in parameters.items() if p.grad is not None}
         norm = float(torch.cat([gradient.flatten() for gradient in gradients.values()]).norm())
-        for p in named.values():
+        for p in parameters.values():
             if p.grad is not None:
                 p.grad.mul_(spec.optimizer.max_grad_norm / max(norm, spec.optimizer.max_grad_norm))
-        evidence.add(named, objective.sum_terms(counts=True), gradients, norm)
         for group in optimizer.param_groups:
             group["lr"] = group["rate"] * learning_rate(spec.optimizer, step, spec.steps)
         optimizer.step()
@@ -197,7 +195,9 @@ def alone(
         with torch.no_grad():
             for old, new in zip(slow.parameters(), whole.parameters(), strict=True):
                 old.copy_(kept * old + (1 - kept) * new)
-    return evidence.end({name: p.detach() for name, p in whole.named_parameters()})
+        stepped = {name: p.detach().clone() for name, p in parameters.items()}
+        evidence.append(_values(objective.sum_terms(counts=True), norm, gradients, stepped))
+    return evidence
 
 
 def scatter_weights(model: nn.Module) -> None:
@@ -213,30 +213,16 @@ def scatter_weights(model: nn.Module) -> None:
                 p.add_(0.1 * noise)
 
 
-class _Recorder:
-    """Gathers evidence, as arrays."""
-
-    def __init__(self) -> None:
-        self._found: dict[str, list[Values]] = {LOSS: [], NORM: [], GRADIENTS: [], WEIGHTS: []}
-
-    def add(
-        self,
-        parameters: Mapping[str, nn.Parameter],
-        terms: Mapping[str, float],
-        gradients: Mapping[str, Tensor],
-        norm: float,
-    ) -> None:
-        """A step. A parameter without a gradient has one of 0."""
-        self._found[LOSS].append({name: np.array(term) for name, term in terms.items()})
-        self._found[NORM].append({"of all parameters": np.array(norm)})
-        self._found[GRADIENTS].append(
-            {
-                name: gradients[name].numpy() if name in gradients else np.zeros(tuple(p.shape))
-                for name, p in parameters.items()
-            }
-        )
-
-    def end(self, weights: Mapping[str, Tensor]) -> Evidence:
-        """After the last step."""
-        self._found[WEIGHTS].append({name: weight.numpy() for name, weight in weights.items()})
-        return self._found
+def _values(
+    terms: Mapping[str, float], norm: float, gradients: Mapping[str, Tensor], weights: Mapping[str, Tensor]
+) -> Mapping[str, Values]:
+    """A step's, as arrays. A parameter without a gradient has one of 0."""
+    return {
+        LOSS: {name: np.array(term) for name, term in terms.items()},
+        NORM: {"of all parameters": np.array(norm)},
+        GRADIENTS: {
+            name: gradients[name].numpy() if name in gradients else np.zeros(tuple(weight.shape))
+            for name, weight in weights.items()
+        },
+        WEIGHTS: {name: weight.numpy() for name, weight in weights.items()},
+    }

@@ -84,14 +84,9 @@ class Objective:
         self._terms: dict[int, dict[str, float]] = {}
 
     @property
-    def uses_bank(self) -> bool:
-        """Whether a row's loss depends on other rows."""
-        return bool(EMBEDDED & self.spec.tasks)
-
-    @property
     def looks_ahead(self) -> bool:
         """Whether `fill_bank` must be called before the loss."""
-        return self.uses_bank and (self.spec.is_slow or self.num_microbatches > 1)
+        return self.spec.uses_bank and (self.spec.is_slow or self.num_microbatches > 1)
 
     def start_step(self, batch: Mapping[str, Tensor]) -> None:
         """Take this worker's rows of the next step; the bank is empty until `fill_bank`."""
@@ -116,11 +111,11 @@ class Objective:
 
     def __call__(self, outputs: tuple[Tensor, ...], rows: Tensor) -> Tensor:
         """Loss of the worker's rows `rows` (b,) given the outputs for them; scalar, to be summed."""
-        if self.uses_bank and not self.looks_ahead:  # its rows are all of this worker's
+        if self.spec.uses_bank and not self.looks_ahead:  # its rows are all of this worker's
             self.fill_bank(outputs)
         out = self._named(outputs)
         terms: dict[str, Tensor] = {}
-        if self.uses_bank:
+        if self.spec.uses_bank:
             terms |= self._aligned(out, rows)
         for task in self._weights:
             if task in out:
@@ -162,16 +157,12 @@ class Objective:
         for task, mask in (("caption", "token_mask"), ("answer", "answer_mask"), ("language", "token_mask")):
             if task in self._weights:
                 counts[task] = (batch[mask][:, 1:] & batch[mask][:, :-1]).sum()
-        has = {m: batch["present"][:, i] for i, m in enumerate(MODALITIES)}
         if "transcription" in self._weights:
             said, valid = spoken(batch["tokens"], batch["token_mask"])
             fit = fits(self._model.speech_mask(batch["mel_mask"]), said, valid)
             counts["transcription"] = (valid & fit[:, None]).sum()
         if "classification" in self._weights:
             counts["classification"] = (batch["label"] >= 0).sum()
-        for pair in self._pairs:
-            a, b = pair.split("-")
-            counts[pair] = (has[a] & has[b]).sum()
         return counts
 
     @property
@@ -198,29 +189,30 @@ class Objective:
         if "contrastive" in self._weights:
             terms["contrastive"] = contrastive_loss(queries, batch, scale, own, self.past)
         if "alignment" in self._weights:
-            matching, drawn, num_pairs = scale.new_zeros(()), scale.new_zeros(()), 0
-            others = queries.groups[:, None] != batch.groups[None, :]
-            for pair in self._pairs:
-                a, b = pair.split("-")
-                places = [MODALITIES.index(a), MODALITIES.index(b)]
-                has_both = batch.present[:, places].all(dim=1)
-                if has_both.any():
-                    num_pairs += 1
-                    names = (f"found.{pair}", a)
-                    for ours, theirs in (names, names[::-1]):
-                        found = info_nce(
-                            queries.embeddings[ours],
-                            batch.embeddings[theirs],
-                            own,
-                            scale,
-                            has_both[own],
-                            others & has_both,
-                        )
-                        matching = matching + found.sum() / (2 * has_both.sum())
-                    drawn = drawn + promoted(out[f"divergence.{pair}"]).sum() / self._counts[pair]
-            terms["alignment"] = matching / max(1, num_pairs)
-            terms["divergence"] = drawn / max(1, num_pairs)
+            terms |= self._alignment(out, queries, batch, scale, own)
         return terms
+
+    def _alignment(
+        self, out: Mapping[str, Tensor], queries: Rows, batch: Rows, scale: Tensor, own: Tensor
+    ) -> dict[str, Tensor]:
+        """What each modality found in each other, told from what it found in other rows, and how far apart
+        their views are.
+        """
+        matching, drawn, num_pairs = scale.new_zeros(()), scale.new_zeros(()), 0
+        others = queries.groups[:, None] != batch.groups[None, :]
+        for pair in self._pairs:
+            names = (f"found.{pair}", pair.partition("-")[0])
+            has_both = batch.present[:, [MODALITIES.index(m) for m in pair.split("-")]].all(dim=1)
+            count = has_both.sum()
+            if not count:
+                continue
+            num_pairs += 1
+            for ours, theirs in (names, names[::-1]):
+                mine, keys = queries.embeddings[ours], batch.embeddings[theirs]
+                found = info_nce(mine, keys, own, scale, has_both[own], others & has_both)
+                matching = matching + found.sum() / (2 * count)
+            drawn = drawn + promoted(out[f"divergence.{pair}"]).sum() / count
+        return {"alignment": matching / max(1, num_pairs), "divergence": drawn / max(1, num_pairs)}
 
     def _gather(self, rows: Tensor) -> Tensor:
         parts = [torch.empty_like(rows) for _ in range(dist.get_world_size(self.group))]

@@ -93,9 +93,14 @@ class ObjectiveSpec(Spec):
         return frozenset(task for task in get_args(Task) if getattr(self, task) > 0)
 
     @property
+    def uses_bank(self) -> bool:
+        """Whether a row's loss depends on other rows."""
+        return bool(EMBEDDED & self.tasks)
+
+    @property
     def is_slow(self) -> bool:
         """Whether samples are told from embeddings of a model that follows the trained one slowly."""
-        return bool(EMBEDDED & self.tasks) and self.negatives > 0
+        return self.uses_bank and self.negatives > 0
 
     @property
     def terms(self) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from typing import Literal
 
 from ..files import Files
 from ..packages import Package
-from ..quarantine import Refusal, Refuse, Refused
+from ..quarantine import Refusal, Refuse, Refused, file_missing
 from ..source import Row, Source, SourceSpec, Unit
 from ..spec import Preparation
 
@@ -39,7 +39,7 @@ def list_units(spec: AsteriskSpec, files: Files) -> Iterator[Unit | Refusal]:
     """One unit for each recording in which something is said."""
     table = next((path for path in files.entries if path.endswith(TABLE)), None)
     if table is None:
-        yield Refusal(TABLE, TABLE, "asterisk", "missing-file", f"there is no {TABLE}")
+        yield file_missing("asterisk", TABLE)
         return
     said = parse_transcripts(gzip.decompress(files.read(table)).decode("utf-8", "replace"))
     for path in files.entries:

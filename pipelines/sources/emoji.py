@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from ..files import Files
 from ..packages import Package
-from ..quarantine import Refusal, Refuse
+from ..quarantine import Refusal, Refuse, file_missing
 from ..source import Row, Source, SourceSpec, Unit
 from ..spec import Preparation
 
@@ -37,7 +37,7 @@ def list_units(spec: EmojiSpec, files: Files) -> Iterator[Unit | Refusal]:
     """One unit for each picture that has a name."""
     table = next((path for path in files.entries if path.endswith(TABLE)), None)
     if table is None:
-        yield Refusal(TABLE, TABLE, "emoji", "missing-file", f"there is no {TABLE}")
+        yield file_missing("emoji", TABLE)
         return
     named = dict(_names(json.loads(files.read(table))))
     for path in files.entries:

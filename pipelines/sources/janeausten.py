@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from ..files import Files
 from ..packages import Package
-from ..quarantine import Refusal, Refuse, Refused
+from ..quarantine import Refusal, Refuse, Refused, file_missing
 from ..source import Row, Source, SourceSpec, Unit
 from ..spec import Preparation
 
@@ -34,8 +34,7 @@ def list_units(spec: JaneAustenSpec, files: Files) -> Iterator[Unit | Refusal]:
     """One unit for each novel, with where it lies in R's database of lazily loaded objects."""
     missing = [name for name in (INDEX, DATABASE) if name not in files.entries]
     if missing:
-        message = f"there is no {missing[0]}"
-        yield Refusal(missing[0], missing[0], "janeausten", "missing-file", message)
+        yield file_missing("janeausten", missing[0])
         return
     try:
         places = _r_object(gzip.decompress(files.read(INDEX)))["variables"]

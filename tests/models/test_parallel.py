@@ -1,16 +1,13 @@
 """Split by the naming convention or sharded block by block, every part computes what it computed whole."""
 
-import socket
-
 import pytest
 import torch
-import torch.multiprocessing as mp
-from torch import distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
+from eagleray.actors.training.group import run_group
 from eagleray.actors.training.tensor import split_tensors
 from eagleray.models.audio import AudioEncoder
 from eagleray.models.decoding import JointDecoder
@@ -62,9 +59,7 @@ def step(model):
     return outputs, whole
 
 
-def compare(rank, port, layout):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://localhost:{port}", rank=rank, world_size=2)
+def compare(rank, layout):
     expected, gradients = step(build())
     model = build()
     mesh = init_device_mesh(
@@ -85,12 +80,8 @@ def compare(rank, port, layout):
         torch.testing.assert_close(
             sharded[name], gradient, rtol=1e-9, atol=1e-12, msg=lambda m, n=name: f"{n}: {m}"
         )
-    dist.destroy_process_group()
 
 
 @pytest.mark.parametrize("layout", ["tensor", "data"])
 def test_split_equals_whole_forward_and_backward(layout):
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port = probe.getsockname()[1]
-    mp.spawn(compare, (port, layout), nprocs=2)
+    run_group(compare, 2, layout)

@@ -5,11 +5,7 @@ import torch
 
 from eagleray.actors.training.adapting import LoraLinear, adapt, layer_rates, merge
 from eagleray.actors.training.optimizer import make_optimizer
-from eagleray.actors.training.spec import (
-    AdaptationSpec,
-    LoraSpec,
-    OptimizerSpec,
-)
+from eagleray.actors.training.spec import AdaptationSpec, LoraSpec, OptimizerSpec
 from eagleray.models.multimodal import MultimodalModel
 from eagleray.workflows.errors import EaglerayError
 

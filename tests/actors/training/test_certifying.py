@@ -147,9 +147,9 @@ def test_a_known_error_is_caught(trap, tmp_path):
 
 
 def test_a_parameter_that_no_worker_has_is_missed():
-    expected = {LOSS: [{"loss": 1.0}], GRADIENTS: [{"a": 1.0, "b": 2.0}]}
-    mine = {LOSS: [{"loss": 1.0}], GRADIENTS: [{"a": 1.0}]}
+    expected = [{LOSS: {"loss": 1.0}, GRADIENTS: {"a": 1.0, "b": 2.0}}]
+    mine = [{LOSS: {"loss": 1.0}, GRADIENTS: {"a": 1.0}}]
     loss, gradients = compare([mine], expected)
     assert loss.holds
     assert dataclasses.astuple(gradients) == (GRADIENTS, float("inf"), "no worker has b")
-    assert not compare([{LOSS: [{"loss": float("nan")}]}], {LOSS: [{"loss": 1.0}]})[0].holds
+    assert not compare([[{LOSS: {"loss": float("nan")}}]], [{LOSS: {"loss": 1.0}}])[0].holds
