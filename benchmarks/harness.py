@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
@@ -109,6 +110,15 @@ def medians(results: Mapping[str, Sequence[Mapping[str, float]]], figure: str) -
     return {name: statistics.median(one[figure] for one in runs) for name, runs in results.items()}
 
 
+def gpu() -> str:
+    """Name of the GPU, which contenders use if there is one; empty if there is none."""
+    if shutil.which("nvidia-smi") is None:
+        return ""
+    query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    found = subprocess.run(query, capture_output=True, text=True, check=False).stdout.splitlines()
+    return found[0].strip() if found else ""
+
+
 def machine() -> str:
     """What this ran on."""
     model = platform.processor() or platform.machine()
@@ -120,7 +130,8 @@ def machine() -> str:
             if "model name" in line
         ]
         model = names[0] if names else model
-    return f"{os.cpu_count()} cores, {model}, Python {sys.version.split()[0]}"
+    words = [gpu(), f"{os.cpu_count()} cores", model, f"Python {sys.version.split()[0]}"]
+    return ", ".join(word for word in words if word)
 
 
 def publish(name: str, claims: Sequence[Claim]) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 SHORT = 128
-"""Up to this many keys, the CPU is faster without a fused kernel; see `attend`."""
+"""Up to this many keys, it is faster without a fused kernel; see `attend`."""
 
 
 class KeyValues(NamedTuple):
@@ -143,8 +143,9 @@ def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Te
         value: (B, H, M, K).
         bias: added to the scores, broadcast to (B, H, N, M); -inf hides a key.
     """
-    if query.device.type == "cpu" and key.shape[2] <= SHORT:
-        # measured on 2 cores, forward and backward, (64, 16, 32, 24): 4.4 ms, fused 11.1 ms
+    if key.shape[2] <= SHORT:
+        # measured, forward and backward: (64, 16, 32, 24) on 2 cores 4.4 ms, fused 11.1 ms; on an H200 Swin
+        # V2 makes 22.8 steps/s (tiny, bf16), fused 19.7; of CIFAR-10's size in fp32 42.4, fused 34.3
         scores = query @ key.transpose(-2, -1)
         return (scores if bias is None else scores + bias).softmax(dim=-1) @ value
     return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=1.0)
