@@ -6,13 +6,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 SPEC ?= examples/quickstart.yaml
 
-.PHONY: run test check format clean bench-data bench-model
+.PHONY: run test nightly check format clean bench-data bench-model
 
 run: $(VENV)/.run-installed
 	$(BIN)/eagleray run $(SPEC)
 
 test: $(VENV)/.dev-installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+nightly: $(VENV)/.dev-installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m nightly
 
 check: $(VENV)/.dev-installed
 	$(BIN)/ruff format --check .

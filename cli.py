@@ -8,7 +8,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,6 +25,7 @@ from .commands.common import (
     RunId,
     SpecFile,
     Store,
+    Uncertified,
     err,
     out,
     print_fields,
@@ -80,6 +81,7 @@ def options(
 def run(
     spec: SpecFile,
     overrides: Overrides = None,
+    uncertified: Uncertified = False,
     address: Address = None,
     home: Home = DEFAULT_HOME,
     store: Store = None,
@@ -87,11 +89,13 @@ def run(
 ) -> None:
     """Carry out a workflow: what is cached is skipped, every other stage runs as soon as it can.
 
-    Killed at any moment, the run is taken up again by `eagleray resume`.
+    Killed at any moment, the run is taken up again by `eagleray resume`. It doesn't train on a mesh that no
+    certificate stands for: see `eagleray certify`.
     """
     session = Session(home, store, database)
     again = _words(home, store, database, address)
-    _carry_out(session, session.prepare(session.load(spec, overrides or [])), address, again)
+    given = _overrides(spec, overrides, uncertified)
+    _carry_out(session, session.prepare(session.load(spec, given)), address, again)
 
 
 @weights.command("import")
@@ -320,6 +324,7 @@ def submit(
     spec: SpecFile,
     address: Annotated[str, typer.Option(help="The cluster's dashboard: http://HEAD:8265")],
     overrides: Overrides = None,
+    uncertified: Uncertified = False,
     home: Annotated[
         str, typer.Option(help="Folder for runs and artifacts, on the cluster; all its machines must see it.")
     ] = "~/.eagleray",
@@ -335,7 +340,7 @@ def submit(
     """
     from .cluster.jobs import follow, submit
 
-    Session(DEFAULT_HOME).load(spec, overrides or [])  # refused here before anything travels
+    words_set = _overrides(spec, overrides, uncertified)  # refused here before anything travels
     given = {"--home": home, "--store": store, "--database": database}
     for name, value in given.items():
         if value and _holds_key(value):
@@ -344,7 +349,7 @@ def submit(
                 f"set EAGLERAY_{name[2:].upper()} in the cluster's environment instead",
             )
     words = [word for name, value in given.items() if value for word in (name, value)]
-    job = submit(spec, overrides or [], address, words)
+    job = submit(spec, words_set, address, words)
     out.print(f"job {job} at {address}")
     if wait and not follow(job, address, typer.echo):
         raise typer.Exit(1)
@@ -388,6 +393,21 @@ def _words(
     given = {"--home": shown, "--store": store, "--database": database, "--address": address}
     told = {name: value for name, value in given.items() if value and not _holds_key(value)}
     return "".join(f" {name} {shlex.quote(value)}" for name, value in told.items())
+
+
+def _overrides(spec: Path, overrides: Sequence[str] | None, uncertified: bool) -> list[str]:
+    """Those given, and of every training that it needs no certificate, as far as that is wanted.
+
+    Raises:
+        EaglerayError: when the workflow can't be loaded with them.
+    """
+    given = list(overrides or [])
+    stages = Session(DEFAULT_HOME).load(spec, given).stages
+    if uncertified:
+        given += [
+            f"{name}.uncertified=true" for name, stage in stages.items() if hasattr(stage, "uncertified")
+        ]
+    return given
 
 
 def _holds_key(url: str) -> bool:

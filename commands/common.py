@@ -54,6 +54,10 @@ Address = Annotated[
     str | None,
     typer.Option(help="A Ray cluster: HOST:PORT, ray://… or auto.", show_default="one on this machine"),
 ]
+Uncertified = Annotated[
+    bool,
+    typer.Option("--uncertified", help="Train without certificates all the same; checkpoints will say so."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 DEFAULT_HOME = Path(".eagleray")
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .layers import MLP, KeyValues, attend, init_weights, key_bias
+from .layers import MLP, KeyValues, RowDropout, attend, init_weights, key_bias
 from .spec import AudioSpec
 from .text import sinusoid
 
@@ -143,25 +143,31 @@ class AudioBlock(nn.Module):
             self.frequency = AxialAttention(width, spec.num_heads, "frequency")
         self.norm_mlp = nn.LayerNorm(width)
         self.mlp = MLP(width, spec.mlp_ratio)
+        self.drop_time, self.drop_frequency, self.drop_mlp = (RowDropout(spec.dropout) for _ in range(3))
 
-    def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """Transform hidden (B, T, S, D), attending only to times where mask (B, T) is True."""
+    def forward(self, hidden: Tensor, mask: Tensor, seeds: Tensor | None = None) -> Tensor:
+        """Transform hidden (B, T, S, D), attending only to times where mask (B, T) is True.
+
+        With seeds (B,) in training.
+        """
         bias = (
             chunk_bias(mask, self.chunk, self.left, hidden.dtype)
             if self.chunk
             else key_bias(mask, hidden.dtype)
         )
-        return self._finish(hidden + self.time(self.norm_time(hidden), bias))
+        mixed = self.time(self.norm_time(hidden), bias)
+        return self._finish(hidden + self.drop_time(mixed, seeds), seeds)
 
     def step(self, hidden: Tensor, past: KeyValues | None) -> tuple[Tensor, KeyValues]:
         """Transform a chunk (B, T, S, D), given the past that the step before left."""
         mixed, past = self.time.step(self.norm_time(hidden), past, self.left)
-        return self._finish(hidden + mixed), past
+        return self._finish(hidden + mixed, None), past
 
-    def _finish(self, hidden: Tensor) -> Tensor:
+    def _finish(self, hidden: Tensor, seeds: Tensor | None) -> Tensor:
         if self.frequency is not None and self.norm_frequency is not None:
-            hidden = hidden + self.frequency(self.norm_frequency(hidden), None)
-        return hidden + self.mlp(self.norm_mlp(hidden))
+            mixed = self.frequency(self.norm_frequency(hidden), None)
+            hidden = hidden + self.drop_frequency(mixed, seeds)
+        return hidden + self.drop_mlp(self.mlp(self.norm_mlp(hidden)), seeds)
 
 
 class BandPooling(nn.Module):

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .layers import MLP, CrossAttention, KeyValues, init_weights
+from .layers import MLP, CrossAttention, KeyValues, RowDropout, init_weights
 from .spec import MODALITIES, DecoderSpec
 from .text import BlockCache, RelativeAttention
 
@@ -97,18 +97,22 @@ class DecoderBlock(nn.Module):
         )
         self.norm_mlp = nn.LayerNorm(spec.d_model)
         self.mlp = MLP(spec.d_model, spec.mlp_ratio)
+        self.drop_attention, self.drop_cross, self.drop_mlp = (RowDropout(spec.dropout) for _ in range(3))
 
-    def forward(self, hidden: Tensor, memories: Memories, weights: Tensor) -> Tensor:
+    def forward(
+        self, hidden: Tensor, memories: Memories, weights: Tensor, seeds: Tensor | None = None
+    ) -> Tensor:
         """Transform hidden (B, T, D).
 
         Args:
             hidden: (B, T, D).
             memories: modality → its positions (B, N, width) and where they are valid (B, N).
             weights: (B, M); of a modality with weight 0 nothing is read, be it NaN.
+            seeds: (B,) in training.
         """
         normed = self.norm_attention(hidden)
-        hidden = hidden + self.attention(normed, None, normed.shape[1], 0)
-        return self._finish(hidden, self._project(memories, weights), weights)
+        hidden = hidden + self.drop_attention(self.attention(normed, None, normed.shape[1], 0), seeds)
+        return self._finish(hidden, self._project(memories, weights), weights, seeds)
 
     def start(self, memories: Memories, weights: Tensor, capacity: int) -> DecoderCache:
         """An empty cache of so many tokens, for `step`."""
@@ -132,16 +136,21 @@ class DecoderBlock(nn.Module):
         return projected
 
     def _finish(
-        self, hidden: Tensor, evidence: Mapping[str, tuple[KeyValues, Tensor]], weights: Tensor
+        self,
+        hidden: Tensor,
+        evidence: Mapping[str, tuple[KeyValues, Tensor]],
+        weights: Tensor,
+        seeds: Tensor | None = None,
     ) -> Tensor:
-        question = self.norm_cross(hidden)
+        question, found = self.norm_cross(hidden), torch.zeros_like(hidden)
         for i, modality in enumerate(MODALITIES):
             if modality in evidence:
                 cross = self.cross[modality]
                 assert isinstance(cross, CrossAttention)
                 weight = weights[:, i, None, None].to(hidden.dtype)
-                hidden = hidden + weight * cross.look_up(question, *evidence[modality])
-        return hidden + self.mlp(self.norm_mlp(hidden))
+                found = found + weight * cross.look_up(question, *evidence[modality])
+        hidden = hidden + self.drop_cross(found, seeds)
+        return hidden + self.drop_mlp(self.mlp(self.norm_mlp(hidden)), seeds)
 
 
 class Generated(NamedTuple):
@@ -172,7 +181,7 @@ class JointDecoder(nn.Module):
 
     def __init__(self, spec: DecoderSpec, vocab_size: int, widths: Mapping[str, int]) -> None:
         super().__init__()
-        self.width = spec.d_model
+        self.width, self.tied = spec.d_model, spec.tied
         self.embed = nn.Embedding(vocab_size, spec.d_model)
         self.blocks = nn.ModuleList(DecoderBlock(spec, widths) for _ in range(spec.num_layers))
         self.norm = nn.LayerNorm(spec.d_model)

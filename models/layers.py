@@ -9,6 +9,7 @@ Shape letters: B batch, N positions, M memory positions, H heads, K head width, 
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -17,6 +18,9 @@ from torch.nn import functional as F
 
 SHORT = 128
 """Up to this many keys, it is faster without a fused kernel; see `attend`."""
+
+
+MASK = 2**32 - 1
 
 
 class KeyValues(NamedTuple):
@@ -77,6 +81,35 @@ class MLP(nn.Module):
         return self.down(F.gelu(self.up(x)))
 
 
+class RowDropout(nn.Module):
+    """Dropout whose mask is a function of a row's seed, the layer and the position, and of nothing else.
+
+    A random generator would draw another mask on every mesh, for every microbatch, and when a layer is
+    computed again in the backward pass. This drops the same of a row wherever it is computed.
+
+    Args:
+        rate: share that is dropped (arXiv 1207.0580); what stays is scaled up, so that the mean is the same.
+        whole: drop all of a row or nothing (stochastic depth, arXiv 1603.09382).
+
+    Attributes:
+        salt: what tells this layer's masks from another's; `MultimodalModel` sets it.
+    """
+
+    def __init__(self, rate: float, *, whole: bool = False) -> None:
+        super().__init__()
+        self.rate, self.whole, self.salt = rate, whole, 0
+
+    def forward(self, x: Tensor, seeds: Tensor | None) -> Tensor:
+        """Drop of x (B, ...) by seeds (B,) int64 of its rows; without seeds, nothing."""
+        if seeds is None or not self.rate:
+            return x
+        inner = tuple(1 for _ in x.shape[1:]) if self.whole else x.shape[1:]
+        row = scramble(scramble((seeds & MASK) ^ self.salt) ^ (seeds >> 32 & MASK))
+        position = torch.arange(math.prod(inner), device=x.device)
+        drawn = scramble(row[:, None] ^ scramble(position)).view(len(x), *inner)
+        return x * (drawn >= round(self.rate * 2**32)).to(x.dtype) / (1 - self.rate)
+
+
 class CrossAttention(nn.Module):
     """Multi-head attention from one sequence to another (arXiv 1706.03762, 3.2).
 
@@ -112,6 +145,13 @@ class CrossAttention(nn.Module):
         query = split_heads(self.query(x), self.head_dim) * self.head_dim**-0.5
         mixed = attend(query, memory.key, memory.value, key_bias(mask, query.dtype))
         return self.output(merge_heads(mixed))
+
+
+def scramble(x: Tensor) -> Tensor:
+    """Map integers x below 2**32 to others, one to one; every bit hangs on every bit (MurmurHash3)."""
+    x = (x ^ x >> 16) * 0x85EBCA6B & MASK
+    x = (x ^ x >> 13) * 0xC2B2AE35 & MASK
+    return x ^ x >> 16
 
 
 def split_heads(x: Tensor, head_dim: int) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from itertools import permutations
+from zlib import crc32
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ from .heads.classification import ClassificationHead
 from .heads.embedding import EmbeddingHead
 from .heads.language import LanguageHead
 from .heads.transcription import TranscriptionHead, ctc_nll
+from .layers import RowDropout
 from .losses import classification_nll, next_token_nll, promoted
 from .spec import DECODED, EMBEDDED, MODALITIES, ModelSpec, Task
 from .text import TextEncoder
@@ -131,6 +133,7 @@ class MultimodalModel(nn.Module):
     Attributes:
         tasks: what its outputs are for; a part of those that it has heads for, see `focus`.
         modalities: that it has an encoder for.
+        tied: parameter → the one that it is the same as, by path.
     """
 
     def __init__(self, spec: ModelSpec, vocab_size: int, num_classes: int, tasks: Collection[Task]) -> None:
@@ -154,6 +157,18 @@ class MultimodalModel(nn.Module):
                 spec.decoder, vocab_size, {m: w for m, w in widths.items() if self._is_evidence(m)}
             )
         self.heads = Heads(spec, widths, vocab_size, num_classes, self.tasks)
+        self.tied: dict[str, str] = {}
+        language = self.heads.language
+        if self.text is not None and self.text.tied and language is not None:
+            assert language.linear is not None
+            language.linear.weight = self.text.embed.weight
+            self.tied["heads.language.linear.weight"] = "text.embed.weight"
+        if self.decoder is not None and self.decoder.tied:
+            self.decoder.head.weight = self.decoder.embed.weight
+            self.tied["decoder.head.weight"] = "decoder.embed.weight"
+        for path, layer in self.named_modules():
+            if isinstance(layer, RowDropout):
+                layer.salt = crc32(path.encode())
         self._scales: dict[str, int] = {}
         if self.vision is not None and self.vision.pyramid is not None:
             blocks = enumerate(self.vision.blocks)
@@ -175,7 +190,7 @@ class MultimodalModel(nn.Module):
             (heads.language, "language" in tasks),
             (heads.transcription, "transcription" in tasks),
         ]
-        for part, is_needed in needed:
+        for part, is_needed in sorted(needed, key=lambda pair: pair[1]):  # weights may be another's too
             if part is not None:
                 part.requires_grad_(is_needed)
 
@@ -234,7 +249,7 @@ class MultimodalModel(nn.Module):
             state: what earlier layers left, by the names that `state_after` gives.
             batch: image (B, 3, H, W), tokens (B, T), token_mask (B, T), mel (B, F, n_mels),
                 mel_mask (B, F), present (B, M); for answers also answer (B, A), answer_mask (B, A) and
-                question_type (B,); for categories label (B,).
+                question_type (B,); for categories label (B,); in training of a model that drops, seed (B,).
         """
         for name in names:
             tower, _, layer = name.partition(".")
@@ -248,12 +263,15 @@ class MultimodalModel(nn.Module):
             elif layer == "pyramid":
                 scales = [state.pop(_scale(scale)) for scale in self._scales.values()]
                 state[key] = module(scales, state[key])
-            elif tower == "audio" and layer != "norm":
-                state[key] = module(state[key], self.speech_mask(batch["mel_mask"]))
-            elif tower == "decoder" and layer != "norm":
-                state[key] = module(state[key], self._memories(state, batch), state["weights"])
-            else:
+            elif layer == "norm":
                 state[key] = module(state[key])
+            else:
+                reads: tuple[object, ...] = ()
+                if tower == "audio":
+                    reads = (self.speech_mask(batch["mel_mask"]),)
+                elif tower == "decoder":
+                    reads = self._memories(state, batch), state["weights"]
+                state[key] = module(state[key], *reads, seeds=batch.get("seed"))
 
     def outputs(self, state: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Apply the heads to the final state.

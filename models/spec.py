@@ -66,6 +66,8 @@ class VisionSpec(PartSpec):
     """Blocks of a scale after which the main branch is normalised once more; 0 is never."""
     pyramid_width: int = Field(default=0, ge=0)
     """Channels of the feature pyramid that fuses all scales; 0 leaves it out."""
+    drop_path: float = Field(default=0.0, ge=0, lt=1)
+    """How often, in training, a picture goes past a branch of the last block; of earlier ones, less."""
 
     @model_validator(mode="before")
     @classmethod
@@ -131,12 +133,18 @@ class TextSpec(PartSpec):
     """Of the head that predicts the next token (adaptive softmax, arXiv 1609.04309): tokens below the first
     have full width there, those below each further one a quarter of the one before; empty is a plain softmax.
     """
+    tied: bool = False
+    """Predict the next token with the weights that tokens are embedded by (arXiv 1608.05859)."""
     mlp_ratio: float = Field(default=4.0, gt=0)
     """Hidden width of an MLP over its width."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Share of what each branch adds that is dropped in training."""
 
     @model_validator(mode="after")
     def _check(self) -> TextSpec:
         _check_heads("num_heads", self.d_model, self.num_heads)
+        if self.tied and self.adaptive_cutoffs:
+            raise ValueError("tied and adaptive_cutoffs: an adaptive softmax's weights are of other shapes")
         return self
 
 
@@ -167,6 +175,8 @@ class AudioSpec(PartSpec):
     """Attention heads; they divide `d_model`."""
     mlp_ratio: float = Field(default=4.0, gt=0)
     """Hidden width of an MLP over its width."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Share of what each branch adds that is dropped in training."""
 
     @model_validator(mode="after")
     def _check(self) -> AudioSpec:
@@ -216,8 +226,12 @@ class DecoderSpec(PartSpec):
     """Blocks."""
     num_heads: int = Field(default=4, ge=1)
     """Attention heads; they divide `d_model`."""
+    tied: bool = False
+    """Predict the next token with the weights that tokens are embedded by (arXiv 1608.05859)."""
     mlp_ratio: float = Field(default=4.0, gt=0)
     """Hidden width of an MLP over its width."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Share of what each branch adds that is dropped in training."""
     gate: Literal["learned", "table", "equal"] = "learned"
     """Weights of the modalities: those of `question_types` and, from there on, learned by the question; those
     alone; or all alike."""
@@ -332,6 +346,13 @@ class ModelSpec(PartSpec):
         for task in tasks:
             needed |= set(NEEDS[task])
         return needed & self.parts
+
+    @property
+    def drops(self) -> bool:
+        """Whether anything is dropped in training, for which a batch must have seeds."""
+        towers = self.text, self.audio, self.decoder
+        rates = [tower.dropout for tower in towers if tower is not None]
+        return any(rates) or (self.vision is not None and self.vision.drop_path > 0)
 
     def missing_for(self, task: Task) -> str:
         """What a task needs that the model lacks, in words; empty if nothing."""

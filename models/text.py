@@ -18,7 +18,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from .layers import MLP, HeadParameter, KeyValues, attend, init_weights, merge_heads, split_heads
+from .layers import (
+    MLP,
+    HeadParameter,
+    KeyValues,
+    RowDropout,
+    attend,
+    init_weights,
+    merge_heads,
+    split_heads,
+)
 from .spec import TextSpec
 
 SCORES = 2**19
@@ -167,6 +176,7 @@ class TextBlock(nn.Module):
         mlp_ratio: hidden width of the MLP over `width`.
         window: see `RelativeAttention`.
         segment: positions of a segment.
+        dropout: share of each branch that is dropped in training.
 
     Attributes:
         memory: positions before it that a segment attends to.
@@ -179,22 +189,27 @@ class TextBlock(nn.Module):
         mlp_ratio: float,
         window: int = 0,
         segment: int = 2**31,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.segment, self.memory = segment, 0
         self.norm_attention = nn.LayerNorm(width)
         self.attention = RelativeAttention(width, num_heads, window)
+        self.drop_attention = RowDropout(dropout)
         self.norm_mlp = nn.LayerNorm(width)
         self.mlp = MLP(width, mlp_ratio)
+        self.drop_mlp = RowDropout(dropout)
 
-    def forward(self, hidden: Tensor, past: Tensor | None = None) -> Tensor:
+    def forward(self, hidden: Tensor, past: Tensor | None = None, seeds: Tensor | None = None) -> Tensor:
         """Transform hidden (B, T, D); past (B, M, D) is this block's input for what came before.
 
+        With seeds (B,) in training.
         Of more than one segment, only the input is kept for the backward pass: the rest is computed again.
         """
         if hidden.shape[1] > self.segment and torch.is_grad_enabled():
-            return checkpoint(self._transform, hidden, past, use_reentrant=False, preserve_rng_state=False)
-        return self._transform(hidden, past)
+            args = hidden, past, seeds
+            return checkpoint(self._transform, *args, use_reentrant=False, preserve_rng_state=False)
+        return self._transform(hidden, past, seeds)
 
     def step(self, hidden: Tensor, cache: BlockCache) -> tuple[Tensor, BlockCache]:
         """Transform hidden (B, T, D), which follows on what the cache holds."""
@@ -202,15 +217,15 @@ class TextBlock(nn.Module):
         hidden = hidden + mixed
         return hidden + self.mlp(self.norm_mlp(hidden)), cache
 
-    def _transform(self, hidden: Tensor, past: Tensor | None) -> Tensor:
+    def _transform(self, hidden: Tensor, past: Tensor | None, seeds: Tensor | None) -> Tensor:
         known = None
         if past is not None or hidden.shape[1] > self.segment:
             # no gradient flows into what a segment remembers, but it does into the weights that read it
             seen = hidden if past is None else torch.cat((past, hidden), dim=1)
             known = self.norm_attention(seen.detach())
         mixed = self.attention(self.norm_attention(hidden), known, self.segment, self.memory)
-        hidden = hidden + mixed
-        return hidden + self.mlp(self.norm_mlp(hidden))
+        hidden = hidden + self.drop_attention(mixed, seeds)
+        return hidden + self.drop_mlp(self.mlp(self.norm_mlp(hidden)), seeds)
 
 
 class TextEncoder(nn.Module):
@@ -226,7 +241,7 @@ class TextEncoder(nn.Module):
 
     def __init__(self, spec: TextSpec, vocab_size: int) -> None:
         super().__init__()
-        self.window = spec.window
+        self.window, self.tied = spec.window, spec.tied
         self.width = spec.d_model
         self.embed = nn.Embedding(vocab_size, spec.d_model)
         self.blocks = nn.ModuleList(
@@ -236,6 +251,7 @@ class TextEncoder(nn.Module):
                 spec.mlp_ratio,
                 spec.window,
                 spec.max_tokens,
+                spec.dropout,
             )
             for _ in range(spec.num_layers)
         )

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional as F
 
-from .layers import MLP, HeadParameter, attend, init_weights
+from .layers import MLP, HeadParameter, RowDropout, attend, init_weights
 from .spec import VisionSpec
 
 MAX_LOGIT_SCALE = math.log(100.0)
@@ -177,6 +177,7 @@ class SwinBlock(nn.Module):
         mlp_ratio: hidden width of the MLP over `channels`.
         pretrained_window: see `PositionBias`.
         norm_main: normalise the main branch as well (section 4.1: every sixth block of Huge and Giant).
+        drop_path: how often a row goes past each branch in training.
     """
 
     hidden: Tensor | None
@@ -191,6 +192,7 @@ class SwinBlock(nn.Module):
         mlp_ratio: float,
         pretrained_window: int | None = None,
         norm_main: bool = False,
+        drop_path: float = 0.0,
     ) -> None:
         super().__init__()
         self.resolution, self.shift = resolution, shift
@@ -200,11 +202,13 @@ class SwinBlock(nn.Module):
         self.mlp = MLP(channels, mlp_ratio)
         self.norm_mlp = nn.LayerNorm(channels)
         self.norm_main = nn.LayerNorm(channels) if norm_main else None
+        self.drop_attention = RowDropout(drop_path, whole=True)
+        self.drop_mlp = RowDropout(drop_path, whole=True)
         hidden = hidden_pairs(resolution + self.filling, window, shift) if shift else None
         self.register_buffer("hidden", hidden, persistent=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, N, C) → (B, N, C)."""
+    def forward(self, x: Tensor, seeds: Tensor | None = None) -> Tensor:
+        """(B, N, C) → (B, N, C); with seeds (B,) in training."""
         mixed = x.unflatten(1, (self.resolution, self.resolution))
         if self.filling:
             mixed = F.pad(mixed, (0, 0, 0, self.filling, 0, self.filling))
@@ -215,8 +219,8 @@ class SwinBlock(nn.Module):
             mixed = mixed.roll((self.shift, self.shift), dims=(1, 2))
         if self.filling:
             mixed = mixed[:, : self.resolution, : self.resolution]
-        x = x + self.norm_attention(mixed.flatten(1, 2))
-        x = x + self.norm_mlp(self.mlp(x))
+        x = x + self.drop_attention(self.norm_attention(mixed.flatten(1, 2)), seeds)
+        x = x + self.drop_mlp(self.norm_mlp(self.mlp(x)), seeds)
         return x if self.norm_main is None else self.norm_main(x)
 
 
@@ -234,8 +238,8 @@ class PatchMerging(nn.Module):
         self.reduction = nn.Linear(4 * channels, 2 * channels, bias=False)
         self.norm = nn.LayerNorm(2 * channels)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, N, C) → (B, ceil(R/2)**2, 2*C)."""
+    def forward(self, x: Tensor, seeds: Tensor | None = None) -> Tensor:
+        """(B, N, C) → (B, ceil(R/2)**2, 2*C); nothing is dropped, whatever the seeds."""
         x = x.unflatten(1, (self.resolution, self.resolution))
         if odd := self.resolution % 2:
             x = F.pad(x, (0, 0, 0, odd, 0, odd))
@@ -324,6 +328,7 @@ class VisionEncoder(nn.Module):
                         spec.mlp_ratio,
                         spec.pretrained_window_sizes[scale] if spec.pretrained_window_sizes else None,
                         spec.norm_main_every > 0 and (i + 1) % spec.norm_main_every == 0,
+                        spec.drop_path * (sum(spec.depths[:scale]) + i) / max(1, sum(spec.depths) - 1),
                     )
                 )
         self.width = self.channels[-1]

@@ -329,6 +329,28 @@ def test_certify_holds_every_training_to_one_process(shell: Shell) -> None:
         ("second", "1×1×1"),
     ]
     assert all(row["holds"] and float(row["difference"]) <= 1e-12 for row in rows)
+    again = shell("certify", "trained.yaml", "--set", "first.steps=7", "--json")
+    assert "2×1×1 has the certificate" in again.stderr
+    assert json.loads(again.stdout) == rows
+
+
+def test_a_mesh_is_trained_on_only_with_a_certificate_or_if_that_is_waived(shell: Shell) -> None:
+    (shell.folder / "mesh.yaml").write_text(TRAINED.replace("data: 2", "data: 2, microbatches: 2"))
+
+    def decisions(*words: str) -> dict[str, tuple[str, str]]:
+        rows = shell.json("plan", "mesh.yaml", *words)
+        return {row["stage"]: (row["decision"], row["reason"]) for row in rows}
+
+    before = decisions()
+    assert before["first"][0] == before["second"][0] == "BLOCKED"
+    assert "nothing proves yet that 2×1×1, 2 microbatches, 1f1b computes" in before["first"][1]
+    said = shell("run", "mesh.yaml", code=1).stderr
+    assert "`eagleray certify` the same spec" in said
+    assert decisions("--set", "first.uncertified=true")["first"][0] == "RUN"
+    shell("certify", "mesh.yaml")
+    assert decisions()["first"][0] == decisions("--set", "first.steps=7")["first"][0] == "RUN"
+    other = decisions("--set", "first.model.vision.num_heads=[1]")
+    assert other["first"][0] == "BLOCKED"
 
 
 def test_certify_asks_for_the_model_that_only_a_run_would_tell(shell: Shell) -> None:

@@ -91,21 +91,26 @@ def make_plan(
 
     planned: dict[str, PlannedStage] = {}
     for name in topological_order({name: spec.inputs.values() for name, spec in workflow.stages.items()}):
-        planned[name] = _decide(name, workflow.stages[name], planned, kinds, find, outside, history)
+        planned[name] = _decide(name, workflow.stages, planned, kinds, find, outside, history)
     return Plan(workflow.name, tuple(planned.values()))
 
 
 def _decide(
     name: str,
-    spec: StageSpec,
+    stages: Mapping[str, StageSpec],
     planned: Mapping[str, PlannedStage],
     kinds: Mapping[str, StageKind],
     find: Callable[[str], Record | None],
     outside: Callable[[StageKind, StageSpec], str | None],
     history: Sequence[Record],
 ) -> PlannedStage:
+    spec = stages[name]
     kind = kinds[spec.kind]
     cpus = kind.cpus(spec)
+
+    def refused(error: EaglerayError) -> PlannedStage:
+        return PlannedStage(name, kind, spec, Decision.BLOCKED, str(error), "", cpus, error=error)
+
     blocked = [source for source in spec.inputs.values() if planned[source].decision is Decision.BLOCKED]
     if blocked:
         return PlannedStage(name, kind, spec, Decision.BLOCKED, f"{blocked[0]} is blocked", "", cpus)
@@ -113,8 +118,9 @@ def _decide(
         if kind.check is not None:
             kind.check(name, spec)
         digest_outside = outside(kind, spec)
+        needed = kind.needs(name, stages) if kind.needs is not None else None
     except EaglerayError as error:
-        return PlannedStage(name, kind, spec, Decision.BLOCKED, str(error), "", cpus, error=error)
+        return refused(error)
     inputs = {key: planned[source].fingerprint for key, source in spec.inputs.items()}
     digest = fingerprint(kind, spec, inputs, digest_outside)
     if not kind.cached:
@@ -124,6 +130,8 @@ def _decide(
     if record is not None:
         reason = f"made by run {record.run_id}"
         return PlannedStage(name, kind, spec, Decision.HIT, reason, digest, cpus, record)
+    if needed is not None and find(needed.fingerprint) is None:
+        return refused(needed.error)
     reason = _what_changed(name, kind, spec, inputs, history)
     return PlannedStage(name, kind, spec, Decision.RUN, reason, digest, cpus)
 

@@ -9,6 +9,7 @@ from pydantic import Field
 from ...models.spec import ModelSpec
 from ...workflows.artifacts import Checkpoint, Corpus
 from ...workflows.stage import StageContext, stage
+from ..training.certificate import needed_certificate
 from ..training.spec import AdaptationSpec, ObjectiveSpec, OptimizerSpec, TrainingSpec, reserved_cpus
 
 
@@ -27,7 +28,13 @@ class FinetuneSpec(TrainingSpec, AdaptationSpec):
     checkpoint lacks starts at random."""
 
 
-@stage(FinetuneSpec, takes={"corpus": Corpus, "checkpoint": Checkpoint}, gives=Checkpoint, cpus=reserved_cpus)
+@stage(
+    FinetuneSpec,
+    takes={"corpus": Corpus, "checkpoint": Checkpoint},
+    gives=Checkpoint,
+    needs=needed_certificate,
+    cpus=reserved_cpus,
+)
 def finetune(ctx: StageContext, spec: FinetuneSpec, corpus: Corpus, checkpoint: Checkpoint) -> dict[str, Any]:
     """Train on from a checkpoint, with another objective or another corpus."""
     from ..training.checkpoint import check_tokenizer, read_info

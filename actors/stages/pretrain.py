@@ -7,6 +7,7 @@ from typing import Any, Literal
 from ...models.spec import ModelSpec
 from ...workflows.artifacts import Checkpoint, Corpus
 from ...workflows.stage import StageContext, stage
+from ..training.certificate import needed_certificate
 from ..training.mesh import check_objective, check_topology
 from ..training.spec import TrainingSpec, reserved_cpus
 
@@ -24,7 +25,14 @@ def check(name: str, spec: PretrainSpec) -> None:
     check_topology(spec.parallel, spec.model, spec.objective, spec.batch_size, name)
 
 
-@stage(PretrainSpec, takes={"corpus": Corpus}, gives=Checkpoint, check=check, cpus=reserved_cpus)
+@stage(
+    PretrainSpec,
+    takes={"corpus": Corpus},
+    gives=Checkpoint,
+    check=check,
+    needs=needed_certificate,
+    cpus=reserved_cpus,
+)
 def pretrain(ctx: StageContext, spec: PretrainSpec, corpus: Corpus) -> dict[str, Any]:
     """Train the model from random weights on any mesh of workers."""
     from ..training.ray_train import train_checkpoint

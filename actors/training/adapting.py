@@ -99,7 +99,7 @@ def layer_rates(model: MultimodalModel, decay: float) -> dict[str, float]:
     """
     rates: dict[str, float] = {}
     for name, _ in model.named_parameters():
-        tower, _, rest = name.partition(".")
+        tower, _, rest = model.tied.get(name, name).partition(".")
         if tower not in TOWERS:
             rates[name] = 1.0
             continue

@@ -14,18 +14,16 @@ import copy
 import logging
 import tempfile
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ...models.spec import ModelSpec
 from ...pipelines.order import share
+from .certificate import STEPS, Finding, Training
 from .group import run_group
-from .spec import AdaptationSpec, TrainingSpec
-from .toy import NUM_CLASSES, VOCAB_SIZE, toy_batch, toy_model
+from .toy import NUM_CLASSES, VOCAB_SIZE, toy_batch
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -34,65 +32,24 @@ Values = Mapping[str, NDArray[np.float64]]
 Evidence = list[Mapping[str, Values]]
 """By step: what was computed → its values by name, of a term or of a parameter."""
 
-STEPS = 3
-TOLERANCE = 1e-12
-MIN_ROWS = 8
-"""Of a step, so that some have every modality and some share a caption."""
 LOSS, NORM, GRADIENTS, WEIGHTS = "loss", "gradient norm", "gradients", "weights"
 
 
-@dataclass(frozen=True)
-class Finding:
-    """How far a mesh is from one process.
-
-    Attributes:
-        what: that was compared.
-        difference: the largest, as a part of the largest value there is.
-        where: the step, and the term or the parameter, where it is.
-    """
-
-    what: str
-    difference: float
-    where: str
-
-    @property
-    def holds(self) -> bool:
-        """Whether it is no more than rounding."""
-        return self.difference <= TOLERANCE  # false for NaN
-
-
-def certify(spec: TrainingSpec, model: ModelSpec, adaptation: AdaptationSpec | None = None) -> list[Finding]:
-    """Compare the mesh of a training stage with one process.
-
-    Args:
-        spec: the stage's.
-        model: that it trains.
-        adaptation: what of the weights it changes, and how fast.
+def certify(training: Training) -> list[Finding]:
+    """Compare the mesh of a training with one process.
 
     Raises:
         RuntimeError: when a worker fails.
     """
-    toy = prepare(spec, model, adaptation or AdaptationSpec())
+    toy = training.at_toy_width()
     with tempfile.TemporaryDirectory(prefix="eagleray-certify-") as folder:
-        (expected,) = run_group(alone, 1, *toy, Path(folder))
-        return compare(run_group(together, spec.parallel.num_workers, *toy, Path(folder)), expected)
-
-
-def prepare(
-    spec: TrainingSpec, model: ModelSpec, adaptation: AdaptationSpec
-) -> tuple[TrainingSpec, ModelSpec, AdaptationSpec]:
-    """The stage's training and model as they are when it is certified."""
-    rows = spec.parallel.data * spec.parallel.num_microbatches
-    # more of the past than a step's rows and fewer than all steps', so that some is forgotten
-    objective = spec.objective.model_copy(update={"negatives": min(spec.objective.negatives, 3 * rows)})
-    batch_size = rows * max(2, -(-MIN_ROWS // rows))
-    update = {"precision": "fp64", "batch_size": batch_size, "steps": 2 * STEPS, "objective": objective}
-    return spec.model_copy(update=update), toy_model(model), adaptation
+        (expected,) = run_group(alone, 1, toy, Path(folder))
+        return compare(run_group(together, toy.spec.parallel.num_workers, toy, Path(folder)), expected)
 
 
 def compare(workers: Iterable[Evidence], expected: Evidence) -> list[Finding]:
     """What the workers of a mesh found, beside what one process did."""
-    found = {what: Finding(what, 0.0, "") for what in expected[0]}
+    found = {what: Finding(what=what, difference=0.0, where="") for what in expected[0]}
     seen = {what: set[str]() for what in expected[0]}
     for worker in workers:
         for step, (mine, theirs) in enumerate(zip(worker, expected, strict=True), start=1):
@@ -102,16 +59,14 @@ def compare(workers: Iterable[Evidence], expected: Evidence) -> list[Finding]:
                 for name, value in values.items():
                     difference = float(np.abs(value - theirs[what][name]).max(initial=0)) / largest
                     if not difference <= found[what].difference:
-                        found[what] = Finding(what, difference, f"step {step}: {name}")
+                        found[what] = Finding(what=what, difference=difference, where=f"step {step}: {name}")
     for what, names in seen.items():
         for name in sorted({*expected[0][what]} - names):
-            found[what] = Finding(what, float("inf"), f"no worker has {name}")
+            found[what] = Finding(what=what, difference=float("inf"), where=f"no worker has {name}")
     return list(found.values())
 
 
-def together(
-    rank: int, spec: TrainingSpec, model: ModelSpec, adaptation: AdaptationSpec, weights: Path
-) -> Evidence:
+def together(rank: int, toy: Training, weights: Path) -> Evidence:
     """What one worker of the mesh finds, from those weights on."""
     import torch
     from torch.distributed.tensor import DTensor
@@ -125,21 +80,20 @@ def together(
         return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().clone()
 
     learner = Learner(
-        spec,
-        model,
+        toy.spec,
+        toy.model,
         VOCAB_SIZE,
         NUM_CLASSES,
         weights=weights,
-        adaptation=adaptation,
+        adaptation=toy.adaptation,
         device=torch.device("cpu"),
     )
-    start, stop = share(
-        0, spec.batch_size, learner.mesh["data"].get_local_rank(), learner.mesh["data"].size()
-    )
+    num_rows = toy.spec.batch_size
+    start, stop = share(0, num_rows, learner.mesh["data"].get_local_rank(), learner.mesh["data"].size())
     parameters = dict(learner.slice.model.named_parameters())
     evidence: Evidence = []
     for step in range(STEPS):
-        batch = toy_batch(model, spec.batch_size, step)
+        batch = toy_batch(toy.model, num_rows, step)
         terms = learner.backward({name: tensor[start:stop] for name, tensor in batch.items()})
         gradients = {name: whole(p.grad) for name, p in parameters.items() if p.grad is not None}
         norm = learner.update()
@@ -147,9 +101,7 @@ def together(
     return evidence
 
 
-def alone(
-    rank: int, spec: TrainingSpec, model: ModelSpec, adaptation: AdaptationSpec, weights: Path
-) -> Evidence:
+def alone(rank: int, toy: Training, weights: Path) -> Evidence:
     """What one process finds, by plain PyTorch; leaves the weights that it started from in a folder."""
     import torch
     import torch.distributed.checkpoint as dcp
@@ -160,10 +112,11 @@ def alone(
     from .objective import Objective
     from .optimizer import learning_rate, make_optimizer
 
+    spec = toy.spec
     torch.manual_seed(spec.seed)
-    whole = MultimodalModel(model, VOCAB_SIZE, NUM_CLASSES, spec.objective.tasks)
+    whole = MultimodalModel(toy.model, VOCAB_SIZE, NUM_CLASSES, spec.objective.tasks)
     whole.focus(spec.objective.tasks)
-    adapt(whole, adaptation)
+    adapt(whole, toy.adaptation)
     whole.double()
     scatter_weights(whole)
     dcp.save(whole.state_dict(), checkpoint_id=weights)
@@ -172,18 +125,19 @@ def alone(
     objective = Objective(
         spec.objective, whole, dist.group.WORLD, 1, torch.device("cpu"), dtype=torch.float64
     )
-    optimizer = make_optimizer(spec.optimizer, whole, layer_rates(whole, adaptation.layer_decay))
-    parameters = dict(whole.named_parameters())
+    optimizer = make_optimizer(spec.optimizer, whole, layer_rates(whole, toy.adaptation.layer_decay))
+    parameters = dict(whole.named_parameters(remove_duplicate=False))
+    optimized = list(whole.parameters())
     evidence: Evidence = []
     for step in range(STEPS):
-        batch = toy_batch(model, spec.batch_size, step)
+        batch = toy_batch(toy.model, spec.batch_size, step)
         objective.start_step(batch)
         if objective.looks_ahead:
-            objective.fill_bank(tuple(slow(batch).values()))
+            objective.fill_bank(tuple(slow({k: v for k, v in batch.items() if k != "seed"}).values()))
         objective(tuple(whole(batch).values()), torch.arange(spec.batch_size)).backward()
         gradients = {name: p.grad.clone() for name, p in parameters.items() if p.grad is not None}
-        norm = float(torch.cat([gradient.flatten() for gradient in gradients.values()]).norm())
-        for p in parameters.values():
+        norm = float(torch.cat([p.grad.flatten() for p in optimized if p.grad is not None]).norm())
+        for p in optimized:
             if p.grad is not None:
                 p.grad.mul_(spec.optimizer.max_grad_norm / max(norm, spec.optimizer.max_grad_norm))
         for group in optimizer.param_groups:

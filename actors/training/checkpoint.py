@@ -39,6 +39,8 @@ class CheckpointInfo(BaseModel):
     classes: tuple[str, ...]
     preparation: Preparation
     step: int
+    certified: bool = True
+    """Whether every mesh that it was trained on was one process or had a certificate."""
 
 
 def save_state(

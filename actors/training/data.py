@@ -98,6 +98,8 @@ def worker_shares(
             rows, seeds if spec.augment else None, transcript=spec.objective.transcription > 0
         )
         batch = make_batch(arrays, model, reader.info)
+        if model.drops:
+            batch["seed"] = torch.from_numpy(seeds.view(np.int64))
         check_batch(model, reader.info.vocab_size, batch)
         placed = {
             name: tensor.to(device, dtype if tensor.is_floating_point() else tensor.dtype)

@@ -21,9 +21,10 @@ from .mesh import build_mesh
 from .momentum import follow
 from .objective import Objective
 from .optimizer import clip_gradients, learning_rate, make_optimizer
-from .pipeline import ModelSlice, make_schedule, make_stage, slice_model
+from .pipeline import ModelSlice, make_schedule, make_stage, place_layers, slice_model
 from .spec import AdaptationSpec, TrainingSpec
 from .tensor import split_tensors
+from .tying import TiedWeights, untie
 
 
 class Learner:
@@ -69,18 +70,21 @@ class Learner:
         self.mesh: DeviceMesh = build_mesh(spec.parallel, self.device.type)
         adaptation = adaptation or AdaptationSpec()
 
-        def build() -> ModelSlice:
+        def build() -> tuple[ModelSlice, TiedWeights]:
             torch.manual_seed(spec.seed)  # every worker draws the whole model, then keeps its part
             whole = MultimodalModel(model, vocab_size, num_classes, tasks or spec.objective.tasks)
             whole.focus(spec.objective.tasks)
             adapt(whole, adaptation)
+            tied = whole.tied, place_layers(whole, spec.parallel.pipeline)
             part = self._part_of(whole.to(self.device, self.dtype))
             if weights is not None:
                 load_weights(weights, part.model, fresh)
-            return part
+            pairs = TiedWeights(part, *tied, self.mesh["pipeline"].get_group())
+            pairs.share_weights()
+            return part, pairs
 
-        self.slice = build()
-        self.keys = build().requires_grad_(False) if spec.objective.is_slow else self.slice
+        self.slice, self._tied = build()
+        self.keys = build()[0].requires_grad_(False) if spec.objective.is_slow else self.slice
         rates = layer_rates(self.slice.model, adaptation.layer_decay)
         self.optimizer = make_optimizer(spec.optimizer, self.slice.model, rates)
         self.objective = Objective(
@@ -102,16 +106,19 @@ class Learner:
         self._is_last = rank == depth - 1
 
     def backward(self, batch: dict[str, Tensor]) -> dict[str, float]:
-        """Add the gradient of this worker's rows to its parameters; returns the loss and its terms."""
+        """Give parameters the gradient of this worker's rows; returns the loss and its terms."""
         self.objective.start_step(batch)
         inputs: dict[str, Any] = {k: v for k, v in batch.items() if k != "group"}
         if self.objective.looks_ahead:
+            # the model that follows drops nothing; the trained one the same in both of its passes
+            ahead = {k: v for k, v in inputs.items() if k != "seed" or self.keys is self.slice}
             with torch.no_grad():
-                outputs = self._forward.step(**inputs)
+                outputs = self._forward.step(**ahead)
             if outputs is not None:  # the last pipeline rank's
                 self.objective.fill_bank(outputs)
         rows = torch.arange(batch["label"].shape[0], device=self.device) if self._is_last else None
         self._train.step(target=rows, return_outputs=False, **inputs)
+        self._tied.sum_gradients()
         return self.objective.sum_terms(self._is_last and self.mesh["tensor"].get_local_rank() == 0)
 
     def update(self) -> float:
@@ -123,6 +130,7 @@ class Learner:
             self.spec.optimizer.max_grad_norm,
             dist.get_world_size(),
             self.spec.parallel.pipeline,
+            self._tied.copies,
         )
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -144,6 +152,7 @@ class Learner:
 
     def _part_of(self, model: MultimodalModel) -> ModelSlice:
         parallel = self.spec.parallel
+        untie(model)
         part = slice_model(model, self.mesh["pipeline"].get_local_rank(), parallel.pipeline)
         if parallel.tensor > 1:
             split_tensors(part, self.mesh["tensor"])

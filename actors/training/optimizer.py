@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -45,7 +45,13 @@ def learning_rate(spec: OptimizerSpec, step: int, steps: int) -> float:
     return spec.learning_rate * (0.1 + 0.45 * (1 + math.cos(math.pi * done)))
 
 
-def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float, world_size: int, depth: int) -> float:
+def clip_gradients(
+    parameters: Iterable[nn.Parameter],
+    max_norm: float,
+    world_size: int,
+    depth: int,
+    copies: Sequence[nn.Parameter] = (),
+) -> float:
     """Scale gradients down to a global norm, and return what the norm was.
 
     One all-reduce: every worker adds the squares of what it holds, divided by how many workers
@@ -56,13 +62,17 @@ def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float, world_si
         max_norm: the largest norm that is left as it is.
         world_size: workers in the mesh.
         depth: pipeline workers; each parameter belongs to one of them.
+        copies: of other parameters, among these: scaled like them, but not counted again.
 
     Raises:
         FloatingPointError: when it is not finite; on every worker alike.
     """
-    gradients = [p.grad for p in parameters if p.grad is not None]
+    known = {id(copy) for copy in copies}
+    gradients = [(p.grad, id(p) in known) for p in parameters if p.grad is not None]
     square = torch.zeros((), dtype=torch.float64)
-    for gradient in gradients:
+    for gradient, is_known in gradients:
+        if is_known:
+            continue
         holders = world_size // depth
         local: Tensor = gradient
         if isinstance(gradient, DTensor):
@@ -76,6 +86,6 @@ def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float, world_si
     if not math.isfinite(norm):
         raise FloatingPointError(f"the gradient's norm is {norm}: lower optimizer.learning_rate")
     if norm > max_norm:
-        for gradient in gradients:
+        for gradient, _ in gradients:
             gradient.mul_(max_norm / norm)
     return norm

@@ -70,20 +70,26 @@ class ModelSlice(nn.Module):
 
 def slice_model(model: MultimodalModel, rank: int, num_slices: int) -> ModelSlice:
     """Keep the layers of pipeline rank `rank`, and drop all others from the model."""
+    names, places = model.layer_names, place_layers(model, num_slices)
+    mine = [name for name in names if places[name] == rank]
+    first = names.index(mine[0])
+    takes = model.state_after(first)
+    gives = model.state_after(first + len(mine)) if rank < num_slices - 1 else ()
+    for name in places:
+        if places[name] != rank:
+            _drop(model, name)
+    return ModelSlice(model, mine, takes, gives)
+
+
+def place_layers(model: MultimodalModel, num_slices: int) -> dict[str, int]:
+    """Path of every layer, and of what goes with one → the pipeline worker that has it."""
     names = model.layer_names
     costs = [float(sum(p.numel() for p in model.get_submodule(name).parameters())) for name in names]
     slices = cut_layers(costs, num_slices)
-    mine = [names[i] for i in slices[rank]]
-    takes = model.state_after(slices[rank].start)
-    gives = model.state_after(slices[rank].stop) if rank < num_slices - 1 else ()
-    for name in set(names) - set(mine):
-        _drop(model, name)
-    if "decoder.embed" in names:
-        if "decoder.embed" not in mine:
-            _drop(model, "gate")
-        if rank < num_slices - 1:
-            _drop(model, "decoder.head")
-    return ModelSlice(model, mine, takes, gives)
+    places = {names[i]: rank for rank, part in enumerate(slices) for i in part}
+    if "decoder.embed" in places:
+        places |= {"gate": places["decoder.embed"], "decoder.head": num_slices - 1}
+    return places
 
 
 def make_schedule(

@@ -131,7 +131,11 @@ def train_checkpoint(
         classes=tuple(info.classes),
         preparation=info.preparation,
         step=spec.steps,
+        certified=(before is None or before.certified)
+        and (spec.parallel.is_one_process or not spec.uncertified),
     )
+    if not checkpoint.certified:
+        ctx.log("nothing proves that its mesh computed what one process does: the checkpoint says so")
     write_artifact(ctx.output, trained, corpus, checkpoint, adaptation)
     return {"steps": spec.steps, "mesh": spec.parallel.model_dump(mode="json")}
 

@@ -32,6 +32,11 @@ class ParallelSpec(Spec):
         return self.data * self.tensor * self.pipeline
 
     @property
+    def is_one_process(self) -> bool:
+        """Whether there is nothing to prove: one worker, which takes a batch's rows at once."""
+        return self.num_workers == 1 and self.num_microbatches == 1
+
+    @property
     def num_microbatches(self) -> int:
         """Microbatches per worker and step: one without a pipeline, else twice its depth."""
         if self.microbatches is not None:
@@ -157,6 +162,8 @@ class TrainingSpec(StageSpec):
     """Steps between checkpoints that a killed run resumes from."""
     worker_failures: int = Runtime(2, ge=0)
     """How often a lost worker is replaced, from the last checkpoint, before the stage fails."""
+    uncertified: bool = Runtime(False)
+    """Train on a mesh that has no certificate (`eagleray certify`); the checkpoint will say so."""
 
 
 def reserved_cpus(spec: TrainingSpec) -> float:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from math import gcd, lcm
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from ...models.spec import MODALITIES, AudioSpec, DecoderSpec, ModelSpec, TextSpec, VisionSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 VOCAB_SIZE = 41
 NUM_CLASSES = 5
@@ -31,6 +32,8 @@ def toy_batch(model: ModelSpec, num_rows: int, seed: int) -> dict[str, Tensor]:
     """Rows of a toy model in double precision: texts, answers and clips of all lengths, modalities missing
     here and there, captions that several rows share, and rows without a category.
     """
+    import torch
+
     generator = torch.Generator().manual_seed(seed)
 
     def draw(high: int, *shape: int, low: int = 0) -> Tensor:
@@ -55,6 +58,7 @@ def toy_batch(model: ModelSpec, num_rows: int, seed: int) -> dict[str, Tensor]:
     most = 3 * SEGMENT + 1
     batch["token_mask"] = lengths(3, most) & present[:, MODALITIES.index("text"), None]
     batch["tokens"] = draw(VOCAB_SIZE, num_rows, most, low=1).masked_fill(~batch["token_mask"], 0)
+    batch["seed"] = draw(2**62, num_rows)
     batch["answer_mask"] = lengths(2, 6)
     batch["answer"] = draw(VOCAB_SIZE, num_rows, 6, low=1).masked_fill(~batch["answer_mask"], 0)
     if model.decoder is not None:

@@ -6,6 +6,7 @@ from torch.nn import functional as F
 from eagleray.models.layers import (
     SHORT,
     CrossAttention,
+    RowDropout,
     attend,
     init_weights,
     key_bias,
@@ -77,3 +78,27 @@ def test_a_linear_layer_keeps_a_signals_size_at_any_width():
         layer = nn.Linear(width, width)
         init_weights(layer)
         assert layer(torch.randn(256, width)).std().item() == pytest.approx(0.88, rel=0.05)
+
+
+def test_a_row_drops_the_same_wherever_it_is_computed():
+    x, seeds = torch.ones(6, 500, 8), torch.tensor([3, 2**62 + 3, -9, 0, 1, 3])
+    dropout = RowDropout(0.5)
+    dropped = dropout(x, seeds)
+    assert torch.equal(dropped[4:], dropout(x[4:], seeds[4:]))
+    assert torch.equal(dropped[0], dropped[5])
+    assert set(dropped.unique().tolist()) == {0.0, 2.0}
+    assert abs(float((dropped == 0).float().mean()) - 0.5) < 0.01
+    another = RowDropout(0.5)
+    another.salt = 1
+    masks = torch.stack([*(row.flatten() == 0 for row in dropped[:5]), another(x, seeds)[0].flatten() == 0])
+    together = (masks[:, None] & masks[None, :]).float().mean(dim=-1)
+    apart = together[~torch.eye(6, dtype=torch.bool)]  # of independent masks it is a quarter
+    assert (apart - 0.25).abs().max() < 0.03
+    assert dropout(x, None) is x
+
+
+def test_a_whole_row_is_dropped_or_kept():
+    dropped = RowDropout(0.5, whole=True)(torch.ones(4000, 3, 2), torch.arange(4000))
+    per_row = dropped.flatten(1)
+    assert torch.equal(per_row.min(dim=1).values, per_row.max(dim=1).values)
+    assert abs(float(per_row[:, 0].mean()) - 1) < 0.06

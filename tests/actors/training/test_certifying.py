@@ -1,12 +1,13 @@
 """Every mesh computes what one process does, to rounding; and what does not is caught."""
 
-import dataclasses
-
 import pytest
+import torch
 from torch import distributed as dist
 from torch.distributed.fsdp import FSDPModule
+from torch.distributed.nn.functional import all_gather
 
 from eagleray.actors.training import learner
+from eagleray.actors.training.certificate import Finding, Training
 from eagleray.actors.training.certifying import (
     GRADIENTS,
     LOSS,
@@ -15,7 +16,6 @@ from eagleray.actors.training.certifying import (
     alone,
     certify,
     compare,
-    prepare,
     together,
 )
 from eagleray.actors.training.group import run_group
@@ -28,13 +28,15 @@ from eagleray.actors.training.spec import (
     ParallelSpec,
     TrainingSpec,
 )
+from eagleray.actors.training.tying import TiedWeights
+from eagleray.models.alignment import Rows, contrastive_loss
 from eagleray.models.spec import ModelSpec
 
 TINY = ModelSpec()
-VISION = TINY.vision.model_copy(update={"depths": (1, 2), "num_heads": (2, 4)})
-TEXT = TINY.text.model_copy(update={"num_layers": 1})
-AUDIO = TINY.audio.model_copy(update={"num_layers": 1, "num_convs": 2})
-DECODER = TINY.decoder.model_copy(update={"num_layers": 1})
+VISION = TINY.vision.model_copy(update={"depths": (1, 2), "num_heads": (2, 4), "drop_path": 0.4})
+TEXT = TINY.text.model_copy(update={"num_layers": 1, "dropout": 0.2, "tied": True})
+AUDIO = TINY.audio.model_copy(update={"num_layers": 1, "num_convs": 2, "dropout": 0.2})
+DECODER = TINY.decoder.model_copy(update={"num_layers": 1, "dropout": 0.2, "tied": True})
 SMALL = TINY.model_copy(update={"vision": VISION, "text": TEXT, "audio": AUDIO, "decoder": DECODER})
 USUAL = {"contrastive": 1.0, "caption": 0.25, "classification": 0.3}
 ALIGNED = {"contrastive": 1.0, "alignment": 0.5, "divergence": 0.2}
@@ -45,7 +47,6 @@ def spec_of(objective, **parallel) -> TrainingSpec:
     return TrainingSpec(
         kind="pretrain",
         objective=ObjectiveSpec(**objective),
-        optimizer=OptimizerSpec(warmup_steps=1),
         parallel=ParallelSpec(**parallel),
     )
 
@@ -64,10 +65,11 @@ CASES = {
             vision=None,
             audio=None,
             decoder=None,
-            text=TEXT.model_copy(update={"window": 16, "adaptive_cutoffs": (8, 20)}),
+            text=TEXT.model_copy(update={"window": 16, "tied": False, "adaptive_cutoffs": (8, 20)}),
         ),
         SPLIT,
     ),
+    "tied language": ({"language": 1.0}, part(vision=None, audio=None, decoder=None), CUT),
     "transcription": ({"transcription": 1.0}, part(vision=None, text=None, decoder=None), CUT),
     "pyramid": (
         {"classification": 1.0, "caption": 0.5},
@@ -81,14 +83,14 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_every_mesh_computes_what_one_process_does(name):
     objective, model, parallel = CASES[name]
-    found = {finding.what: finding for finding in certify(spec_of(objective, **parallel), model)}
+    found = {finding.what: finding for finding in certify(Training(spec_of(objective, **parallel), model))}
     assert set(found) == {LOSS, NORM, GRADIENTS, WEIGHTS}
     assert all(finding.holds for finding in found.values()), found
 
 
 def test_low_rank_and_frozen_layers_are_split_as_any_other():
     adaptation = AdaptationSpec(lora=LoraSpec(rank=2), layer_decay=0.7, freeze=("audio",))
-    found = certify(spec_of({"contrastive": 1.0, "caption": 0.25}, **SPLIT), SMALL, adaptation)
+    found = certify(Training(spec_of({"contrastive": 1.0, "caption": 0.25}, **SPLIT), SMALL, adaptation))
     assert all(finding.holds for finding in found), found
 
 
@@ -100,8 +102,29 @@ def gradients_averaged_over_ranks():
     FSDPModule.set_gradient_divide_factor = lambda self, factor: None
 
 
+def loss_not_divided_by_microbatches():
+    start_step = Objective.start_step
+
+    def start(self, batch):
+        start_step(self, batch)
+        self._counts = {name: count / self.num_microbatches for name, count in self._counts.items()}
+
+    Objective.start_step = start
+
+
+def uneven_microbatches_weigh_alike():
+    call = Objective.__call__
+
+    def mean_of_means(self, outputs, rows):
+        counts = self._count({name: tensor[rows] for name, tensor in self._batch.items()})
+        self._counts = {name: float(count) * self.num_microbatches for name, count in counts.items()}
+        return call(self, outputs, rows)
+
+    Objective.__call__ = mean_of_means
+
+
 def norm_counts_shared_parameters_twice():
-    def clip(parameters, most, world_size, depth):
+    def clip(parameters, most, world_size, depth, copies):
         gradients = [p.grad for p in parameters if p.grad is not None]
         square = sum(gradient.to_local().square().sum() for gradient in gradients)
         dist.all_reduce(square)
@@ -112,6 +135,24 @@ def norm_counts_shared_parameters_twice():
     learner.clip_gradients = clip
 
 
+def norm_counts_tied_weights_twice():
+    clip = learner.clip_gradients
+    learner.clip_gradients = lambda *arguments: clip(*arguments[:-1])
+
+
+def gathered_embeddings_learn_from_every_rank():
+    def aligned(self, out, rows):
+        bank = self._bank.rows
+        gathered = {name: torch.cat(all_gather(out[name], group=self.group)) for name in self._embedded}
+        everything = Rows(gathered, bank.present, bank.groups)
+        scale = out["scale"][0]
+        scale = scale.detach() + (scale - scale.detach()) / self._shares
+        own = torch.arange(len(bank.groups))
+        return {"contrastive": contrastive_loss(everything, everything, scale, own, self.past)}
+
+    Objective._aligned = aligned
+
+
 def temperature_learns_from_every_microbatch():
     Objective._shares = property(lambda self: 1)
 
@@ -120,12 +161,47 @@ def the_second_model_stays_behind():
     learner.follow = lambda *arguments: None
 
 
+def tied_weights_reduced_once():
+    TiedWeights.sum_gradients = lambda self: None
+
+
+def seeded(change):
+    backward = learner.Learner.backward
+
+    def with_other_seeds(self, batch):
+        batch["seed"] = batch["seed"].clone()
+        change(batch["seed"])
+        return backward(self, batch)
+
+    learner.Learner.backward = with_other_seeds
+
+
+def data_workers_drop_alike():
+    seeded(lambda seeds: dist.broadcast(seeds, 0))
+
+
+def tensor_workers_drop_differently():
+    seeded(lambda seeds: seeds.add_(dist.get_rank()))
+
+
+EMBEDDED = {"contrastive": 1.0}, part(decoder=None, audio=None)
+PICTURES = {"classification": 1.0}, part(decoder=None, audio=None, text=None)
+TEXTS = {"language": 1.0}, part(vision=None, audio=None, decoder=None)
+ALL = {LOSS, NORM, GRADIENTS, WEIGHTS}
 TRAPS = {
-    no_trap: ({"data": 2}, 32, set()),
-    gradients_averaged_over_ranks: ({"data": 2}, 32, {NORM, GRADIENTS}),  # clipped, weights are the same
-    norm_counts_shared_parameters_twice: ({"tensor": 2}, 0, {LOSS, NORM, GRADIENTS, WEIGHTS}),
-    temperature_learns_from_every_microbatch: ({"microbatches": 2}, 0, {LOSS, NORM, GRADIENTS, WEIGHTS}),
-    the_second_model_stays_behind: ({"data": 2}, 32, {LOSS, NORM, GRADIENTS, WEIGHTS}),
+    no_trap: (EMBEDDED, {"data": 2}, 32, set()),
+    # what scales all gradients alike changes no weight: they are clipped
+    gradients_averaged_over_ranks: (EMBEDDED, {"data": 2}, 32, {NORM, GRADIENTS}),
+    loss_not_divided_by_microbatches: (PICTURES, {"microbatches": 2}, 0, {LOSS, NORM, GRADIENTS}),
+    uneven_microbatches_weigh_alike: (PICTURES, {"microbatches": 2}, 0, ALL),
+    norm_counts_shared_parameters_twice: (EMBEDDED, {"tensor": 2}, 0, ALL),
+    norm_counts_tied_weights_twice: (TEXTS, {"pipeline": 2, "microbatches": 2}, 0, ALL),
+    gathered_embeddings_learn_from_every_rank: (EMBEDDED, {"data": 2}, 0, ALL),
+    temperature_learns_from_every_microbatch: (EMBEDDED, {"microbatches": 2}, 0, ALL),
+    the_second_model_stays_behind: (EMBEDDED, {"data": 2}, 32, ALL),
+    tied_weights_reduced_once: (TEXTS, {"pipeline": 2, "microbatches": 2}, 0, ALL),
+    data_workers_drop_alike: (PICTURES, {"data": 2}, 0, ALL),
+    tensor_workers_drop_differently: (PICTURES, {"tensor": 2}, 0, ALL),
 }
 
 
@@ -136,11 +212,11 @@ def trapped(rank, trap, *arguments):
 
 @pytest.mark.parametrize("trap", TRAPS, ids=lambda trap: trap.__name__)
 def test_a_known_error_is_caught(trap, tmp_path):
-    parallel, negatives, caught = TRAPS[trap]
-    spec = spec_of({"contrastive": 1.0, "negatives": negatives}, **parallel)
+    (objective, model), parallel, negatives, caught = TRAPS[trap]
+    spec = spec_of({**objective, "negatives": negatives}, **parallel)
     # a clipped norm is the only way in which a wrong one changes weights
-    spec = spec.model_copy(update={"optimizer": OptimizerSpec(warmup_steps=1, max_grad_norm=1e-3)})
-    arguments = (*prepare(spec, part(decoder=None, audio=None), AdaptationSpec()), tmp_path)
+    spec = spec.model_copy(update={"optimizer": OptimizerSpec(max_grad_norm=1e-3)})
+    arguments = (Training(spec, model).at_toy_width(), tmp_path)
     (expected,) = run_group(alone, 1, *arguments)
     found = compare(run_group(trapped, spec.parallel.num_workers, trap, *arguments), expected)
     assert {finding.what for finding in found if not finding.holds} == caught, found
@@ -151,5 +227,5 @@ def test_a_parameter_that_no_worker_has_is_missed():
     mine = [{LOSS: {"loss": 1.0}, GRADIENTS: {"a": 1.0}}]
     loss, gradients = compare([mine], expected)
     assert loss.holds
-    assert dataclasses.astuple(gradients) == (GRADIENTS, float("inf"), "no worker has b")
+    assert gradients == Finding(what=GRADIENTS, difference=float("inf"), where="no worker has b")
     assert not compare([[{LOSS: {"loss": float("nan")}}]], [{LOSS: {"loss": 1.0}}])[0].holds

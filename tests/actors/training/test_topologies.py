@@ -13,6 +13,12 @@ from ..conftest import MODEL
 from .conftest import losses
 
 STEPS = 4
+DROPPING = MODEL.model_copy(
+    update={
+        "vision": MODEL.vision.model_copy(update={"drop_path": 0.4}),
+        "decoder": MODEL.decoder.model_copy(update={"dropout": 0.2, "tied": True}),
+    }
+)
 USUAL = {"contrastive": 1.0, "negatives": 12, "caption": 0.25, "classification": 0.3}
 
 
@@ -27,7 +33,7 @@ def job_of(corpus, precision="fp64", **parallel) -> TrainingJob:
         precision=precision,
         parallel=ParallelSpec(**parallel),
     )
-    return TrainingJob(spec, MODEL, corpus)
+    return TrainingJob(spec, DROPPING, corpus)
 
 
 @pytest.fixture(scope="module")
