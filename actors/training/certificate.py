@@ -184,7 +184,8 @@ def mesh_of(parallel: ParallelSpec) -> str:
     axes = f"{parallel.data}×{parallel.tensor}×{parallel.pipeline}"
     if parallel.num_microbatches == 1:
         return axes
-    return f"{axes}, {parallel.num_microbatches} microbatches, {parallel.schedule}"
+    slices = f" of {parallel.num_slices} slices" if parallel.num_slices > parallel.pipeline else ""
+    return f"{axes}, {parallel.num_microbatches} microbatches, {parallel.schedule}{slices}"
 
 
 @cache

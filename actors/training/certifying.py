@@ -90,7 +90,7 @@ def together(rank: int, toy: Training, weights: Path) -> Evidence:
     )
     num_rows = toy.spec.batch_size
     start, stop = share(0, num_rows, learner.mesh["data"].get_local_rank(), learner.mesh["data"].size())
-    parameters = dict(learner.slice.model.named_parameters())
+    parameters = dict(learner.model.named_parameters())
     evidence: Evidence = []
     for step in range(STEPS):
         batch = toy_batch(toy.model, num_rows, step)

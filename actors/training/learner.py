@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,25 @@ from .mesh import build_mesh
 from .momentum import follow
 from .objective import Objective
 from .optimizer import clip_gradients, learning_rate, make_optimizer
-from .pipeline import ModelSlice, make_schedule, make_stage, place_layers, slice_model
+from .pipeline import ModelSlice, make_schedule, place_layers, slice_model
 from .spec import AdaptationSpec, TrainingSpec
 from .tensor import split_tensors
 from .tying import TiedWeights, untie
+
+
+@dataclass(frozen=True)
+class Part:
+    """A worker's part of a model, split and sharded.
+
+    Attributes:
+        model: with the layers of its slices.
+        slices: number → slice, of the same modules.
+        tied: weights that two of its layers have in common, or one of its and one of another worker's.
+    """
+
+    model: MultimodalModel
+    slices: Mapping[int, ModelSlice]
+    tied: TiedWeights
 
 
 class Learner:
@@ -46,8 +62,8 @@ class Learner:
 
     Attributes:
         mesh: see `build_mesh`.
-        slice: this worker's part of the model.
-        keys: what the bank is filled with: `slice` itself, or the same part of a model that follows.
+        model: this worker's part of it: the layers of its slices.
+        keys: what the bank is filled with: `model` itself, or the same part of a model that follows.
         step: steps done.
     """
 
@@ -70,40 +86,39 @@ class Learner:
         self.mesh: DeviceMesh = build_mesh(spec.parallel, self.device.type)
         adaptation = adaptation or AdaptationSpec()
 
-        def build() -> tuple[ModelSlice, TiedWeights]:
+        def build() -> Part:
             torch.manual_seed(spec.seed)  # every worker draws the whole model, then keeps its part
             whole = MultimodalModel(model, vocab_size, num_classes, tasks or spec.objective.tasks)
             whole.focus(spec.objective.tasks)
             adapt(whole, adaptation)
-            tied = whole.tied, place_layers(whole, spec.parallel.pipeline)
             part = self._part_of(whole.to(self.device, self.dtype))
             if weights is not None:
                 load_weights(weights, part.model, fresh)
-            pairs = TiedWeights(part, *tied, self.mesh["pipeline"].get_group())
-            pairs.share_weights()
-            return part, pairs
+            part.tied.share_weights()
+            return part
 
-        self.slice, self._tied = build()
-        self.keys = build()[0].requires_grad_(False) if spec.objective.is_slow else self.slice
-        rates = layer_rates(self.slice.model, adaptation.layer_decay)
-        self.optimizer = make_optimizer(spec.optimizer, self.slice.model, rates)
+        part = build()
+        kept = build() if spec.objective.is_slow else part
+        self.model, self.keys, self._tied = part.model, kept.model, part.tied
+        self._slices, self._followers = part.slices, kept.slices
+        if spec.objective.is_slow:
+            self.keys.requires_grad_(False)
+        rates = layer_rates(self.model, adaptation.layer_decay)
+        self.optimizer = make_optimizer(spec.optimizer, self.model, rates)
         self.objective = Objective(
             spec.objective,
-            self.slice.model,
+            self.model,
             self.mesh["data"].get_group(),
             spec.parallel.num_microbatches,
             self.device,
             self.dtype,
         )
         self.step = 0
-        depth, rank = spec.parallel.pipeline, self.mesh["pipeline"].get_local_rank()
-        stages = [  # two, since a stage keeps buffers for one kind of pass
-            make_stage(part, rank, depth, self.device, self.mesh["pipeline"].get_group())
-            for part in (self.keys, self.slice)
-        ]
-        self._forward = make_schedule(stages[0], spec.parallel, None)
-        self._train = make_schedule(stages[1], spec.parallel, self.objective)
-        self._is_last = rank == depth - 1
+        where = self.device, self.mesh["pipeline"].get_group()
+        # stages of their own, since one keeps buffers for one kind of pass
+        self._train = make_schedule(part.slices, spec.parallel, self.objective, *where)
+        self._forward = make_schedule(kept.slices, spec.parallel, None, *where)
+        self._is_last = self.mesh["pipeline"].get_local_rank() == spec.parallel.pipeline - 1
 
     def backward(self, batch: dict[str, Tensor]) -> dict[str, float]:
         """Give parameters the gradient of this worker's rows; returns the loss and its terms."""
@@ -111,7 +126,7 @@ class Learner:
         inputs: dict[str, Any] = {k: v for k, v in batch.items() if k != "group"}
         if self.objective.looks_ahead:
             # the model that follows drops nothing; the trained one the same in both of its passes
-            ahead = {k: v for k, v in inputs.items() if k != "seed" or self.keys is self.slice}
+            ahead = {k: v for k, v in inputs.items() if k != "seed" or self.keys is self.model}
             with torch.no_grad():
                 outputs = self._forward.step(**ahead)
             if outputs is not None:  # the last pipeline rank's
@@ -126,7 +141,7 @@ class Learner:
         for group in self.optimizer.param_groups:
             group["lr"] = group["rate"] * learning_rate(self.spec.optimizer, self.step, self.spec.steps)
         norm = clip_gradients(
-            self.slice.parameters(),
+            self.model.parameters(),
             self.spec.optimizer.max_grad_norm,
             dist.get_world_size(),
             self.spec.parallel.pipeline,
@@ -135,14 +150,14 @@ class Learner:
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.objective.end_step()
-        if self.keys is not self.slice:
-            follow(self.keys, self.slice, self.spec.objective.momentum, self.step)
+        if self.keys is not self.model:
+            follow(self._followers, self._slices, self.spec.objective.momentum, self.step)
         self.step += 1
         return norm
 
     def past(self) -> dict[str, Tensor]:
         """What negatives of earlier batches need; the embeddings are at the last pipeline workers."""
-        if self.keys is self.slice:
+        if self.keys is self.model:
             return {}
         kept = self.keys.state_dict()
         if self._is_last:
@@ -150,14 +165,18 @@ class Learner:
             kept |= {"present": past.present, "groups": past.groups, **past.embeddings}
         return kept
 
-    def _part_of(self, model: MultimodalModel) -> ModelSlice:
-        parallel = self.spec.parallel
+    def _part_of(self, model: MultimodalModel) -> Part:
+        parallel, group = self.spec.parallel, self.mesh["pipeline"].get_group()
+        places = place_layers(model, parallel.num_slices)
         untie(model)
-        part = slice_model(model, self.mesh["pipeline"].get_local_rank(), parallel.pipeline)
+        mine = range(self.mesh["pipeline"].get_local_rank(), parallel.num_slices, parallel.pipeline)
+        slices = slice_model(model, mine, parallel.num_slices)
         if parallel.tensor > 1:
-            split_tensors(part, self.mesh["tensor"])
-        shard_parameters(part, self.mesh["data"], self.spec.precision)
-        return part
+            split_tensors(model, self.mesh["tensor"])
+        for part in slices.values():
+            shard_parameters(part, self.mesh["data"], self.spec.precision)
+        workers = {path: number % parallel.pipeline for path, number in places.items()}
+        return Part(model, slices, TiedWeights(model, workers, group))
 
 
 # A linear layer's output is a view; nothing here changes one in place.

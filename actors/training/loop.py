@@ -119,12 +119,12 @@ class Trainer:
     def save(self, folder: Path) -> None:
         """Write this worker's part of a training checkpoint."""
         learner = self.learner
-        save_state(folder, learner.slice.model, learner.optimizer, learner.past(), self.ledger)
+        save_state(folder, learner.model, learner.optimizer, learner.past(), self.ledger)
 
     def restore(self, folder: Path) -> None:
         """Go on from a training checkpoint, of whatever mesh."""
         learner = self.learner
-        self.ledger = load_state(folder, learner.slice.model, learner.optimizer, learner.past())
+        self.ledger = load_state(folder, learner.model, learner.optimizer, learner.past())
         learner.step = self.ledger.stop // self.spec.batch_size
 
 

@@ -87,11 +87,33 @@ def check_topology(
             f"set {where}.parallel.microbatches={parallel.pipeline} or more",
             where,
         )
+    _check_slices(parallel, where)
     layers = num_layers(model, objective.tasks)
-    if parallel.pipeline > layers:
+    if parallel.num_slices > layers:
+        each = parallel.num_slices // parallel.pipeline
         raise EaglerayError(
-            f"parallel.pipeline={parallel.pipeline}, but the model has {layers} layers",
-            f"set {where}.parallel.pipeline={layers} or less",
+            f"{parallel.pipeline} pipeline workers of {each} slices, but the model has {layers} layers",
+            f"set {where}.parallel.pipeline={layers // each} or less",
+            where,
+        )
+
+
+def _check_slices(parallel: ParallelSpec, where: str) -> None:
+    """Refuse slices and microbatches that a schedule has no order for."""
+    if parallel.pipeline == 1:
+        return
+    each, schedule = parallel.num_slices // parallel.pipeline, parallel.schedule
+    if schedule != "zero-bubble" and (each > 1) != (schedule == "interleaved"):
+        raise EaglerayError(
+            f"parallel.schedule={schedule} has no order for {each} slices a worker",
+            f"set {where}.parallel.slices_per_worker={2 if each == 1 else 1}, or schedule=zero-bubble",
+            where,
+        )
+    rounds = max(1, parallel.num_microbatches // parallel.pipeline)
+    if schedule in ("interleaved", "zero-bubble") and parallel.num_microbatches % rounds:
+        raise EaglerayError(
+            f"{parallel.num_microbatches} microbatches don't make {rounds} equal rounds ({schedule})",
+            f"set {where}.parallel.microbatches={rounds * parallel.pipeline}",
             where,
         )
 

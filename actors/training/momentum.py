@@ -7,6 +7,8 @@ cheapest way to lower the loss.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
@@ -14,16 +16,20 @@ from torch.distributed.tensor import DTensor
 from .pipeline import ModelSlice
 
 
-def follow(part: ModelSlice, trained: ModelSlice, momentum: float, step: int) -> None:
-    """Draw one slice's parameters to another's of the same mesh, after a step (from 0).
+def follow(
+    slices: Mapping[int, ModelSlice], trained: Mapping[int, ModelSlice], momentum: float, step: int
+) -> None:
+    """Draw the parameters of a worker's slices to those of others of the same mesh, after a step (from 0).
 
     In the first steps it keeps (1 + step) / (10 + step) at most, else it would long be what it began as.
     """
     share = min(momentum, (1 + step) / (10 + step))
-    for module in (part, trained):
-        assert isinstance(module, FSDPModule)
-        module.reshard()  # the outermost one stays whole after a forward pass
-    with torch.no_grad():
-        for slow, fast in zip(part.parameters(), trained.parameters(), strict=True):
-            slow, fast = (p.to_local() if isinstance(p, DTensor) else p for p in (slow, fast))
-            slow.lerp_(fast, 1 - share)
+    for number, follower in slices.items():
+        leader = trained[number]
+        for module in (follower, leader):
+            assert isinstance(module, FSDPModule)
+            module.reshard()  # the outermost one stays whole after a forward pass
+        with torch.no_grad():
+            for slow, fast in zip(follower.parameters(), leader.parameters(), strict=True):
+                slow, fast = (p.to_local() if isinstance(p, DTensor) else p for p in (slow, fast))
+                slow.lerp_(fast, 1 - share)

@@ -1,20 +1,30 @@
-"""Pipeline parallelism: contiguous slices of the model's layers, one per pipeline rank."""
+"""Pipeline parallelism: contiguous slices of the model's layers, one or several per pipeline worker."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from copy import deepcopy
 from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
-from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe
-from torch.distributed.pipelining.schedules import PipelineScheduleSingle
+from torch.distributed.pipelining import (
+    PipelineStage,
+    Schedule1F1B,
+    ScheduleGPipe,
+    ScheduleInterleaved1F1B,
+    ScheduleInterleavedZeroBubble,
+    ScheduleLoopedBFS,
+)
+from torch.distributed.pipelining.schedules import PipelineScheduleMulti, PipelineScheduleSingle
 
 from ...models.multimodal import MultimodalModel
+from .deferring import DeferringStage
 from .spec import ParallelSpec
 
 LossFunction = Callable[[tuple[Tensor, ...], Tensor], Tensor]
+Schedule = PipelineScheduleSingle | PipelineScheduleMulti
 
 
 def cut_layers(costs: Sequence[float], num_slices: int) -> list[range]:
@@ -43,7 +53,7 @@ class ModelSlice(nn.Module):
     Modules keep their paths, so a slice's parameters are named as in the whole model.
 
     Args:
-        model: the whole model; layers outside the slice are taken from it.
+        model: that has those layers, and none of others.
         layers: which of `model.layer_names` this slice runs.
         takes: names of what enters it; see `MultimodalModel.state_after`.
         gives: names of what leaves it; empty for the last slice, which gives the model's outputs.
@@ -68,44 +78,74 @@ class ModelSlice(nn.Module):
         return tuple(state[key].clone() for key in self.gives)
 
 
-def slice_model(model: MultimodalModel, rank: int, num_slices: int) -> ModelSlice:
-    """Keep the layers of pipeline rank `rank`, and drop all others from the model."""
+def slice_model(model: MultimodalModel, mine: Collection[int], num_slices: int) -> dict[int, ModelSlice]:
+    """Cut a model into slices, and keep some.
+
+    Args:
+        model: whole; it keeps only the layers of those slices.
+        mine: which of the slices.
+        num_slices: how many there are.
+
+    Returns:
+        Number → slice, whose modules are those of `model`.
+    """
     names, places = model.layer_names, place_layers(model, num_slices)
-    mine = [name for name in names if places[name] == rank]
-    first = names.index(mine[0])
-    takes = model.state_after(first)
-    gives = model.state_after(first + len(mine)) if rank < num_slices - 1 else ()
-    for name in places:
-        if places[name] != rank:
-            _drop(model, name)
-    return ModelSlice(model, mine, takes, gives)
+    slices: dict[int, ModelSlice] = {}
+    for number in sorted(mine):
+        layers = [name for name in names if places[name] == number]
+        first = names.index(layers[0])
+        gives = model.state_after(first + len(layers)) if number < num_slices - 1 else ()
+        modules = [model.get_submodule(path) for path in places]
+        kept = deepcopy(model, {id(module): module for module in modules})  # of the same layers
+        for path in places:
+            if places[path] != number:
+                _drop(kept, path)
+        slices[number] = ModelSlice(kept, layers, model.state_after(first), gives)
+    for path in places:
+        if places[path] not in mine:
+            _drop(model, path)
+    return slices
 
 
 def place_layers(model: MultimodalModel, num_slices: int) -> dict[str, int]:
-    """Path of every layer, and of what goes with one → the pipeline worker that has it."""
+    """Path of every layer, and of what goes with one or isn't run at all → the slice that it is in."""
     names = model.layer_names
     costs = [float(sum(p.numel() for p in model.get_submodule(name).parameters())) for name in names]
-    slices = cut_layers(costs, num_slices)
-    places = {names[i]: rank for rank, part in enumerate(slices) for i in part}
+    places = {names[i]: number for number, part in enumerate(cut_layers(costs, num_slices)) for i in part}
     if "decoder.embed" in places:
         places |= {"gate": places["decoder.embed"], "decoder.head": num_slices - 1}
-    return places
+    used = {path.partition(".")[0] for path in places}
+    return places | {name: num_slices - 1 for name, _ in model.named_children() if name not in used}
 
 
 def make_schedule(
-    stage: PipelineStage, parallel: ParallelSpec, loss: LossFunction | None
-) -> PipelineScheduleSingle:
-    """Schedule microbatches over the stage; without a loss, forward only."""
-    if loss is None or parallel.schedule == "gpipe":
-        return ScheduleGPipe(stage, parallel.num_microbatches, loss_fn=loss, scale_grads=False)
-    return Schedule1F1B(stage, parallel.num_microbatches, loss_fn=loss, scale_grads=False)
+    slices: Mapping[int, ModelSlice],
+    parallel: ParallelSpec,
+    loss: LossFunction | None,
+    device: torch.device,
+    group: ProcessGroup,
+) -> Schedule:
+    """Schedule microbatches over a worker's slices; without a loss, forward only.
 
-
-def make_stage(
-    module: nn.Module, rank: int, num_slices: int, device: torch.device, group: ProcessGroup
-) -> PipelineStage:
-    """Wrap a slice, already split and sharded, for a schedule."""
-    return PipelineStage(module, rank, num_slices, device, group=group)
+    Args:
+        slices: number → slice, split and sharded.
+        parallel: the mesh, the schedule and the microbatches.
+        loss: of a microbatch's outputs and rows, to be summed.
+        device: of the slices.
+        group: the pipeline's process group.
+    """
+    puts_off = loss is not None and parallel.pipeline > 1 and parallel.schedule == "zero-bubble"
+    kind = DeferringStage if puts_off else PipelineStage
+    stages = [kind(part, number, parallel.num_slices, device, group=group) for number, part in slices.items()]
+    count = parallel.num_microbatches
+    if loss is None and len(stages) > 1:
+        return ScheduleLoopedBFS(list(stages), count)
+    if puts_off:
+        return ScheduleInterleavedZeroBubble(list(stages), count, loss, scale_grads=False)
+    if len(stages) > 1:
+        return ScheduleInterleaved1F1B(list(stages), count, loss, scale_grads=False)
+    one = ScheduleGPipe if loss is None or parallel.schedule == "gpipe" else Schedule1F1B
+    return one(stages[0], count, loss, scale_grads=False)
 
 
 def _drop(model: nn.Module, path: str) -> None:

@@ -21,8 +21,12 @@ class ParallelSpec(Spec):
     """Workers that share the layers, in order."""
     microbatches: int | None = Field(default=None, ge=1)
     """Slices of a worker's rows that follow each other through the pipeline; by default twice `pipeline`."""
-    schedule: Literal["gpipe", "1f1b"] = "1f1b"
-    """Order of the microbatches' forward and backward passes."""
+    schedule: Literal["gpipe", "1f1b", "interleaved", "zero-bubble"] = "1f1b"
+    """Order of the microbatches' passes: all forward, then all backward (arXiv 1811.06965); one forward, one
+    backward (arXiv 1806.03377); the same with several slices of the layers a worker (arXiv 2104.04473, 2.2);
+    and with the weights' gradients where a worker would wait (ZB-H1, arXiv 2401.10241)."""
+    slices_per_worker: int | None = Field(default=None, ge=1)
+    """Slices of the layers that each pipeline worker has; by default two if they interleave, else one."""
     cpus_per_worker: float = Field(default=1.0, gt=0)
     """CPUs each worker reserves in the cluster."""
 
@@ -30,6 +34,13 @@ class ParallelSpec(Spec):
     def num_workers(self) -> int:
         """Size of the mesh."""
         return self.data * self.tensor * self.pipeline
+
+    @property
+    def num_slices(self) -> int:
+        """Slices that the layers are cut into; worker r of n has slices r, r + n and so on."""
+        if self.pipeline == 1:
+            return 1
+        return self.pipeline * (self.slices_per_worker or (2 if self.schedule == "interleaved" else 1))
 
     @property
     def is_one_process(self) -> bool:

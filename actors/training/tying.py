@@ -15,36 +15,33 @@ from torch import distributed as dist
 from torch.distributed.tensor import DTensor
 
 from ...models.multimodal import MultimodalModel
-from .pipeline import ModelSlice
 
 
 class TiedWeights:
-    """The pairs of a worker's slice, after `untie`.
+    """Those of a worker's part of a model, after `untie`.
 
     Args:
-        part: the slice, split and sharded.
-        tied: parameter → the one that it is the same as, of the whole model.
-        workers: layer → the pipeline worker that has it.
+        model: a worker's part of it, split and sharded.
+        workers: path of a layer, of the whole model → the pipeline worker that has it.
         group: the pipeline's process group.
 
     Attributes:
-        copies: of this slice's parameters, those that are a copy of another.
+        copies: of this worker's parameters, those that are a copy of another.
     """
 
     def __init__(
         self,
-        part: ModelSlice,
-        tied: Mapping[str, str],
+        model: MultimodalModel,
         workers: Mapping[str, int],
         group: dist.ProcessGroup,
     ) -> None:
         self._group, self._rank = group, dist.get_rank(group)
-        own = dict(part.model.named_parameters())
+        own = dict(model.named_parameters())
         self._pairs = [
             (own.get(source), own.get(copy), _worker(source, workers), _worker(copy, workers))
-            for copy, source in tied.items()
+            for copy, source in model.tied.items()
         ]
-        self.copies = [own[name] for name in tied if name in own]
+        self.copies = [own[name] for name in model.tied if name in own]
 
     def share_weights(self) -> None:
         """Give every copy the weights of what it is a copy of."""

@@ -5,8 +5,9 @@ import torch
 from torch import distributed as dist
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.nn.functional import all_gather
+from torch.distributed.pipelining import PipelineStage
 
-from eagleray.actors.training import learner
+from eagleray.actors.training import learner, pipeline
 from eagleray.actors.training.certificate import Finding, Training
 from eagleray.actors.training.certifying import (
     GRADIENTS,
@@ -69,14 +70,27 @@ CASES = {
         ),
         SPLIT,
     ),
-    "tied language": ({"language": 1.0}, part(vision=None, audio=None, decoder=None), CUT),
+    "tied language": (
+        {"language": 1.0},
+        part(vision=None, audio=None, decoder=None),
+        {**CUT, "microbatches": 4, "schedule": "zero-bubble", "slices_per_worker": 2},
+    ),
     "transcription": ({"transcription": 1.0}, part(vision=None, text=None, decoder=None), CUT),
     "pyramid": (
         {"classification": 1.0, "caption": 0.5},
         part(text=None, vision=VISION.model_copy(update={"pyramid_width": 8})),
         {"pipeline": 4, "microbatches": 4, "schedule": "gpipe"},
     ),
-    "answer": ({"answer": 1.0}, part(audio=None), CUT),
+    "answer": (
+        {"answer": 1.0},
+        part(audio=None),
+        {"tensor": 2, "pipeline": 2, "microbatches": 2, "schedule": "zero-bubble"},
+    ),
+    "earlier batches": (
+        {"contrastive": 1.0},
+        part(decoder=None, audio=None),
+        {"pipeline": 2, "microbatches": 2, "schedule": "interleaved", "slices_per_worker": 3},
+    ),
 }
 
 
@@ -184,6 +198,13 @@ def tensor_workers_drop_differently():
     seeded(lambda seeds: seeds.add_(dist.get_rank()))
 
 
+def torch_divides_the_backward_pass():
+    def stage(module, number, num_slices, device, group):
+        return PipelineStage(module, number, num_slices, device, group=group)
+
+    pipeline.DeferringStage = stage
+
+
 EMBEDDED = {"contrastive": 1.0}, part(decoder=None, audio=None)
 PICTURES = {"classification": 1.0}, part(decoder=None, audio=None, text=None)
 TEXTS = {"language": 1.0}, part(vision=None, audio=None, decoder=None)
@@ -202,6 +223,12 @@ TRAPS = {
     tied_weights_reduced_once: (TEXTS, {"pipeline": 2, "microbatches": 2}, 0, ALL),
     data_workers_drop_alike: (PICTURES, {"data": 2}, 0, ALL),
     tensor_workers_drop_differently: (PICTURES, {"tensor": 2}, 0, ALL),
+    torch_divides_the_backward_pass: (
+        TEXTS,
+        {"pipeline": 2, "microbatches": 2, "schedule": "zero-bubble"},
+        0,
+        ALL,
+    ),
 }
 
 

@@ -35,6 +35,30 @@ def test_layers_are_counted_without_building_the_model():
             "microbatches=4",
         ),
         ({"pipeline": 99}, 2 * 99, "the model has 20 layers", "pipeline=20"),
+        (
+            {"pipeline": 8, "slices_per_worker": 3, "schedule": "interleaved"},
+            16,
+            "8 pipeline workers of 3 slices, but the model has 20 layers",
+            "pipeline=6",
+        ),
+        (
+            {"pipeline": 2, "slices_per_worker": 2},
+            8,
+            "schedule=1f1b has no order for 2 slices",
+            "slices_per_worker=1",
+        ),
+        (
+            {"pipeline": 2, "slices_per_worker": 1, "schedule": "interleaved"},
+            8,
+            "schedule=interleaved has no order for 1 slices",
+            "slices_per_worker=2",
+        ),
+        (
+            {"pipeline": 2, "microbatches": 5, "schedule": "zero-bubble"},
+            10,
+            "5 microbatches don.t make 2 equal rounds",
+            "microbatches=4",
+        ),
     ],
 )
 def test_a_mesh_that_cannot_work_is_refused_with_the_nearest_that_does(parallel, batch_size, cause, remedy):

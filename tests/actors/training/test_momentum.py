@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from torch.distributed.fsdp import FSDPModule
 
 from eagleray.actors.training.group import run_group
 from eagleray.actors.training.loop import Trainer, TrainingJob
@@ -26,7 +27,9 @@ def job_of(corpus, parallel=None, **objective) -> TrainingJob:
 
 
 def local(part):
-    part.reshard()
+    for module in part.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
     return [p.detach().to_local().numpy().copy() for p in part.parameters()]
 
 
@@ -34,11 +37,11 @@ def followed(rank, job):
     """Parameters of both models before training and after each step, and the rows kept of the past."""
     trainer = Trainer(job)
     learner = trainer.learner
-    both = [(local(learner.slice), local(learner.keys))]
+    both = [(local(learner.model), local(learner.keys))]
     kept = []
 
     def look(_):
-        both.append((local(learner.slice), local(learner.keys)))
+        both.append((local(learner.model), local(learner.keys)))
         kept.append(int((learner.objective.past.groups >= 0).sum()))
 
     trainer.run(look, lambda *_: None)
