@@ -119,6 +119,12 @@ def gpu() -> str:
     return found[0].strip() if found else ""
 
 
+def has_bf16() -> bool:
+    """Whether this CPU computes in bf16."""
+    cpuinfo = Path("/proc/cpuinfo")
+    return not cpuinfo.is_file() or "bf16" in cpuinfo.read_text()
+
+
 def machine() -> str:
     """What this ran on."""
     model = platform.processor() or platform.machine()
