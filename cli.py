@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from .actors.serving.running import Deployed
     from .cluster.connect import Connection
     from .session import PreparedRun
+    from .workflows.loading import Workflow
 
 DEBUG = "--debug"
 CANCELLED_EXIT = 130  # as a shell reports a program that Ctrl-C ended
@@ -94,8 +95,8 @@ def run(
     """
     session = Session(home, store, database)
     again = _words(home, store, database, address)
-    given = _overrides(spec, overrides, uncertified)
-    _carry_out(session, session.prepare(session.load(spec, given)), address, again)
+    _, workflow = _load(session, spec, overrides, uncertified)
+    _carry_out(session, session.prepare(workflow), address, again)
 
 
 @weights.command("import")
@@ -340,7 +341,8 @@ def submit(
     """
     from .cluster.jobs import follow, submit
 
-    words_set = _overrides(spec, overrides, uncertified)  # refused here before anything travels
+    # refused here before anything travels
+    overrides, _ = _load(Session(DEFAULT_HOME), spec, overrides, uncertified)
     given = {"--home": home, "--store": store, "--database": database}
     for name, value in given.items():
         if value and _holds_key(value):
@@ -349,7 +351,7 @@ def submit(
                 f"set EAGLERAY_{name[2:].upper()} in the cluster's environment instead",
             )
     words = [word for name, value in given.items() if value for word in (name, value)]
-    job = submit(spec, words_set, address, words)
+    job = submit(spec, overrides, address, words)
     out.print(f"job {job} at {address}")
     if wait and not follow(job, address, typer.echo):
         raise typer.Exit(1)
@@ -395,19 +397,22 @@ def _words(
     return "".join(f" {name} {shlex.quote(value)}" for name, value in told.items())
 
 
-def _overrides(spec: Path, overrides: Sequence[str] | None, uncertified: bool) -> list[str]:
-    """Those given, and of every training that it needs no certificate, as far as that is wanted.
+def _load(
+    session: Session, spec: Path, overrides: Sequence[str] | None, uncertified: bool
+) -> tuple[list[str], Workflow]:
+    """A workflow, and the overrides that it was loaded with: those given, and of every training that it needs
+    no certificate, as far as that is wanted.
 
     Raises:
-        EaglerayError: when the workflow can't be loaded with them.
+        EaglerayError: when it can't be loaded with them.
     """
     given = list(overrides or [])
-    stages = Session(DEFAULT_HOME).load(spec, given).stages
+    workflow = session.load(spec, given)
     if uncertified:
-        given += [
-            f"{name}.uncertified=true" for name, stage in stages.items() if hasattr(stage, "uncertified")
-        ]
-    return given
+        names = [name for name, stage in workflow.stages.items() if hasattr(stage, "uncertified")]
+        given += [f"{name}.uncertified=true" for name in names]
+        workflow = session.load(spec, given)
+    return given, workflow
 
 
 def _holds_key(url: str) -> bool:

@@ -118,7 +118,6 @@ def _decide(
         if kind.check is not None:
             kind.check(name, spec)
         digest_outside = outside(kind, spec)
-        needed = kind.needs(name, stages) if kind.needs is not None else None
     except EaglerayError as error:
         return refused(error)
     inputs = {key: planned[source].fingerprint for key, source in spec.inputs.items()}
@@ -130,8 +129,11 @@ def _decide(
     if record is not None:
         reason = f"made by run {record.run_id}"
         return PlannedStage(name, kind, spec, Decision.HIT, reason, digest, cpus, record)
-    if needed is not None and find(needed.fingerprint) is None:
-        return refused(needed.error)
+    if kind.needs is not None:
+        try:
+            kind.needs(name, stages, lambda digest: find(digest) is not None)
+        except EaglerayError as error:
+            return refused(error)
     reason = _what_changed(name, kind, spec, inputs, history)
     return PlannedStage(name, kind, spec, Decision.RUN, reason, digest, cpus)
 

@@ -9,7 +9,6 @@ from typing import Any, Protocol
 
 from .artifacts import Artifact
 from .discovery import discover
-from .errors import EaglerayError
 from .spec import StageSpec
 
 
@@ -48,17 +47,9 @@ class StageContext:
         self.emit("log", message=message)
 
 
-@dataclass(frozen=True)
-class Needed:
-    """An artifact that must have been made before a stage may run, though it doesn't read it.
-
-    Attributes:
-        fingerprint: of what must be in the store.
-        error: what to say and do where it isn't.
-    """
-
-    fingerprint: str
-    error: EaglerayError
+Needs = Callable[[str, Mapping[str, StageSpec], Callable[[str], bool]], None]
+"""Given a stage's name, the workflow's stages, and whether the store has an artifact of a fingerprint:
+refuses to run without one that the stage doesn't read."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +65,7 @@ class StageKind:
     outside: Callable[[Any, Path], str] | None = None
     cached: bool = True
     check: Callable[[str, Any], None] | None = None
-    needs: Callable[[str, Mapping[str, StageSpec]], Needed | None] | None = None
+    needs: Needs | None = None
     cpus: Callable[[Any], float] = field(default=lambda spec: spec.run.num_cpus)
     may_take: Mapping[str, type[Artifact]] = field(default_factory=dict[str, type[Artifact]])
 
@@ -97,7 +88,7 @@ def stage(
     outside: Callable[[Any, Path], str] | None = None,
     cached: bool = True,
     check: Callable[[str, Any], None] | None = None,
-    needs: Callable[[str, Mapping[str, StageSpec]], Needed | None] | None = None,
+    needs: Needs | None = None,
     cpus: Callable[[Any], float] | None = None,
     may_take: Mapping[str, type[Artifact]] | None = None,
 ) -> Callable[[Callable[..., Mapping[str, Any] | None]], StageKind]:
@@ -116,7 +107,7 @@ def stage(
         cached: False for a stage done for its effect (a deployment): it always runs, and the
             function itself must be idempotent.
         check: given the stage's name and spec, refuses what can't work, when a plan is made.
-        needs: given the stage's name and the workflow's stages, what must be in the store before it is run.
+        needs: refuses to run it as long as the store lacks something, when a plan is made; see `Needs`.
         cpus: CPUs that must exist in the cluster while it runs, workers included.
         may_take: inputs it can do without; the function's parameters for them have a default.
     """

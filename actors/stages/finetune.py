@@ -9,7 +9,7 @@ from pydantic import Field
 from ...models.spec import ModelSpec
 from ...workflows.artifacts import Checkpoint, Corpus
 from ...workflows.stage import StageContext, stage
-from ..training.certificate import needed_certificate
+from ..training.certificate import check_certificate
 from ..training.spec import AdaptationSpec, ObjectiveSpec, OptimizerSpec, TrainingSpec, reserved_cpus
 
 
@@ -32,7 +32,7 @@ class FinetuneSpec(TrainingSpec, AdaptationSpec):
     FinetuneSpec,
     takes={"corpus": Corpus, "checkpoint": Checkpoint},
     gives=Checkpoint,
-    needs=needed_certificate,
+    needs=check_certificate,
     cpus=reserved_cpus,
 )
 def finetune(ctx: StageContext, spec: FinetuneSpec, corpus: Corpus, checkpoint: Checkpoint) -> dict[str, Any]:

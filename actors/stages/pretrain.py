@@ -7,7 +7,7 @@ from typing import Any, Literal
 from ...models.spec import ModelSpec
 from ...workflows.artifacts import Checkpoint, Corpus
 from ...workflows.stage import StageContext, stage
-from ..training.certificate import needed_certificate
+from ..training.certificate import check_certificate
 from ..training.mesh import check_objective, check_topology
 from ..training.spec import TrainingSpec, reserved_cpus
 
@@ -30,7 +30,7 @@ def check(name: str, spec: PretrainSpec) -> None:
     takes={"corpus": Corpus},
     gives=Checkpoint,
     check=check,
-    needs=needed_certificate,
+    needs=check_certificate,
     cpus=reserved_cpus,
 )
 def pretrain(ctx: StageContext, spec: PretrainSpec, corpus: Corpus) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import version
@@ -23,7 +23,6 @@ from ...models.spec import ModelSpec
 from ...workflows.errors import EaglerayError
 from ...workflows.fingerprint import digest_of
 from ...workflows.spec import StageSpec
-from ...workflows.stage import Needed
 from .spec import AdaptationSpec, OptimizerSpec, ParallelSpec, TrainingSpec
 from .toy import toy_model
 
@@ -120,31 +119,28 @@ def read_findings(folder: Path) -> list[Finding]:
     return [Finding.model_validate(finding) for finding in content["findings"]]
 
 
-def needed_certificate(name: str, stages: Mapping[str, StageSpec]) -> Needed | None:
-    """The certificate that a training stage needs, and what to do if there is none.
+def check_certificate(name: str, stages: Mapping[str, StageSpec], has: Callable[[str], bool]) -> None:
+    """Refuse a training that has no certificate, unless it is one process or is to run all the same.
 
     Args:
         name: of the stage.
         stages: of the workflow, by name.
-
-    Returns:
-        None if it needs none: it is one process, or is to be trained all the same.
+        has: whether the store has an artifact of a fingerprint.
 
     Raises:
-        EaglerayError: when the model that it trains is known only once another stage has run.
+        EaglerayError: with what to do; also when the model that it trains is known only once another stage
+            has run.
     """
     spec = stages[name]
     assert isinstance(spec, TrainingSpec)
-    if spec.uncertified or spec.parallel.is_one_process:
-        return None
-    training = training_of(name, spec, stages)
-    error = EaglerayError(
+    if spec.uncertified or spec.parallel.is_one_process or has(training_of(name, spec, stages).fingerprint):
+        return
+    raise EaglerayError(
         f"nothing proves yet that {mesh_of(spec.parallel)} computes what one process does",
         "`eagleray certify` the same spec with the same --set and --home, which takes a minute or two on any "
         "machine; or run it with --uncertified, which the checkpoint will say",
         name,
     )
-    return Needed(training.fingerprint, error)
 
 
 def trainings(stages: Mapping[str, StageSpec]) -> Iterator[tuple[str, Training]]:

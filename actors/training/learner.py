@@ -170,7 +170,7 @@ class Learner:
         places = place_layers(model, parallel.num_slices)
         untie(model)
         mine = range(self.mesh["pipeline"].get_local_rank(), parallel.num_slices, parallel.pipeline)
-        slices = slice_model(model, mine, parallel.num_slices)
+        slices = slice_model(model, places, mine)
         if parallel.tensor > 1:
             split_tensors(model, self.mesh["tensor"])
         for part in slices.values():

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 
 import torch
 from torch.distributed.fsdp import FSDPModule
-from torch.distributed.tensor import DTensor
 
 from .pipeline import ModelSlice
+from .tensor import local_part
 
 
 def follow(
@@ -31,5 +31,4 @@ def follow(
             module.reshard()  # the outermost one stays whole after a forward pass
         with torch.no_grad():
             for slow, fast in zip(follower.parameters(), leader.parameters(), strict=True):
-                slow, fast = (p.to_local() if isinstance(p, DTensor) else p for p in (slow, fast))
-                slow.lerp_(fast, 1 - share)
+                local_part(slow).lerp_(local_part(fast), 1 - share)

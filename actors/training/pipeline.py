@@ -78,25 +78,27 @@ class ModelSlice(nn.Module):
         return tuple(state[key].clone() for key in self.gives)
 
 
-def slice_model(model: MultimodalModel, mine: Collection[int], num_slices: int) -> dict[int, ModelSlice]:
+def slice_model(
+    model: MultimodalModel, places: Mapping[str, int], mine: Collection[int]
+) -> dict[int, ModelSlice]:
     """Cut a model into slices, and keep some.
 
     Args:
         model: whole; it keeps only the layers of those slices.
+        places: see `place_layers`.
         mine: which of the slices.
-        num_slices: how many there are.
 
     Returns:
         Number → slice, whose modules are those of `model`.
     """
-    names, places = model.layer_names, place_layers(model, num_slices)
+    names, last = model.layer_names, max(places.values())
+    modules = {id(module): module for module in map(model.get_submodule, places)}
     slices: dict[int, ModelSlice] = {}
     for number in sorted(mine):
         layers = [name for name in names if places[name] == number]
         first = names.index(layers[0])
-        gives = model.state_after(first + len(layers)) if number < num_slices - 1 else ()
-        modules = [model.get_submodule(path) for path in places]
-        kept = deepcopy(model, {id(module): module for module in modules})  # of the same layers
+        gives = model.state_after(first + len(layers)) if number < last else ()
+        kept = deepcopy(model, dict(modules))  # of the same layers
         for path in places:
             if places[path] != number:
                 _drop(kept, path)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_module, distribute_tensor
 from torch.distributed.tensor.parallel import (
@@ -56,6 +56,11 @@ class HeadwiseParallel(ParallelStyle):
     @staticmethod
     def _local(module: nn.Module, output: DTensor, mesh: DeviceMesh) -> object:
         return output.to_local()
+
+
+def local_part(tensor: Tensor) -> Tensor:
+    """What this worker has of a tensor, sharing its memory: all of it, if it isn't split."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def tensor_plan(model: nn.Module) -> dict[str, ParallelStyle]:

@@ -12,9 +12,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
-from torch.distributed.tensor import DTensor
 
 from ...models.multimodal import MultimodalModel
+from .tensor import local_part
 
 
 class TiedWeights:
@@ -47,10 +47,10 @@ class TiedWeights:
         """Give every copy the weights of what it is a copy of."""
         with torch.no_grad():
             for source, copy, at_source, at_copy in self._pairs:
-                weights, same = (None if p is None else _local(p) for p in (source, copy))
+                weights, same = (None if p is None else local_part(p) for p in (source, copy))
                 found, _ = self._both(weights, same, at_source, at_copy)
                 if copy is not None and found is not None:
-                    _local(copy).copy_(found)
+                    local_part(copy).copy_(found)
 
     def sum_gradients(self) -> None:
         """Give both of every pair the sum of their gradients; those that learn nothing have none."""
@@ -93,14 +93,10 @@ def _worker(parameter: str, workers: Mapping[str, int]) -> int:
     return next(rank for layer, rank in workers.items() if parameter.startswith(f"{layer}."))
 
 
-def _local(tensor: Tensor) -> Tensor:
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
-
-
 def _gradient(parameter: nn.Parameter) -> Tensor | None:
     """This worker's part of a gradient, to be changed in place."""
     if not parameter.requires_grad:
         return None
     if parameter.grad is None:
         parameter.grad = torch.zeros_like(parameter)
-    return _local(parameter.grad)
+    return local_part(parameter.grad)

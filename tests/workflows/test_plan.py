@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from workflow_harness import CHAIN, KINDS, Home, parse
 
+from eagleray.workflows.errors import EaglerayError
 from eagleray.workflows.fingerprint import identity
 from eagleray.workflows.loading import Workflow
 from eagleray.workflows.plan import Decision, Plan, make_plan
@@ -122,6 +124,25 @@ def test_what_can_not_work_blocks_whatever_reads_from_it() -> None:
     assert plan["corpus"].error.cause == "no cluster has so many workers"
     assert plan["report"].reason == "corpus is blocked"
     assert plan.cpus == 0
+
+
+def test_what_is_to_run_needs_what_its_kind_says_and_what_was_made_does_not() -> None:
+    def needs(name: str, stages: Any, has: Any) -> None:
+        if not has("proof"):
+            raise EaglerayError(f"no proof of {name} among {len(stages)}")
+
+    workflow, made = parse(CHAIN), made_by(parse(CHAIN))
+    kind = workflow.stages["capitals"].kind
+    kinds = {**KINDS, kind: dataclasses.replace(KINDS[kind], needs=needs)}
+
+    def found(*records: Record) -> Plan:
+        return make_plan(workflow, kinds, {one.fingerprint: one for one in records}.get, Path())
+
+    refused = found(made[0])["capitals"]
+    assert (refused.decision, refused.reason) == (BLOCKED, "no proof of capitals among 3")
+    proof = made[0].model_copy(update={"fingerprint": "proof"})
+    assert found(made[0], proof)["capitals"].decision is RUN
+    assert decisions(found(*made)) == {"corpus": HIT, "capitals": HIT, "report": HIT}
 
 
 def test_a_stage_done_for_its_effect_always_runs() -> None:
