@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional as F
 
-from .layers import MLP, HeadParameter, RowDropout, attend, init_weights
+from .layers import MLP, HeadParameter, RowDropout, attend, init_weights, scores_in_single
 from .spec import VisionSpec
 
 MAX_LOGIT_SCALE = math.log(100.0)
@@ -148,9 +148,8 @@ class WindowAttention(nn.Module):
         if hidden is not None:
             bias = bias.masked_fill(hidden.unsqueeze(1), float("-inf"))
         scale = self.logit_scale().clamp(max=MAX_LOGIT_SCALE).exp().repeat(num_windows, 1, 1)
-        query = unit_vectors(self._cut(self.query(x))) * scale
-        key = unit_vectors(self._cut(self.key(x)))
-        mixed = attend(query, key, self._cut(self.value(x)), bias.flatten(0, 1))
+        query, key, value = (self._cut(layer(x)) for layer in (self.query, self.key, self.value))
+        mixed = scores_in_single(_attend_by_cosine, query, key, value, scale, bias.flatten(0, 1))
         return self.output(self._join(mixed, x.shape[1] // self.window))
 
     def _cut(self, x: Tensor) -> Tensor:
@@ -163,6 +162,10 @@ class WindowAttention(nn.Module):
         """(B, W*H, A, K) → (B, P, P, H*K)."""
         x = x.unflatten(2, (self.window, self.window)).unflatten(1, (rows, rows, -1))
         return x.permute(0, 1, 4, 2, 5, 3, 6).flatten(5).flatten(3, 4).flatten(1, 2)
+
+
+def _attend_by_cosine(query: Tensor, key: Tensor, value: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+    return attend(unit_vectors(query) * scale, unit_vectors(key), value, bias)
 
 
 class SwinBlock(nn.Module):

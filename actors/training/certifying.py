@@ -96,7 +96,7 @@ def together(rank: int, toy: Training, weights: Path) -> Evidence:
         batch = toy_batch(toy.model, num_rows, step)
         terms = learner.backward({name: tensor[start:stop] for name, tensor in batch.items()})
         gradients = {name: whole(p.grad) for name, p in parameters.items() if p.grad is not None}
-        norm = learner.update()
+        norm = learner.update().norm
         evidence.append(_values(terms, norm, gradients, {name: whole(p) for name, p in parameters.items()}))
     return evidence
 

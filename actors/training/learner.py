@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import distributed as dist
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
+from ...models.layers import HALF
 from ...models.multimodal import MultimodalModel
 from ...models.spec import ModelSpec, Task
 from .adapting import adapt, layer_rates
@@ -23,9 +25,11 @@ from .momentum import follow
 from .objective import Objective
 from .optimizer import clip_gradients, learning_rate, make_optimizer
 from .pipeline import ModelSlice, make_schedule, place_layers, slice_model
+from .precision import DTYPES, Change, Format, PrecisionState, decide, escape, first_state, scale_after
 from .spec import AdaptationSpec, TrainingSpec
-from .tensor import split_tensors
+from .tensor import local_part, split_tensors
 from .tying import TiedWeights, untie
+from .watching import Watch
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,25 @@ class Part:
     model: MultimodalModel
     slices: Mapping[int, ModelSlice]
     tied: TiedWeights
+
+
+@dataclass(frozen=True)
+class Update:
+    """What became of a step's gradients.
+
+    Attributes:
+        norm: of them all, before clipping; not finite where they overflowed.
+        done: whether weights were changed.
+        overflowed: layers whose gradient was not finite.
+        is_fault: whether it wasn't, and neither a smaller scale nor another format will help.
+        changes: layers that compute in another format from now on.
+    """
+
+    norm: float
+    done: bool
+    overflowed: tuple[str, ...] = ()
+    is_fault: bool = False
+    changes: tuple[Change, ...] = ()
 
 
 class Learner:
@@ -64,8 +87,12 @@ class Learner:
         mesh: see `build_mesh`.
         model: this worker's part of it: the layers of its slices.
         keys: what the bank is filled with: `model` itself, or the same part of a model that follows.
+        precision: what each layer of the whole model computes in.
         step: steps done.
     """
+
+    model: MultimodalModel
+    keys: MultimodalModel
 
     def __init__(
         self,
@@ -84,27 +111,28 @@ class Learner:
         self.device = device or _device()
         self.dtype = torch.float64 if spec.precision == "fp64" else torch.float32
         self.mesh: DeviceMesh = build_mesh(spec.parallel, self.device.type)
-        adaptation = adaptation or AdaptationSpec()
+        self._adaptation = adaptation or AdaptationSpec()
+        self._is_last = self.mesh["pipeline"].get_local_rank() == spec.parallel.pipeline - 1
 
-        def build() -> Part:
+        def draw() -> MultimodalModel:
             torch.manual_seed(spec.seed)  # every worker draws the whole model, then keeps its part
             whole = MultimodalModel(model, vocab_size, num_classes, tasks or spec.objective.tasks)
             whole.focus(spec.objective.tasks)
-            adapt(whole, adaptation)
-            part = self._part_of(whole.to(self.device, self.dtype))
+            adapt(whole, self._adaptation)
+            return whole
+
+        self._draw = draw
+        with torch.device("meta"):
+            layers = draw().layer_names
+        self.precision = first_state(layers, spec.precision, spec.precision_control)
+        self.step = 0
+
+        def load(part: Part) -> None:
             if weights is not None:
                 load_weights(weights, part.model, fresh)
             part.tied.share_weights()
-            return part
 
-        part = build()
-        kept = build() if spec.objective.is_slow else part
-        self.model, self.keys, self._tied = part.model, kept.model, part.tied
-        self._slices, self._followers = part.slices, kept.slices
-        if spec.objective.is_slow:
-            self.keys.requires_grad_(False)
-        rates = layer_rates(self.model, adaptation.layer_decay)
-        self.optimizer = make_optimizer(spec.optimizer, self.model, rates)
+        self._assemble(load)
         self.objective = Objective(
             spec.objective,
             self.model,
@@ -113,16 +141,11 @@ class Learner:
             self.device,
             self.dtype,
         )
-        self.step = 0
-        where = self.device, self.mesh["pipeline"].get_group()
-        # stages of their own, since one keeps buffers for one kind of pass
-        self._train = make_schedule(part.slices, spec.parallel, self.objective, *where)
-        self._forward = make_schedule(kept.slices, spec.parallel, None, *where)
-        self._is_last = self.mesh["pipeline"].get_local_rank() == spec.parallel.pipeline - 1
+        self._schedule()
 
     def backward(self, batch: dict[str, Tensor]) -> dict[str, float]:
         """Give parameters the gradient of this worker's rows; returns the loss and its terms."""
-        self.objective.start_step(batch)
+        self.objective.start_step(batch, self.precision.scale)
         inputs: dict[str, Any] = {k: v for k, v in batch.items() if k != "group"}
         if self.objective.looks_ahead:
             # the model that follows drops nothing; the trained one the same in both of its passes
@@ -136,24 +159,69 @@ class Learner:
         self._tied.sum_gradients()
         return self.objective.sum_terms(self._is_last and self.mesh["tensor"].get_local_rank() == 0)
 
-    def update(self) -> float:
-        """Take an optimizer step by the gradients; returns their norm before clipping."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["rate"] * learning_rate(self.spec.optimizer, self.step, self.spec.steps)
+    def update(self) -> Update:
+        """Take an optimizer step by the gradients, unless they are not finite."""
+        state, control = self.precision, self.spec.precision_control
+        parameters = list(self.model.parameters())
+        if state.is_scaled:
+            for p in parameters:
+                if p.grad is not None:
+                    p.grad.div_(state.scale)
         norm = clip_gradients(
-            self.model.parameters(),
+            parameters,
             self.spec.optimizer.max_grad_norm,
             dist.get_world_size(),
             self.spec.parallel.pipeline,
             self._tied.copies,
         )
-        self.optimizer.step()
+        is_finite = math.isfinite(norm)
+        looks = self.spec.precision == "dynamic" and (self.step + 1) % control.every == 0
+        overflowed: list[str] = []
+        watch = (
+            Watch(self.model, state, control, self.spec.parallel.pipeline) if looks or not is_finite else None
+        )
+        if is_finite:
+            for group in self.optimizer.param_groups:
+                group["lr"] = group["rate"] * learning_rate(self.spec.optimizer, self.step, self.spec.steps)
+            self.optimizer.step()
+            self.objective.end_step()
         self.optimizer.zero_grad()
-        self.objective.end_step()
-        if self.keys is not self.model:
+        if self.keys is not self.model and is_finite:
             follow(self._followers, self._slices, self.spec.objective.momentum, self.step)
         self.step += 1
-        return norm
+        self.precision = scale_after(state, not is_finite)
+        if watch is not None:
+            seen = watch.signals()
+            overflowed = [layer for layer, signals in seen.items() if signals.overflowed]
+            if is_finite:
+                self.precision = decide(self.precision, self.step, seen, control)
+            elif self.spec.precision == "dynamic" and state.scale == 1.0:
+                self.precision = escape(self.precision, self.step, overflowed)
+        changes = self.precision.changes[len(state.changes) :]
+        if changes:
+            self.use_precision(self.precision)
+        is_fault = not is_finite and state.scale == 1.0 and not changes
+        return Update(norm, is_finite, tuple(overflowed), is_fault, changes)
+
+    def use_precision(self, precision: PrecisionState) -> None:
+        """Compute each layer in the format that a state says; weights and optimizer stay what they are.
+
+        Modules are made anew, since a sharded one keeps its format.
+        """
+        self.precision = precision
+        for part in {id(part): part for part in (*self._slices.values(), *self._followers.values())}.values():
+            assert isinstance(part, FSDPModule)
+            part.reshard()  # the outermost one stays whole after a forward pass
+        kept, moments = (self.model, self.keys), self.optimizer.state_dict()
+        self._assemble(None)
+        for new, old in zip((self.model, self.keys), kept, strict=True):
+            known = dict(old.named_parameters())
+            with torch.no_grad():
+                for name, parameter in new.named_parameters():
+                    local_part(parameter).copy_(local_part(known[name]))
+        self.optimizer.load_state_dict(moments)
+        self.objective.model = self.model
+        self._schedule()
 
     def past(self) -> dict[str, Tensor]:
         """What negatives of earlier batches need; the embeddings are at the last pipeline workers."""
@@ -165,6 +233,30 @@ class Learner:
             kept |= {"present": past.present, "groups": past.groups, **past.embeddings}
         return kept
 
+    def _assemble(self, load: Callable[[Part], None] | None) -> None:
+        """Build this worker's part, and that of the model that follows if there is one."""
+
+        def build() -> Part:
+            part = self._part_of(self._draw().to(self.device, self.dtype))
+            if load is not None:
+                load(part)
+            return part
+
+        part = build()
+        kept = build() if self.spec.objective.is_slow else part
+        self.model, self.keys, self._tied = part.model, kept.model, part.tied
+        self._slices, self._followers = part.slices, kept.slices
+        if self.spec.objective.is_slow:
+            self.keys.requires_grad_(False)
+        rates = layer_rates(self.model, self._adaptation.layer_decay)
+        self.optimizer = make_optimizer(self.spec.optimizer, self.model, rates)
+
+    def _schedule(self) -> None:
+        where = self.device, self.mesh["pipeline"].get_group()
+        # stages of their own, since one keeps buffers for one kind of pass
+        self._train = make_schedule(self._slices, self.spec.parallel, self.objective, *where)
+        self._forward = make_schedule(self._followers, self.spec.parallel, None, *where)
+
     def _part_of(self, model: MultimodalModel) -> Part:
         parallel, group = self.spec.parallel, self.mesh["pipeline"].get_group()
         places = place_layers(model, parallel.num_slices)
@@ -174,7 +266,7 @@ class Learner:
         if parallel.tensor > 1:
             split_tensors(model, self.mesh["tensor"])
         for part in slices.values():
-            shard_parameters(part, self.mesh["data"], self.spec.precision)
+            shard_parameters(part, self.mesh["data"], self.precision.formats)
         workers = {path: number % parallel.pipeline for path, number in places.items()}
         return Part(model, slices, TiedWeights(model, workers, group))
 
@@ -183,23 +275,32 @@ class Learner:
 warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
 
 
-def shard_parameters(part: ModelSlice, mesh: DeviceMesh, precision: str) -> None:
+def shard_parameters(part: ModelSlice, mesh: DeviceMesh, formats: Mapping[str, Format]) -> None:
     """Shard every layer's parameters over the data-parallel workers (FSDP2, arXiv 2304.11277).
 
     Gradients are summed, not averaged: each worker's loss is already its share of the global one.
+
+    Args:
+        part: of the model; its layers are sharded each by itself, then what is left of it.
+        mesh: of the data-parallel workers.
+        formats: layer → what it computes in; what is in none computes as the heads do.
     """
-    policy = MixedPrecisionPolicy()
-    if precision == "bf16":
-        policy = MixedPrecisionPolicy(
-            param_dtype=torch.bfloat16, reduce_dtype=torch.float32, output_dtype=torch.float32
-        )
-    modules: list[nn.Module] = [part.model.get_submodule(name) for name in part.layers]
-    for module in [*modules, part]:
-        if any(True for _ in module.parameters()):
-            sharded = fully_shard(module, mesh=mesh, mp_policy=policy)
-            assert isinstance(sharded, FSDPModule)
-            sharded.set_gradient_divide_factor(1.0)
-            sharded.set_force_sum_reduction_for_comms(True)  # gloo has no other
+    modules: list[tuple[nn.Module, Format]] = [
+        *((part.model.get_submodule(name), formats[name]) for name in part.layers),
+        (part, formats["heads"]),
+    ]
+    for module, number_format in modules:
+        if not any(True for _ in module.parameters()):
+            continue
+        policy = MixedPrecisionPolicy(cast_forward_inputs=module is not part)
+        if DTYPES[number_format] in HALF:
+            policy = replace(policy, param_dtype=DTYPES[number_format], reduce_dtype=torch.float32)
+        elif number_format != "fp64":
+            policy = replace(policy, param_dtype=torch.float32)  # what enters may be of another format
+        sharded = fully_shard(module, mesh=mesh, mp_policy=policy)
+        assert isinstance(sharded, FSDPModule)
+        sharded.set_gradient_divide_factor(1.0)
+        sharded.set_force_sum_reduction_for_comms(True)  # gloo has no other
 
 
 def _device() -> torch.device:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
@@ -15,10 +16,15 @@ from torch import distributed as dist
 from ...models.spec import ModelSpec, Task
 from ...pipelines.ledger import Ledger, Tally, corpus_digest
 from ...pipelines.reading import CorpusReader
+from ...workflows.errors import EaglerayError
 from .checkpoint import load_state, save_state
 from .data import worker_shares
-from .learner import Learner
+from .learner import Learner, Update
+from .precision import PrecisionState
 from .spec import AdaptationSpec, TrainingSpec
+
+PRECISION = "precision.json"
+"""In a training checkpoint: what each layer computes in, the loss's scale, and every change so far."""
 
 
 @dataclass(frozen=True)
@@ -58,12 +64,16 @@ class StepReport:
         terms: the loss and its terms.
         grad_norm: before clipping.
         samples_per_s: rows of the global batch per second.
+        notes: what happened, for people.
+        precision: what each layer computes in from now on.
     """
 
     step: int
     terms: Mapping[str, float]
     grad_norm: float
     samples_per_s: float
+    notes: Sequence[str]
+    precision: PrecisionState
 
 
 class Trainer:
@@ -103,9 +113,10 @@ class Trainer:
         ):
             started = time.monotonic()
             terms = learner.backward(part.batch)
-            norm = learner.update()
-            elapsed = time.monotonic() - started
-            report = StepReport(learner.step, terms, norm, self.spec.batch_size / elapsed)
+            update = learner.update()
+            speed = self.spec.batch_size / (time.monotonic() - started)
+            notes = self._notes(update, terms)
+            report = StepReport(learner.step, terms, update.norm, speed, notes, learner.precision)
             if counts:
                 tally.add(part.start, part.ids)
             on_step(report)
@@ -116,14 +127,41 @@ class Trainer:
                 tally = Tally()
                 on_checkpoint(self, report)
 
+    def _notes(self, update: Update, terms: Mapping[str, float]) -> list[str]:
+        """What people should know of a step.
+
+        Raises:
+            EaglerayError: when it was not finite, and the spec says to stop then.
+        """
+        notes = [
+            f"{change.layer} computes in {change.after} from now on, not {change.before}: {change.why}"
+            for change in update.changes
+        ]
+        if not update.is_fault:
+            return notes
+        bad = [name for name, term in terms.items() if not math.isfinite(term)]
+        what = f"its {' and '.join(bad)} is not finite" if bad else "its gradient is not finite"
+        where = f", first in {update.overflowed[-1]}" if update.overflowed else ""
+        cause = f"step {self.learner.step}: {what}{where}"
+        if self.spec.not_finite == "stop":
+            raise EaglerayError(
+                f"{cause} (rank {dist.get_rank()} of {dist.get_world_size()})",
+                "lower optimizer.learning_rate, or set not_finite=skip to leave such batches out",
+            )
+        return [*notes, f"{cause}: its batch is left out"]
+
     def save(self, folder: Path) -> None:
         """Write this worker's part of a training checkpoint."""
         learner = self.learner
         save_state(folder, learner.model, learner.optimizer, learner.past(), self.ledger)
+        (folder / PRECISION).write_text(learner.precision.model_dump_json())
 
     def restore(self, folder: Path) -> None:
         """Go on from a training checkpoint, of whatever mesh."""
         learner = self.learner
+        precision = PrecisionState.model_validate_json((folder / PRECISION).read_text())
+        if precision != learner.precision:
+            learner.use_precision(precision)
         self.ledger = load_state(folder, learner.model, learner.optimizer, learner.past())
         learner.step = self.ledger.stop // self.spec.batch_size
 

@@ -51,6 +51,7 @@ class Objective:
         dtype: of the losses.
 
     Attributes:
+        model: see above.
         past: embeddings of earlier batches, by the model that follows slowly.
     """
 
@@ -66,7 +67,7 @@ class Objective:
         self.spec = spec
         self.group = data_group
         self.num_microbatches = num_microbatches
-        self._model = model
+        self.model = model
         self._names = model.output_names
         self._embedded = [name for name in self._names if name in MODALITIES or name.startswith("found.")]
         self._pairs = [name.partition(".")[2] for name in self._names if name.startswith("found.")]
@@ -79,6 +80,7 @@ class Objective:
             dtype,
         )
         self._batch: Mapping[str, Tensor] = {}
+        self._scale = 1.0
         self._bank: Bank | None = None
         self._counts: dict[str, float] = {}
         self._terms: dict[int, dict[str, float]] = {}
@@ -88,9 +90,14 @@ class Objective:
         """Whether `fill_bank` must be called before the loss."""
         return self.spec.uses_bank and (self.spec.is_slow or self.num_microbatches > 1)
 
-    def start_step(self, batch: Mapping[str, Tensor]) -> None:
-        """Take this worker's rows of the next step; the bank is empty until `fill_bank`."""
-        self._batch = batch
+    def start_step(self, batch: Mapping[str, Tensor], scale: float = 1.0) -> None:
+        """Take this worker's rows of the next step; the bank is empty until `fill_bank`.
+
+        Args:
+            batch: the rows.
+            scale: what the loss is multiplied by, and so its gradient; the terms are reported without.
+        """
+        self._batch, self._scale = batch, scale
         self._bank = None
         self._terms = {}
         self._counts = {}
@@ -125,7 +132,8 @@ class Objective:
             name: float(term.detach()) / (self._shares if name in EMBEDDED else 1)
             for name, term in terms.items()
         }
-        return torch.stack([self._weights[name] * term for name, term in terms.items()]).sum()
+        total = torch.stack([self._weights[name] * term for name, term in terms.items()]).sum()
+        return total * self._scale
 
     def end_step(self) -> None:
         """Keep the step's embeddings as negatives of the steps that follow."""
@@ -159,7 +167,7 @@ class Objective:
                 counts[task] = (batch[mask][:, 1:] & batch[mask][:, :-1]).sum()
         if "transcription" in self._weights:
             said, valid = spoken(batch["tokens"], batch["token_mask"])
-            fit = fits(self._model.speech_mask(batch["mel_mask"]), said, valid)
+            fit = fits(self.model.speech_mask(batch["mel_mask"]), said, valid)
             counts["transcription"] = (valid & fit[:, None]).sum()
         if "classification" in self._weights:
             counts["classification"] = (batch["label"] >= 0).sum()

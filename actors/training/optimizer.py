@@ -6,12 +6,12 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
-from torch import Tensor, nn
 from torch import distributed as dist
-from torch.distributed.tensor import DTensor
+from torch import nn
 from torch.optim import AdamW
 
 from .spec import OptimizerSpec
+from .tensor import local_part, num_holders
 
 
 def make_optimizer(spec: OptimizerSpec, model: nn.Module, rates: Mapping[str, float] | None = None) -> AdamW:
@@ -64,8 +64,8 @@ def clip_gradients(
         depth: pipeline workers; each parameter belongs to one of them.
         copies: of other parameters, among these: scaled like them, but not counted again.
 
-    Raises:
-        FloatingPointError: when it is not finite; on every worker alike.
+    Returns:
+        The norm; one that is not finite changes nothing.
     """
     known = {id(copy) for copy in copies}
     gradients = [(p.grad, id(p) in known) for p in parameters if p.grad is not None]
@@ -73,19 +73,11 @@ def clip_gradients(
     for gradient, is_known in gradients:
         if is_known:
             continue
-        holders = world_size // depth
-        local: Tensor = gradient
-        if isinstance(gradient, DTensor):
-            local = gradient.to_local()
-            for axis, placement in enumerate(gradient.placements):
-                if not placement.is_replicate():
-                    holders //= gradient.device_mesh.size(axis)
-        square += local.double().square().sum().cpu() / holders
+        holders = num_holders(gradient, world_size // depth)
+        square += local_part(gradient).double().square().sum().cpu() / holders
     dist.all_reduce(square)
     norm = float(square.sqrt())
-    if not math.isfinite(norm):
-        raise FloatingPointError(f"the gradient's norm is {norm}: lower optimizer.learning_rate")
-    if norm > max_norm:
+    if max_norm < norm < math.inf:
         for gradient, _ in gradients:
             gradient.mul_(max_norm / norm)
     return norm

@@ -176,6 +176,8 @@ def _work(config: dict[str, Any]) -> None:
             "samples_per_s": report.samples_per_s,
             "left_s": left_s,
         }
+        for note in report.notes:
+            worker.emit("log", message=note)
         worker.emit("progress", step=report.step, total=steps, metrics=metrics)
 
     def on_checkpoint(trainer: Trainer, report: StepReport) -> None:

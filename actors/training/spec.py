@@ -129,6 +129,25 @@ class ObjectiveSpec(Spec):
         return float(getattr(self, term))
 
 
+class PrecisionControlSpec(Spec):
+    """When `precision: dynamic` moves a layer to another number format; see `precision.decide`."""
+
+    start: Literal["bf16", "fp16", "fp32"] = "bf16"
+    """What every layer starts with."""
+    every: int = Field(default=20, ge=1)
+    """Steps between two decisions."""
+    min_update: float = Field(default=0.05, gt=0)
+    """Least size of an update over a format's rounding of the weights, at which it serves."""
+    max_underflow: float = Field(default=0.05, gt=0, le=1)
+    """Largest share of a gradient, scaled up, that fp16 may have too few digits for."""
+    margin: float = Field(default=4.0, ge=1)
+    """How many times better than just serving a format must be, for a layer to go back to it."""
+    patience: int = Field(default=3, ge=1)
+    """Decisions in a row at which it must."""
+    loss_scale: float = Field(default=65_536.0, ge=1)
+    """What the loss is multiplied by at first, where a layer computes in fp16."""
+
+
 class LoraSpec(Spec):
     """Low-rank layers beside those of encoders and decoder, which stay as they are (arXiv 2106.09685)."""
 
@@ -162,9 +181,16 @@ class TrainingSpec(StageSpec):
     """Seed of initialisation, order and augmentation."""
     augment: bool = True
     """Vary pictures and speech at each reading; off, every epoch sees the same."""
-    precision: Literal["fp32", "bf16", "fp64"] = "fp32"
-    """Type of parameters and activations in a layer; with bf16, sums over workers and the optimizer stay
-    fp32. fp64 proves that two meshes compute the same, where rounding would hide a small difference."""
+    precision: Literal["fp32", "bf16", "fp16", "dynamic", "fp64"] = "fp32"
+    """Number format that layers compute in; weights, sums over workers, attention's scores, the losses and
+    the optimizer stay fp32. With fp16 the loss is scaled up as far as it goes; `dynamic` finds each layer's
+    own format while it trains. fp64 proves that two meshes compute the same, where rounding would hide a
+    small difference."""
+    precision_control: PrecisionControlSpec = PrecisionControlSpec()
+    """Of `precision: dynamic`."""
+    not_finite: Literal["stop", "skip"] = "stop"
+    """What to do about a step whose loss or gradient is not finite, but for an overflow of fp16: stop, or
+    leave its batch out."""
     objective: ObjectiveSpec = ObjectiveSpec(contrastive=1.0, caption=0.25)
     """Terms of the loss."""
     optimizer: OptimizerSpec = OptimizerSpec()

@@ -63,6 +63,15 @@ def local_part(tensor: Tensor) -> Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
+def num_holders(tensor: Tensor, workers: int) -> int:
+    """How many of the workers of a pipeline's stage hold the same entries as this one."""
+    if isinstance(tensor, DTensor):
+        for axis, placement in enumerate(tensor.placements):
+            if not placement.is_replicate():
+                workers //= tensor.device_mesh.size(axis)
+    return workers
+
+
 def tensor_plan(model: nn.Module) -> dict[str, ParallelStyle]:
     """Module path → how it is split, for every module that is split at all."""
     plan: dict[str, ParallelStyle] = {}
