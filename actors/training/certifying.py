@@ -110,7 +110,7 @@ def alone(rank: int, toy: Training, weights: Path) -> Evidence:
     from ...models.multimodal import MultimodalModel
     from .adapting import adapt, layer_rates
     from .objective import Objective
-    from .optimizer import learning_rate, make_optimizer
+    from .optimizer import LocalOptimizer, learning_rate
 
     spec = toy.spec
     torch.manual_seed(spec.seed)
@@ -125,7 +125,7 @@ def alone(rank: int, toy: Training, weights: Path) -> Evidence:
     objective = Objective(
         spec.objective, whole, dist.group.WORLD, 1, torch.device("cpu"), dtype=torch.float64
     )
-    optimizer = make_optimizer(spec.optimizer, whole, layer_rates(whole, toy.adaptation.layer_decay))
+    optimizer = LocalOptimizer(spec.optimizer, whole, layer_rates(whole, toy.adaptation.layer_decay))
     parameters = dict(whole.named_parameters(remove_duplicate=False))
     optimized = list(whole.parameters())
     evidence: Evidence = []
@@ -140,9 +140,7 @@ def alone(rank: int, toy: Training, weights: Path) -> Evidence:
         for p in optimized:
             if p.grad is not None:
                 p.grad.mul_(spec.optimizer.max_grad_norm / max(norm, spec.optimizer.max_grad_norm))
-        for group in optimizer.param_groups:
-            group["lr"] = group["rate"] * learning_rate(spec.optimizer, step, spec.steps)
-        optimizer.step()
+        optimizer.step(learning_rate(spec.optimizer, step, spec.steps))
         optimizer.zero_grad()
         objective.end_step()
         kept = min(spec.objective.momentum, (1 + step) / (10 + step))

@@ -23,9 +23,9 @@ from .spec import AdaptationSpec
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-    from torch.optim import Optimizer
 
     from ...models.multimodal import MultimodalModel
+    from .optimizer import LocalOptimizer
 
 
 class CheckpointInfo(BaseModel):
@@ -44,7 +44,7 @@ class CheckpointInfo(BaseModel):
 
 
 def save_state(
-    folder: Path, module: nn.Module, optimizer: Optimizer, past: dict[str, Tensor], ledger: Ledger
+    folder: Path, module: nn.Module, optimizer: LocalOptimizer, past: dict[str, Tensor], ledger: Ledger
 ) -> None:
     """Write this worker's shards of a training checkpoint; all workers call it together.
 
@@ -56,30 +56,24 @@ def save_state(
         ledger: what was used.
     """
     import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.state_dict import get_model_state_dict
 
-    weights, moments = _state(module, optimizer)
-    dcp.save(weights, checkpoint_id=folder / "weights")
-    dcp.save(moments, checkpoint_id=folder / "optimizer")
+    dcp.save(get_model_state_dict(module), checkpoint_id=folder / "weights")
+    dcp.save(optimizer.state(), checkpoint_id=folder / "optimizer")
     dcp.save(past, checkpoint_id=folder / "past")
     (folder / LEDGER).write_text(ledger.model_dump_json())
 
 
-def load_state(folder: Path, module: nn.Module, optimizer: Optimizer, past: dict[str, Tensor]) -> Ledger:
+def load_state(folder: Path, module: nn.Module, optimizer: LocalOptimizer, past: dict[str, Tensor]) -> Ledger:
     """Read this worker's part of a training checkpoint, `past` in place; returns what was used up to it."""
     import torch.distributed.checkpoint as dcp
-    from torch.distributed.checkpoint.state_dict import StateDictOptions, set_state_dict
+    from torch.distributed.checkpoint.state_dict import get_model_state_dict, set_model_state_dict
 
-    weights, moments = _state(module, optimizer)
+    weights = get_model_state_dict(module)
     dcp.load(weights, checkpoint_id=folder / "weights")
-    dcp.load(moments, checkpoint_id=folder / "optimizer")
+    set_model_state_dict(module, weights)
+    dcp.load(optimizer.state(), checkpoint_id=folder / "optimizer")
     dcp.load(past, checkpoint_id=folder / "past")
-    set_state_dict(
-        module,
-        optimizer,
-        model_state_dict=weights,
-        optim_state_dict=moments,
-        options=StateDictOptions(flatten_optimizer_state_dict=True),
-    )
     return read_ledger(folder / LEDGER)
 
 
@@ -204,10 +198,3 @@ def _merge(trained: Path, folder: Path, info: CheckpointInfo, adaptation: Adapta
     load_all_weights(trained, model)
     merge(model)
     dcp.save(model.state_dict(), checkpoint_id=folder, no_dist=True)
-
-
-def _state(module: nn.Module, optimizer: Optimizer) -> tuple[dict[str, Any], dict[str, Any]]:
-    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict
-
-    options = StateDictOptions(flatten_optimizer_state_dict=True)
-    return get_state_dict(module, optimizer, options=options)

@@ -2,8 +2,8 @@
 
 The worker before waits for the gradient of its output, and nobody waits for those of weights. A linear layer
 computes the first when its backward pass comes, and leaves the second for later; other layers compute both.
-torch's own division cuts the autograd graph in two instead. The certificate refused it: of every tower some
-gradients were missing or wrong, that of the last norm among them.
+torch's own division cuts the autograd graph in two instead. The certificate refused it: where parameters are
+sharded, some gradients of every tower were missing or wrong, that of the last norm among them.
 """
 
 from __future__ import annotations

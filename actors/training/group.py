@@ -10,6 +10,8 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+PRELOADED = [f"{__package__}.{module}" for module in ("loop", "certifying")]
+
 
 def run_group(function: Callable[..., Any], size: int, *arguments: Any) -> list[Any]:  # noqa: ANN401 - whatever it is
     """Call `function(rank, *arguments)` in `size` processes that form a group; returns what each returned.
@@ -24,7 +26,9 @@ def run_group(function: Callable[..., Any], size: int, *arguments: Any) -> list[
     """
     import torch.multiprocessing as mp
 
-    context = mp.get_context("spawn")
+    # forked from a process that has imported what takes long, and has done nothing else
+    context = mp.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
     answers: dict[int, Any] = {}
     with tempfile.TemporaryDirectory(prefix="eagleray-group-") as folder:
         meeting = str(Path(folder, "meeting"))

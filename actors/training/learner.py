@@ -23,7 +23,7 @@ from .checkpoint import load_weights
 from .mesh import build_mesh
 from .momentum import follow
 from .objective import Objective
-from .optimizer import clip_gradients, learning_rate, make_optimizer
+from .optimizer import LocalOptimizer, clip_gradients, learning_rate
 from .pipeline import ModelSlice, make_schedule, place_layers, slice_model
 from .precision import DTYPES, Change, Format, PrecisionState, decide, escape, first_state, scale_after
 from .spec import AdaptationSpec, TrainingSpec
@@ -181,9 +181,7 @@ class Learner:
             Watch(self.model, state, control, self.spec.parallel.pipeline) if looks or not is_finite else None
         )
         if is_finite:
-            for group in self.optimizer.param_groups:
-                group["lr"] = group["rate"] * learning_rate(self.spec.optimizer, self.step, self.spec.steps)
-            self.optimizer.step()
+            self.optimizer.step(learning_rate(self.spec.optimizer, self.step, self.spec.steps))
             self.objective.end_step()
         self.optimizer.zero_grad()
         if self.keys is not self.model and is_finite:
@@ -209,17 +207,17 @@ class Learner:
         Modules are made anew, since a sharded one keeps its format.
         """
         self.precision = precision
-        for part in {id(part): part for part in (*self._slices.values(), *self._followers.values())}.values():
-            assert isinstance(part, FSDPModule)
-            part.reshard()  # the outermost one stays whole after a forward pass
-        kept, moments = (self.model, self.keys), self.optimizer.state_dict()
+        for part in (*self._slices.values(), *self._followers.values()):
+            if isinstance(part, FSDPModule):
+                part.reshard()  # the outermost one stays whole after a forward pass
+        kept, optimizer = (self.model, self.keys), self.optimizer
         self._assemble(None)
         for new, old in zip((self.model, self.keys), kept, strict=True):
             known = dict(old.named_parameters())
             with torch.no_grad():
                 for name, parameter in new.named_parameters():
                     local_part(parameter).copy_(local_part(known[name]))
-        self.optimizer.load_state_dict(moments)
+        self.optimizer.take_over(optimizer)
         self.objective.model = self.model
         self._schedule()
 
@@ -249,7 +247,7 @@ class Learner:
         if self.spec.objective.is_slow:
             self.keys.requires_grad_(False)
         rates = layer_rates(self.model, self._adaptation.layer_decay)
-        self.optimizer = make_optimizer(self.spec.optimizer, self.model, rates)
+        self.optimizer = LocalOptimizer(self.spec.optimizer, self.model, rates)
 
     def _schedule(self) -> None:
         where = self.device, self.mesh["pipeline"].get_group()
@@ -292,6 +290,8 @@ def shard_parameters(part: ModelSlice, mesh: DeviceMesh, formats: Mapping[str, F
     for module, number_format in modules:
         if not any(True for _ in module.parameters()):
             continue
+        if mesh.size() == 1 and set(formats.values()) <= {"fp32", "fp64"}:
+            continue  # nothing to shard, nothing to cast
         policy = MixedPrecisionPolicy(cast_forward_inputs=module is not part)
         if DTYPES[number_format] in HALF:
             policy = replace(policy, param_dtype=DTYPES[number_format], reduce_dtype=torch.float32)

@@ -27,8 +27,8 @@ def follow(
     for number, follower in slices.items():
         leader = trained[number]
         for module in (follower, leader):
-            assert isinstance(module, FSDPModule)
-            module.reshard()  # the outermost one stays whole after a forward pass
+            if isinstance(module, FSDPModule):
+                module.reshard()  # the outermost one stays whole after a forward pass
         with torch.no_grad():
             for slow, fast in zip(follower.parameters(), leader.parameters(), strict=True):
                 local_part(slow).lerp_(local_part(fast), 1 - share)

@@ -56,14 +56,18 @@ class ParallelSpec(Spec):
 
 
 class OptimizerSpec(Spec):
-    """AdamW (arXiv 1711.05101) with linear warm-up and cosine decay to a tenth."""
+    """An optimizer, with linear warm-up and cosine decay to a tenth."""
 
+    algorithm: Literal["adamw", "adagrad"] = "adamw"
+    """AdamW (arXiv 1711.05101), or Adagrad (JMLR 12, 2121), which keeps half as much."""
     learning_rate: float = Field(default=1e-3, gt=0)
     """At its peak, after the warm-up."""
     weight_decay: float = Field(default=0.05, ge=0)
     """Of matrices; biases, norms and other vectors are not decayed."""
     betas: tuple[float, float] = (0.9, 0.98)
-    """Decay of the mean gradient, and of the mean square."""
+    """Decay of the mean gradient, and of the mean square; of AdamW."""
+    eps: float = Field(default=1e-8, gt=0)
+    """Added to the root of the (mean) square that a step is divided by."""
     warmup_steps: int = Field(default=20, ge=0)
     """Steps in which the learning rate rises to its peak."""
     max_grad_norm: float = Field(default=1.0, gt=0)

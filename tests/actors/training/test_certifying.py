@@ -29,6 +29,7 @@ from eagleray.actors.training.spec import (
     ParallelSpec,
     TrainingSpec,
 )
+from eagleray.actors.training.tensor import local_part
 from eagleray.actors.training.tying import TiedWeights
 from eagleray.models.alignment import Rows, contrastive_loss
 from eagleray.models.spec import ModelSpec
@@ -119,8 +120,8 @@ def gradients_averaged_over_ranks():
 def loss_not_divided_by_microbatches():
     start_step = Objective.start_step
 
-    def start(self, batch):
-        start_step(self, batch)
+    def start(self, batch, scale):
+        start_step(self, batch, scale)
         self._counts = {name: count / self.num_microbatches for name, count in self._counts.items()}
 
     Objective.start_step = start
@@ -140,7 +141,7 @@ def uneven_microbatches_weigh_alike():
 def norm_counts_shared_parameters_twice():
     def clip(parameters, most, world_size, depth, copies):
         gradients = [p.grad for p in parameters if p.grad is not None]
-        square = sum(gradient.to_local().square().sum() for gradient in gradients)
+        square = sum(local_part(gradient).square().sum() for gradient in gradients)
         dist.all_reduce(square)
         for gradient in gradients:
             gradient.mul_(min(1.0, most / float(square.sqrt())))
@@ -222,7 +223,7 @@ TRAPS = {
     tensor_workers_drop_differently: (PICTURES, {"tensor": 2}, 0, ALL),
     torch_divides_the_backward_pass: (
         TEXTS,
-        {"pipeline": 2, "microbatches": 2, "schedule": "zero-bubble"},
+        {"data": 2, "pipeline": 2, "microbatches": 2, "schedule": "zero-bubble"},
         0,
         ALL,
     ),
