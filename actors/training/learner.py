@@ -264,6 +264,9 @@ class Learner:
         if parallel.tensor > 1:
             split_tensors(model, self.mesh["tensor"])
         for part in slices.values():
+            if self.spec.compile_layers:
+                for name in part.layers:
+                    part.model.get_submodule(name).compile()
             shard_parameters(part, self.mesh["data"], self.precision.formats)
         workers = {path: number % parallel.pipeline for path, number in places.items()}
         return Part(model, slices, TiedWeights(model, workers, group))

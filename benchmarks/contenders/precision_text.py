@@ -1,0 +1,104 @@
+"""Train a text model in a number format: PRECISION STEPS TOKENS [compiled]. TOKENS has train.npy and val.npy.
+
+Prints steps a second, peak memory, what autograd keeps, the validation loss after training, and the share of
+the device's best speed that was used (MFU).
+"""
+
+import statistics
+import sys
+import time
+
+import numpy as np
+import torch
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.utils.flop_counter import FlopCounterMode
+from training import DEVICE, IS_LARGE, folder_of, join_alone, tell
+
+from eagleray.actors.training.learner import Learner
+from eagleray.actors.training.spec import ObjectiveSpec, OptimizerSpec, PrecisionControlSpec, TrainingSpec
+from eagleray.models.multimodal import MultimodalModel
+from eagleray.models.spec import ModelSpec, TextSpec
+
+VOCABULARY, LENGTH = 2_000, 512 if IS_LARGE else 64
+WIDTH, LAYERS, ROWS = (512, 8, 32) if IS_LARGE else (64, 2, 8)
+PEAK_FLOPS = {"H100": (989e12, 67e12), "H200": (989e12, 67e12), "A100": (312e12, 19.5e12)}
+"""Dense, in half and in single precision, as the vendor gives them."""
+
+precision, steps, folder = sys.argv[1], int(sys.argv[2]), folder_of(sys.argv[3])
+join_alone()
+spec = TrainingSpec(
+    kind="pretrain",
+    steps=steps,
+    batch_size=ROWS,
+    precision=precision,
+    precision_control=PrecisionControlSpec(every=25),
+    objective=ObjectiveSpec(contrastive=0, language=1.0),
+    optimizer=OptimizerSpec(learning_rate=1e-3, warmup_steps=steps // 10),
+    compile_layers="compiled" in sys.argv,
+)
+text = TextSpec(d_model=WIDTH, num_layers=LAYERS, num_heads=8, max_tokens=LENGTH, memory_length=0)
+model = ModelSpec(vision=None, audio=None, decoder=None, text=text)
+learner = Learner(spec, model, VOCABULARY, 1)
+tokens = {
+    split: torch.from_numpy(np.load(folder / f"{split}.npy").astype(np.int64)) for split in ("train", "val")
+}
+
+
+def batch_at(split, starts):
+    rows = torch.stack([tokens[split][start : start + LENGTH] for start in starts]).to(DEVICE)
+    count = len(rows)
+    return {
+        "tokens": rows,
+        "token_mask": torch.ones_like(rows, dtype=torch.bool),
+        "present": torch.ones(count, 3, dtype=torch.bool, device=DEVICE),
+        "label": torch.zeros(count, dtype=torch.long, device=DEVICE),
+        "group": torch.arange(count, device=DEVICE),
+    }
+
+
+def wait():
+    if DEVICE == "cuda":
+        torch.cuda.synchronize()
+
+
+generator = torch.Generator().manual_seed(0)
+took, flops, peak = [], 0, 0
+for step in range(steps):
+    starts = torch.randint(0, len(tokens["train"]) - LENGTH, (ROWS,), generator=generator).tolist()
+    batch = batch_at("train", starts)
+    wait()
+    started = time.perf_counter()
+    if step == 1 and "compiled" not in sys.argv:
+        with FlopCounterMode(display=False) as counter:
+            learner.backward(batch)
+        flops = counter.get_total_flops()
+    else:
+        learner.backward(batch)
+    update = learner.update()
+    wait()
+    took.append(time.perf_counter() - started)
+    if step == 2 and DEVICE == "cuda":
+        peak = torch.cuda.max_memory_allocated() / 2**20
+for change in learner.precision.changes:
+    print(change.step, change.layer, change.before, change.after, change.why, file=sys.stderr)
+
+whole = MultimodalModel(model, VOCABULARY, 1, ["language"]).to(DEVICE)
+weights = get_model_state_dict(learner.model, options=StateDictOptions(full_state_dict=True))
+whole.load_state_dict(weights)
+total = count = 0
+with torch.no_grad():
+    for first in range(0, len(tokens["val"]) - LENGTH, LENGTH * 16):
+        starts = range(first, min(first + LENGTH * 16, len(tokens["val"]) - LENGTH), LENGTH)
+        found = whole(batch_at("val", starts))["language"]
+        total, count = total + float(found.double().sum()), count + len(found) * (LENGTH - 1)
+result = {
+    "steps_per_s": 1 / statistics.median(took[5:]),
+    "val_loss": total / count,
+    "first_steps_peak_mb": peak,
+    "changes": len(learner.precision.changes),
+}
+if DEVICE == "cuda" and flops:
+    name = torch.cuda.get_device_name()
+    half, single = next(peaks for known, peaks in PEAK_FLOPS.items() if known in name)
+    result["mfu"] = flops * result["steps_per_s"] / (single if precision == "fp32" else half)
+tell(result)

@@ -1,0 +1,156 @@
+"""`make bench-train`: steps a second beside other loops, the pipeline's bubble, what half precision saves.
+
+Each contender runs alone in a process of its own, peers in an environment of their own. Where there is a GPU,
+it is the GPU that is measured, with a larger model; what needs one says so where there is none.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from harness import WORK, Claim, Contender, compare, environment, gpu, has_bf16, machine, medians, publish
+
+COMMAND = "make bench-train"
+PEERS = ("torch==2.13.0", "numpy==2.4.6", "pydantic==2.14.4", "accelerate==1.15.0", "lightning==2.6.6")
+DEVICE = gpu() or "a CPU"
+TEXTS = WORK / "corpus-texts" / "output"
+STEPS = 400 if gpu() else 300
+BUBBLES = (("gpipe", 4), ("1f1b", 4), ("1f1b", 8), ("zero-bubble", 8))
+"""Schedules and microbatches whose bubble is measured, of two pipeline workers."""
+
+
+def claim(
+    title: str, ours: float, peers: dict[str, float], target: float, ratio: float | None = None, **more: bool
+) -> Claim:
+    """Ours over the best peer's, unless another ratio is meant."""
+    found = ours / max(peers.values()) if ratio is None else ratio
+    return Claim(title, ours, peers, found, target, COMMAND, machine(), **more)
+
+
+def loops(repeats: int, peers: str) -> list[Claim]:
+    """One process, the same model, batches, loss and optimizer."""
+    print(f"one process on {DEVICE}: steps/s", flush=True)
+    contenders = [
+        Contender("Eagleray", "train_eagleray.py", sys.executable, ()),
+        Contender("a bare loop", "train_plain.py", sys.executable, ()),
+        Contender("Accelerate", "train_accelerate.py", peers, ()),
+        Contender("Fabric", "train_fabric.py", peers, ()),
+    ]
+    found = medians(compare(contenders, repeats), "steps_per_s")
+    ours = found.pop("Eagleray")
+    return [claim(f"multimodal model, one process, fp32, on {DEVICE}: steps/s", ours, found, 1.0)]
+
+
+def launched(repeats: int) -> list[Claim]:
+    """The whole loop on a corpus through Ray Train, and the same under torchrun."""
+    from inputs import texts
+
+    title = "text model on speeches, two workers, on a CPU: steps/s through Ray Train and under torchrun"
+    print(title, flush=True)
+    contenders = [
+        Contender(name, "train_launched.py", sys.executable, (how, "2", str(texts()), "80"))
+        for name, how in (("Ray Train", "ray"), ("torchrun", "torchrun"))
+    ]
+    found = medians(compare(contenders, repeats), "steps_per_s")
+    return [claim(title, found["Ray Train"], {"torchrun": found["torchrun"]}, 0.97)]
+
+
+def bubbles(repeats: int) -> list[Claim]:
+    """Share of a step in which a pipeline's worker waits, beside what its schedule says."""
+    claims: list[Claim] = []
+    for schedule, count in BUBBLES:
+        title = f"pipeline of two, {schedule}, {count} microbatches, on a CPU: bubble against theory, %"
+        print(title, flush=True)
+        contender = Contender("Eagleray", "train_bubble.py", sys.executable, (schedule, str(count)))
+        runs = compare([contender], repeats)
+        ours, theory = (100 * medians(runs, key)["Eagleray"] for key in ("bubble", "theory"))
+        off = abs(ours - theory) / theory
+        claims.append(claim(title, ours, {"theory": theory}, 0.15, off, below=True))
+    return claims
+
+
+def precision(repeats: int) -> list[Claim]:
+    """Half precision and the controller beside fp32: memory, steps/s, validation loss."""
+    if not (gpu() or has_bf16()):
+        print("neither a GPU nor a CPU with bf16: what half precision saves is not measured here", flush=True)
+        return []
+    formats = ("fp32", "bf16", "fp16", "dynamic")
+    contenders = [
+        Contender(name, "precision_text.py", sys.executable, (name, str(STEPS), str(TEXTS)))
+        for name in formats
+    ]
+    print(f"text model on {DEVICE}: number formats", flush=True)
+    runs = compare(contenders, repeats)
+    losses, memory = medians(runs, "val_loss"), medians(runs, "first_steps_peak_mb")
+    speeds = medians(runs, "steps_per_s")
+    claims: list[Claim] = []
+    for name in formats[1:]:
+        title = f"text model in {name}, {STEPS} steps, on {DEVICE}"
+        off = abs(losses[name] / losses["fp32"] - 1)
+        claims += [
+            claim(
+                f"{title}: validation loss beside fp32's, nats",
+                losses[name],
+                {"fp32": losses["fp32"]},
+                0.005,
+                off,
+                below=True,
+            ),
+            claim(f"{title}: steps/s beside fp32", speeds[name], {"fp32": speeds["fp32"]}, 1.0),
+        ]
+        if gpu():
+            saved = 1 - memory[name] / memory["fp32"]
+            claims.append(
+                claim(
+                    f"{title}: peak memory beside fp32's, MB, saved",
+                    memory[name],
+                    {"fp32": memory["fp32"]},
+                    0.4,
+                    saved,
+                )
+            )
+    if gpu():
+        mfu = medians(runs, "mfu")
+        for name in ("fp32", "bf16"):
+            title = f"text model in {name} on {DEVICE}: share of the device's best speed (MFU), %"
+            claims.append(claim(title, 100 * mfu[name], {"all of it": 100.0}, 0.0))
+    return claims
+
+
+def compiled(repeats: int) -> list[Claim]:
+    """Layers compiled by torch.compile beside eager ones."""
+    if not gpu():
+        print("no GPU: torch.compile is not measured here", flush=True)
+        return []
+    contenders = [
+        Contender(mode, "precision_text.py", sys.executable, ("bf16", "60", str(TEXTS), mode))
+        for mode in ("eager", "compiled")
+    ]
+    speeds = medians(compare(contenders, repeats), "steps_per_s")
+    title = f"text model in bf16 on {DEVICE}, layers compiled: steps/s beside eager"
+    return [claim(title, speeds["compiled"], {"eager": speeds["eager"]}, 1.0)]
+
+
+def main() -> None:
+    """Run all of it, or a part."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=5)
+    parts = ("loops", "launched", "bubbles", "precision", "compiled")
+    parser.add_argument("--only", choices=parts, nargs="*", default=parts)
+    parser.add_argument("--peers", help="interpreter that has the peers; by default one is made")
+    options = parser.parse_args()
+    if "loops" in options.only:
+        publish("train", loops(options.repeats, options.peers or environment("train", PEERS)))
+    for name, part in (
+        ("launched", launched),
+        ("bubbles", bubbles),
+        ("precision", precision),
+        ("compiled", compiled),
+    ):
+        if name in options.only and (claims := part(options.repeats)):
+            publish("train", claims)
+
+
+if __name__ == "__main__":
+    main()
