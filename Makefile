@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SPEC ?= examples/quickstart.yaml
 
-.PHONY: run test nightly check format clean bench-data bench-model
+.PHONY: run test nightly check format clean bench-data bench-model bench-train
 
 run: $(VENV)/.run-installed
 	$(BIN)/eagleray run $(SPEC)
@@ -32,6 +32,9 @@ bench-data: $(VENV)/.dev-installed
 
 bench-model: $(VENV)/.dev-installed
 	cd benchmarks && ../$(BIN)/python model.py
+
+bench-train: $(VENV)/.dev-installed
+	cd benchmarks && ../$(BIN)/python train.py
 
 clean:
 	rm -rf $(VENV)

@@ -7,7 +7,6 @@ import time
 
 import torch
 from torch import distributed as dist
-from torch.distributed.pipelining import PipelineStage
 from torch.distributed.pipelining.stage import _PipelineStageBase
 
 from eagleray.actors.training.group import run_group
@@ -62,7 +61,8 @@ def work(rank, schedule, count):
     for step in range(STEPS):
         dist.barrier()
         busy, started = 0.0, time.perf_counter()
-        learner._train.step(target=torch.arange(len(tokens)), return_outputs=False, **_inputs(learner, batch))
+        rows = torch.arange(len(tokens))
+        learner._train.step(target=rows, return_outputs=False, **_inputs(learner, batch))
         took = time.perf_counter() - started
         learner.optimizer.zero_grad()
         if step > 2:
@@ -76,7 +76,6 @@ def _inputs(learner, batch):
 
 
 if __name__ == "__main__":
-    assert PipelineStage
     schedule, count = sys.argv[1], int(sys.argv[2])
     found = run_group(work, DEPTH, schedule, count)
     # a third of a pass each: forward, gradients of inputs, of weights; zero-bubble hides the last (ZB-H1)
