@@ -1,4 +1,4 @@
-"""Share of a step in which a pipeline's worker waits, of two workers with like layers: SCHEDULE MICROBATCHES."""
+"""Share of a step in which a worker of two waits for the other, of like layers: SCHEDULE MICROBATCHES."""
 
 import json
 import statistics
