@@ -44,7 +44,7 @@ def train(
     """Train a model on the rows that the stage would train on, with its optimizer."""
     torch.manual_seed(spec.seed)
     reader = CorpusReader(corpus, "train")
-    optimizer = LocalOptimizer(spec.optimizer, model.train())
+    optimizer = LocalOptimizer(spec.optimizer, dict(model.train().named_parameters()))
     for step, part in enumerate(worker_shares(reader, spec.model, spec, 0, 0, CPU)):
         loss = loss_of(part.batch)
         loss.backward()

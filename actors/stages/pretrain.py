@@ -22,7 +22,7 @@ class PretrainSpec(TrainingSpec):
 def check(name: str, spec: PretrainSpec) -> None:
     """Refuse an objective or a mesh that the model or the batch is not made for, before anything runs."""
     check_objective(spec.objective, spec.model, name)
-    check_topology(spec.parallel, spec.model, spec.objective, spec.batch_size, name)
+    check_topology(spec, spec.model, name)
 
 
 @stage(

@@ -47,14 +47,19 @@ class Training:
 
     def at_toy_width(self) -> Training:
         """The same on its mesh, as small as it can be, in double precision."""
-        parallel = self.spec.parallel
-        rows = parallel.data * parallel.num_microbatches
+        parallel, optimizer = self.spec.parallel, self.spec.optimizer
+        rows = parallel.data * parallel.passes(optimizer.compression) * parallel.num_microbatches
         # more of the past than a step's rows and fewer than all steps', so that some is forgotten
         negatives = min(self.spec.objective.negatives, 3 * rows)
         update = {
             "objective": self.spec.objective.model_copy(update={"negatives": negatives}),
             # at a rate that moves the weights from the first step on
-            "optimizer": OptimizerSpec(warmup_steps=1, max_grad_norm=self.spec.optimizer.max_grad_norm),
+            "optimizer": OptimizerSpec(
+                algorithm=optimizer.algorithm,
+                compression=optimizer.compression,
+                warmup_steps=1,
+                max_grad_norm=optimizer.max_grad_norm,
+            ),
             "batch_size": rows * max(2, -(-MIN_ROWS // rows)),
             "steps": 2 * STEPS,
             "precision": "fp64",
@@ -133,7 +138,7 @@ def check_certificate(name: str, stages: Mapping[str, StageSpec], has: Callable[
     """
     spec = stages[name]
     assert isinstance(spec, TrainingSpec)
-    if spec.uncertified or spec.parallel.is_one_process or has(training_of(name, spec, stages).fingerprint):
+    if spec.uncertified or spec.is_one_process or has(training_of(name, spec, stages).fingerprint):
         return
     raise EaglerayError(
         f"nothing proves yet that {mesh_of(spec.parallel)} computes what one process does",
@@ -178,6 +183,8 @@ def training_of(name: str, spec: TrainingSpec, stages: Mapping[str, StageSpec]) 
 def mesh_of(parallel: ParallelSpec) -> str:
     """A mesh, for people."""
     axes = f"{parallel.data}×{parallel.tensor}×{parallel.pipeline}"
+    if parallel.sharding == "optimizer":
+        axes += ", ZeRO-1"
     if parallel.num_microbatches == 1:
         return axes
     slices = f" of {parallel.num_slices} slices" if parallel.num_slices > parallel.pipeline else ""

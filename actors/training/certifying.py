@@ -28,6 +28,8 @@ from .toy import NUM_CLASSES, VOCAB_SIZE, toy_batch
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from .spec import CompressionSpec
+
 Values = Mapping[str, NDArray[np.float64]]
 Evidence = list[Mapping[str, Values]]
 """By step: what was computed → its values by name, of a term or of a parameter."""
@@ -95,7 +97,7 @@ def together(rank: int, toy: Training, weights: Path) -> Evidence:
     for step in range(STEPS):
         batch = toy_batch(toy.model, num_rows, step)
         terms = learner.backward({name: tensor[start:stop] for name, tensor in batch.items()})
-        gradients = {name: whole(p.grad) for name, p in parameters.items() if p.grad is not None}
+        gradients = {name: whole(gradient) for name, gradient in learner.optimizer.gradients().items()}
         norm = learner.update().norm
         evidence.append(_values(terms, norm, gradients, {name: whole(p) for name, p in parameters.items()}))
     return evidence
@@ -122,19 +124,34 @@ def alone(rank: int, toy: Training, weights: Path) -> Evidence:
     dcp.save(whole.state_dict(), checkpoint_id=weights)
     slow = copy.deepcopy(whole).requires_grad_(False)
     assert dist.group.WORLD is not None
+    compression = spec.optimizer.compression
+    sources = 1 if compression is None else compression.sources
     objective = Objective(
-        spec.objective, whole, dist.group.WORLD, 1, torch.device("cpu"), dtype=torch.float64
+        spec.objective, whole, dist.group.WORLD, sources, torch.device("cpu"), dtype=torch.float64
     )
-    optimizer = LocalOptimizer(spec.optimizer, whole, layer_rates(whole, toy.adaptation.layer_decay))
+    optimizer = LocalOptimizer(
+        spec.optimizer, dict(whole.named_parameters()), layer_rates(whole, toy.adaptation.layer_decay)
+    )
     parameters = dict(whole.named_parameters(remove_duplicate=False))
     optimized = list(whole.parameters())
+    errors: dict[tuple[int, str], Tensor] = {}
     evidence: Evidence = []
     for step in range(STEPS):
         batch = toy_batch(toy.model, spec.batch_size, step)
         objective.start_step(batch)
         if objective.looks_ahead:
-            objective.fill_bank(tuple(slow({k: v for k, v in batch.items() if k != "seed"}).values()))
-        objective(tuple(whole(batch).values()), torch.arange(spec.batch_size)).backward()
+            keys, seen = whole, batch
+            if spec.objective.is_slow:
+                keys, seen = slow, {name: tensor for name, tensor in batch.items() if name != "seed"}
+            with torch.no_grad():
+                objective.fill_bank(tuple(keys(seen).values()))
+        for number, rows in enumerate(torch.arange(spec.batch_size).chunk(sources)):
+            some = {name: tensor[rows] for name, tensor in batch.items()}
+            objective(tuple(whole(some).values()), rows).backward()
+            if compression is not None:
+                compress(whole, errors, number, compression)
+        if compression is not None:
+            send_on(whole, errors, compression)
         gradients = {name: p.grad.clone() for name, p in parameters.items() if p.grad is not None}
         norm = float(torch.cat([p.grad.flatten() for p in optimized if p.grad is not None]).norm())
         for p in optimized:
@@ -150,6 +167,46 @@ def alone(rank: int, toy: Training, weights: Path) -> Evidence:
         stepped = {name: p.detach().clone() for name, p in parameters.items()}
         evidence.append(_values(objective.sum_terms(counts=True), norm, gradients, stepped))
     return evidence
+
+
+def compress(
+    model: nn.Module, errors: dict[tuple[int, str], Tensor], source: int, compression: CompressionSpec
+) -> None:
+    """Turn what a source has added to each gradient into what it sends; the sum is kept as source -1's."""
+    import torch
+
+    for name, p in model.named_parameters():
+        gradient = torch.zeros_like(p) if p.grad is None else p.grad
+        p.grad = None
+        rest = gradient + errors.get((source, name), 0)
+        sent = _largest(name, rest, compression)
+        errors[source, name] = rest - sent
+        errors[-1, name] = errors.get((-1, name), 0) + sent
+
+
+def send_on(model: nn.Module, errors: dict[tuple[int, str], Tensor], compression: CompressionSpec) -> None:
+    """Give each parameter what is sent on of the sources' sum; the rest stays there."""
+    for name, p in model.named_parameters():
+        total = errors[-1, name]
+        p.grad = _largest(name, total, compression)
+        errors[-1, name] = total - p.grad
+
+
+def _largest(name: str, tensor: Tensor, compression: CompressionSpec) -> Tensor:
+    """A tensor with all but the largest entries of each row set to zero; whole where it has no rows."""
+    import torch
+
+    from .compression import rows_of, sizes
+
+    rows = rows_of(name, tensor, 1)
+    if rows is None:
+        return tensor.clone()
+    matrix = rows.of(tensor)
+    order = sizes(matrix).argsort(dim=1, descending=True)
+    kept = torch.zeros_like(matrix).scatter(1, order[:, : rows.kept(compression.density)], 1)
+    found = torch.empty_like(tensor)
+    rows.put(matrix * kept, found)
+    return found
 
 
 def scatter_weights(model: nn.Module) -> None:

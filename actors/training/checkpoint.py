@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from ...models.multimodal import MultimodalModel
     from .optimizer import LocalOptimizer
+    from .zero import ZeroOptimizer
 
 
 class CheckpointInfo(BaseModel):
@@ -44,7 +45,11 @@ class CheckpointInfo(BaseModel):
 
 
 def save_state(
-    folder: Path, module: nn.Module, optimizer: LocalOptimizer, past: dict[str, Tensor], ledger: Ledger
+    folder: Path,
+    module: nn.Module,
+    optimizer: LocalOptimizer | ZeroOptimizer,
+    past: dict[str, Tensor],
+    ledger: Ledger,
 ) -> None:
     """Write this worker's shards of a training checkpoint; all workers call it together.
 
@@ -64,7 +69,9 @@ def save_state(
     (folder / LEDGER).write_text(ledger.model_dump_json())
 
 
-def load_state(folder: Path, module: nn.Module, optimizer: LocalOptimizer, past: dict[str, Tensor]) -> Ledger:
+def load_state(
+    folder: Path, module: nn.Module, optimizer: LocalOptimizer | ZeroOptimizer, past: dict[str, Tensor]
+) -> Ledger:
     """Read this worker's part of a training checkpoint, `past` in place; returns what was used up to it."""
     import torch.distributed.checkpoint as dcp
     from torch.distributed.checkpoint.state_dict import get_model_state_dict, set_model_state_dict
@@ -72,7 +79,9 @@ def load_state(folder: Path, module: nn.Module, optimizer: LocalOptimizer, past:
     weights = get_model_state_dict(module)
     dcp.load(weights, checkpoint_id=folder / "weights")
     set_model_state_dict(module, weights)
-    dcp.load(optimizer.state(), checkpoint_id=folder / "optimizer")
+    moments = optimizer.state()
+    dcp.load(moments, checkpoint_id=folder / "optimizer")
+    optimizer.load(moments)
     dcp.load(past, checkpoint_id=folder / "past")
     return read_ledger(folder / LEDGER)
 

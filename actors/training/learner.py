@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch import distributed as dist
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
@@ -27,9 +26,10 @@ from .optimizer import LocalOptimizer, clip_gradients, learning_rate
 from .pipeline import ModelSlice, make_schedule, place_layers, slice_model
 from .precision import DTYPES, Change, Format, PrecisionState, decide, escape, first_state, scale_after
 from .spec import AdaptationSpec, TrainingSpec
-from .tensor import local_part, split_tensors
+from .tensor import local_part, num_holders, split_tensors
 from .tying import TiedWeights, untie
 from .watching import Watch
+from .zero import ZeroOptimizer
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ class Learner:
             spec.objective,
             self.model,
             self.mesh["data"].get_group(),
-            spec.parallel.num_microbatches,
+            spec.parallel.num_microbatches * self.optimizer.passes,
             self.device,
             self.dtype,
         )
@@ -154,32 +154,23 @@ class Learner:
                 outputs = self._forward.step(**ahead)
             if outputs is not None:  # the last pipeline rank's
                 self.objective.fill_bank(outputs)
-        rows = torch.arange(batch["label"].shape[0], device=self.device) if self._is_last else None
-        self._train.step(target=rows, return_outputs=False, **inputs)
-        self._tied.sum_gradients()
+        rows = torch.arange(batch["label"].shape[0], device=self.device)
+        for number, some in enumerate(rows.chunk(self.optimizer.passes)):
+            part = {name: tensor[some[0] : some[-1] + 1] for name, tensor in inputs.items()}
+            self._train.step(target=some if self._is_last else None, return_outputs=False, **part)
+            self._tied.sum_gradients()
+            self.optimizer.take(number, self.precision.scale)
+        self.optimizer.gather()
         return self.objective.sum_terms(self._is_last and self.mesh["tensor"].get_local_rank() == 0)
 
     def update(self) -> Update:
         """Take an optimizer step by the gradients, unless they are not finite."""
         state, control = self.precision, self.spec.precision_control
-        parameters = list(self.model.parameters())
-        if state.is_scaled:
-            for p in parameters:
-                if p.grad is not None:
-                    p.grad.div_(state.scale)
-        norm = clip_gradients(
-            parameters,
-            self.spec.optimizer.max_grad_norm,
-            dist.get_world_size(),
-            self.spec.parallel.pipeline,
-            self._tied.copies,
-        )
+        norm = clip_gradients(self.optimizer.parts(), self.spec.optimizer.max_grad_norm)
         is_finite = math.isfinite(norm)
         looks = self.spec.precision == "dynamic" and (self.step + 1) % control.every == 0
         overflowed: list[str] = []
-        watch = (
-            Watch(self.model, state, control, self.spec.parallel.pipeline) if looks or not is_finite else None
-        )
+        watch = Watch(self.optimizer.parts(), state, control) if looks or not is_finite else None
         if is_finite:
             self.optimizer.step(learning_rate(self.spec.optimizer, self.step, self.spec.steps))
             self.objective.end_step()
@@ -217,7 +208,11 @@ class Learner:
             with torch.no_grad():
                 for name, parameter in new.named_parameters():
                     local_part(parameter).copy_(local_part(known[name]))
-        self.optimizer.take_over(optimizer)
+        if isinstance(self.optimizer, ZeroOptimizer):
+            self.optimizer.load(optimizer.state())
+        else:
+            assert isinstance(optimizer, LocalOptimizer)
+            self.optimizer.take_over(optimizer)
         self.objective.model = self.model
         self._schedule()
 
@@ -247,7 +242,17 @@ class Learner:
         if self.spec.objective.is_slow:
             self.keys.requires_grad_(False)
         rates = layer_rates(self.model, self._adaptation.layer_decay)
-        self.optimizer = LocalOptimizer(self.spec.optimizer, self.model, rates)
+        names = {id(p): name for name, p in self.model.named_parameters()}
+        copies = [names[id(p)] for p in self._tied.copies]
+        self.optimizer: LocalOptimizer | ZeroOptimizer
+        if self.spec.parallel.sharding == "optimizer":
+            mesh = self.mesh["data", "tensor"]
+            self.optimizer = ZeroOptimizer(self.spec.optimizer, self.model, rates, copies, mesh)
+        else:
+            parameters = dict(self.model.named_parameters())
+            workers = self.spec.parallel.data * self.spec.parallel.tensor
+            holders = {name: num_holders(p, workers) for name, p in parameters.items()}
+            self.optimizer = LocalOptimizer(self.spec.optimizer, parameters, rates, copies, holders)
 
     def _schedule(self) -> None:
         where = self.device, self.mesh["pipeline"].get_group()
@@ -267,7 +272,8 @@ class Learner:
             if self.spec.compile_layers:
                 for name in part.layers:
                     part.model.get_submodule(name).compile()
-            shard_parameters(part, self.mesh["data"], self.precision.formats)
+            axis = "data" if parallel.sharding == "full" else "alone"
+            shard_parameters(part, self.mesh[axis], self.precision.formats)
         workers = {path: number % parallel.pipeline for path, number in places.items()}
         return Part(model, slices, TiedWeights(model, workers, group))
 

@@ -8,20 +8,21 @@ from typing import TYPE_CHECKING
 from ...models.spec import ModelSpec, Task
 from ...pipelines.spec import Preparation
 from ...workflows.errors import EaglerayError
-from .spec import ObjectiveSpec, ParallelSpec
+from .spec import ObjectiveSpec, ParallelSpec, TrainingSpec
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
-AXES = ("pipeline", "data", "tensor")
-"""Outermost first: tensor-parallel workers, which talk most, are neighbours."""
+AXES = ("pipeline", "data", "tensor", "alone")
+"""Outermost first: tensor-parallel workers, which talk most, are neighbours; along the last, a worker has
+nobody beside it."""
 
 
 def build_mesh(parallel: ParallelSpec, device_type: str) -> DeviceMesh:
-    """Arrange the process group's ranks as pipeline × data × tensor (axes named as in `AXES`)."""
+    """Arrange the process group's ranks as pipeline × data × tensor × 1 (axes named as in `AXES`)."""
     from torch.distributed.device_mesh import init_device_mesh
 
-    shape = (parallel.pipeline, parallel.data, parallel.tensor)
+    shape = (parallel.pipeline, parallel.data, parallel.tensor, 1)
     return init_device_mesh(device_type, shape, mesh_dim_names=AXES)
 
 
@@ -51,14 +52,13 @@ def check_objective(objective: ObjectiveSpec, model: ModelSpec, where: str) -> N
             )
 
 
-def check_topology(
-    parallel: ParallelSpec, model: ModelSpec, objective: ObjectiveSpec, batch_size: int, where: str
-) -> None:
+def check_topology(spec: TrainingSpec, model: ModelSpec, where: str) -> None:
     """Refuse a mesh that the model or the batch cannot be divided over.
 
     Raises:
         EaglerayError: with the numbers, and the nearest value that works.
     """
+    parallel, batch_size = spec.parallel, spec.batch_size
     heads = head_counts(model)
     for name, counts in heads.items():
         if any(count % parallel.tensor for count in counts):
@@ -68,12 +68,15 @@ def check_topology(
                 f"set {where}.parallel.tensor={fits}",
                 where,
             )
-    rows = parallel.data * parallel.num_microbatches
+    _check_compression(spec, where)
+    passes = parallel.passes(spec.optimizer.compression)
+    rows = parallel.data * passes * parallel.num_microbatches
     if batch_size % rows:
         fits = max(rows, round(batch_size / rows) * rows)
+        parts = f"{passes} passes of " if passes > 1 else ""
         raise EaglerayError(
             f"batch_size={batch_size} can't be divided over {parallel.data} data-parallel workers of "
-            f"{parallel.num_microbatches} microbatches each",
+            f"{parts}{parallel.num_microbatches} microbatches each",
             f"set {where}.batch_size={fits}, or fewer workers or microbatches",
             where,
         )
@@ -88,12 +91,33 @@ def check_topology(
             where,
         )
     _check_slices(parallel, where)
-    layers = num_layers(model, objective.tasks)
+    layers = num_layers(model, spec.objective.tasks)
     if parallel.num_slices > layers:
         each = parallel.num_slices // parallel.pipeline
         raise EaglerayError(
             f"{parallel.pipeline} pipeline workers of {each} slices, but the model has {layers} layers",
             f"set {where}.parallel.pipeline={layers // each} or less",
+            where,
+        )
+
+
+def _check_compression(spec: TrainingSpec, where: str) -> None:
+    """Refuse a compression that the workers can't do, or that has no use."""
+    compression, parallel = spec.optimizer.compression, spec.parallel
+    if compression is None:
+        return
+    if parallel.sharding != "optimizer":
+        raise EaglerayError(
+            "gradients of sharded parameters are not compressed",
+            f"set {where}.parallel.sharding=optimizer",
+            where,
+        )
+    if compression.sources % parallel.data:
+        fits = parallel.data * max(1, round(compression.sources / parallel.data))
+        raise EaglerayError(
+            f"{compression.sources} sources can't be divided over {parallel.data} data-parallel workers",
+            f"set {where}.optimizer.compression.sources={fits}, which trains another model, or "
+            f"{where}.parallel.data to a divisor of {compression.sources}",
             where,
         )
 

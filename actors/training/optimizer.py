@@ -5,7 +5,8 @@ spread over the mesh.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,10 +17,29 @@ from torch.nn.utils import get_total_norm
 from torch.optim import Adagrad, AdamW, Optimizer
 
 from .spec import OptimizerSpec
-from .tensor import local_part, num_holders
+from .tensor import local_part
 
 STATE = {"adamw": ("exp_avg", "exp_avg_sq"), "adagrad": ("sum",)}
 """What an algorithm keeps of each parameter, beside the number of its steps."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a worker has of a parameter.
+
+    Attributes:
+        name: of the parameter.
+        weight: to be changed in place.
+        gradient: of it; None without one.
+        holders: workers of a pipeline's stage that have the same.
+        is_copy: whether another parameter is the same one.
+    """
+
+    name: str
+    weight: Tensor
+    gradient: Tensor | None
+    holders: int
+    is_copy: bool
 
 
 class LocalOptimizer:
@@ -31,31 +51,77 @@ class LocalOptimizer:
 
     Args:
         spec: its settings.
-        model: whose parameters that want a gradient it changes.
+        parameters: by name; those that want a gradient are changed.
         rates: parameter → factor of its learning rate; 1 where there is none.
+        copies: names of parameters that are copies of others: changed like them, but not counted in a norm.
+        holders: parameter → workers of a pipeline's stage that have the same of it; 1 where there is none.
     """
 
     def __init__(
-        self, spec: OptimizerSpec, model: nn.Module, rates: Mapping[str, float] | None = None
+        self,
+        spec: OptimizerSpec,
+        parameters: Mapping[str, nn.Parameter],
+        rates: Mapping[str, float] | None = None,
+        copies: Collection[str] = (),
+        holders: Mapping[str, int] | None = None,
     ) -> None:
-        self.spec = spec
-        self._whole = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.spec, self._copies, self._holders = spec, frozenset(copies), holders or {}
+        self._whole = {name: p for name, p in parameters.items() if p.requires_grad}
         with torch.no_grad():
             self._local = {name: nn.Parameter(local_part(p)) for name, p in self._whole.items()}
-        groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
-        for name, parameter in self._whole.items():
-            key = (rates or {}).get(name, 1.0), parameter.dim() > 1
-            groups.setdefault(key, []).append(self._local[name])
+        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+        self._group: dict[str, tuple[float, float]] = {}
+        for name, p in self._whole.items():
+            self._group[name] = (rates or {}).get(name, 1.0), spec.weight_decay if p.dim() > 1 else 0.0
+            groups.setdefault(self._group[name], []).append(self._local[name])
         self._inner = _make(
             spec,
-            [
-                {"params": params, "rate": rate, "decay": spec.weight_decay if is_matrix else 0.0}
-                for (rate, is_matrix), params in groups.items()
-            ],
+            [{"params": params, "rate": rate, "decay": decay} for (rate, decay), params in groups.items()],
         )
         for p in self._local.values():
             self._inner.state[p] = {key: torch.zeros_like(p) for key in STATE[spec.algorithm]}
             self._inner.state[p]["step"] = torch.zeros((), dtype=torch.float32, device=p.device)
+
+    @property
+    def passes(self) -> int:
+        """Parts of this worker's rows whose gradients are taken one after the other."""
+        return 1
+
+    @torch.no_grad()
+    def take(self, number: int, scale: float) -> None:
+        """Divide the gradients by the scale that they were multiplied by."""
+        if scale != 1:
+            found = [local_part(p.grad) for p in self._whole.values() if p.grad is not None]
+            torch._foreach_div_(found, scale)  # pyright: ignore[reportPrivateUsage]
+
+    def gather(self) -> None:
+        """Nothing: gradients are the sums of all workers' already."""
+
+    @torch.no_grad()
+    def parts(self) -> list[Part]:
+        """What this worker has of each parameter."""
+        return [
+            Part(
+                name,
+                local_part(p).detach(),
+                None if p.grad is None else local_part(p.grad),
+                self._holders.get(name, 1),
+                name in self._copies,
+            )
+            for name, p in self._whole.items()
+        ]
+
+    def gradients(self) -> dict[str, Tensor]:
+        """The gradient of each parameter, of its shape, after `gather`; zeros where there is none."""
+        return {
+            name: torch.zeros_like(p) if p.grad is None else p.grad.detach()
+            for name, p in self._whole.items()
+        }
+
+    def decay(self, name: str, learning_rate: float) -> float:
+        """Factor of a parameter in a step, before its gradient."""
+        rate, decay = self._group[name]
+        return 1 - learning_rate * rate * decay
 
     def step(self, learning_rate: float) -> None:
         """Change the parameters by their gradients."""
@@ -67,8 +133,9 @@ class LocalOptimizer:
         for group in self._inner.param_groups:
             group["lr"] = learning_rate * group["rate"]
             if group["decay"] and (moving := [p for p in group["params"] if p.grad is not None]):
+                kept = 1 - learning_rate * group["rate"] * group["decay"]
                 with torch.no_grad():
-                    torch._foreach_mul_(moving, 1 - group["lr"] * group["decay"])  # pyright: ignore[reportPrivateUsage]
+                    torch._foreach_mul_(moving, kept)  # pyright: ignore[reportPrivateUsage]
         self._inner.step()
 
     def zero_grad(self) -> None:
@@ -76,18 +143,43 @@ class LocalOptimizer:
         for whole, local in zip(self._whole.values(), self._local.values(), strict=True):
             whole.grad = local.grad = None
 
+    def kept(self, name: str) -> dict[str, Tensor]:
+        """What it keeps of a parameter, as far as this worker has it."""
+        return self._inner.state[self._local[name]]
+
     def state(self) -> dict[str, Tensor]:
-        """What it keeps, by name, split as the parameters are; to be saved, or loaded in place."""
-        found: dict[str, Tensor] = {}
-        for name, p in self._whole.items():
-            for key, value in self._inner.state[self._local[name]].items():
-                found[f"{name}.{key}"] = value if key == "step" else _split_as(value, p)
-        return found
+        """What it keeps, by name, split as the parameters are."""
+        return {
+            f"{name}.{key}": value if key == "step" else self.split_as(value, p)
+            for name, p in self._whole.items()
+            for key, value in self.kept(name).items()
+        }
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Take what `state` gave, here or elsewhere."""
+        with torch.no_grad():
+            for name in self._whole:
+                for key, value in self.kept(name).items():
+                    value.copy_(local_part(state[f"{name}.{key}"]))
 
     def take_over(self, other: LocalOptimizer) -> None:
         """Go on where another one of the same parameters stands."""
         for name, p in self._local.items():
-            self._inner.state[p] = other._inner.state[other._local[name]]
+            self._inner.state[p] = other.kept(name)
+
+    @staticmethod
+    def split_as(value: Tensor, parameter: Tensor) -> Tensor:
+        """A worker's part of something of a parameter's shape, as a part of the whole."""
+        if not isinstance(parameter, DTensor):
+            return value
+        return DTensor.from_local(
+            value,
+            parameter.device_mesh,
+            parameter.placements,
+            run_check=False,
+            shape=parameter.shape,
+            stride=parameter.stride(),
+        )
 
 
 def _make(spec: OptimizerSpec, groups: list[dict[str, Any]]) -> Optimizer:
@@ -95,20 +187,6 @@ def _make(spec: OptimizerSpec, groups: list[dict[str, Any]]) -> Optimizer:
     if spec.algorithm == "adagrad":
         return Adagrad(groups, eps=spec.eps, **options)
     return AdamW(groups, betas=spec.betas, eps=spec.eps, fused=True, **options)
-
-
-def _split_as(value: Tensor, parameter: Tensor) -> Tensor:
-    """A worker's part of something of a parameter's shape, as a part of the whole."""
-    if not isinstance(parameter, DTensor):
-        return value
-    return DTensor.from_local(
-        value,
-        parameter.device_mesh,
-        parameter.placements,
-        run_check=False,
-        shape=parameter.shape,
-        stride=parameter.stride(),
-    )
 
 
 def learning_rate(spec: OptimizerSpec, step: int, steps: int) -> float:
@@ -120,36 +198,26 @@ def learning_rate(spec: OptimizerSpec, step: int, steps: int) -> float:
 
 
 @torch.no_grad()
-def clip_gradients(
-    parameters: Iterable[nn.Parameter],
-    max_norm: float,
-    world_size: int,
-    depth: int,
-    copies: Sequence[nn.Parameter] = (),
-) -> float:
+def clip_gradients(parts: Iterable[Part], max_norm: float) -> float:
     """Scale gradients down to a global norm, and return what the norm was.
 
     One all-reduce: every worker adds the squares of what it holds, divided by how many workers
     hold the same.
 
     Args:
-        parameters: this worker's, sharded (DTensor) or whole.
+        parts: this worker's.
         max_norm: the largest norm that is left as it is.
-        world_size: workers in the mesh.
-        depth: pipeline workers; each parameter belongs to one of them.
-        copies: of other parameters, among these: scaled like them, but not counted again.
 
     Returns:
         The norm; one that is not finite changes nothing.
     """
-    known = {id(copy) for copy in copies}
     gradients: list[Tensor] = []
     counted: dict[int, list[Tensor]] = {}
-    for p in parameters:
-        if p.grad is not None:
-            gradients.append(local_part(p.grad))
-            if id(p) not in known:
-                counted.setdefault(num_holders(p.grad, world_size // depth), []).append(gradients[-1])
+    for part in parts:
+        if part.gradient is not None:
+            gradients.append(part.gradient)
+            if not part.is_copy:
+                counted.setdefault(part.holders, []).append(part.gradient)
     square = torch.zeros((), dtype=torch.float64)
     for holders, found in counted.items():
         square += get_total_norm(found).double().square().cpu() / holders

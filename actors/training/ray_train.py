@@ -106,7 +106,7 @@ def train_checkpoint(
     from .loop import TrainingJob
 
     check_objective(spec.objective, model, ctx.stage)
-    check_topology(spec.parallel, model, spec.objective, spec.batch_size, ctx.stage)
+    check_topology(spec, model, ctx.stage)
     info = read_info(corpus)
     check_inputs(model, info.preparation, ctx.stage)
     other = before is not None and before.classes != info.classes
@@ -131,8 +131,7 @@ def train_checkpoint(
         classes=tuple(info.classes),
         preparation=info.preparation,
         step=spec.steps,
-        certified=(before is None or before.certified)
-        and (spec.parallel.is_one_process or not spec.uncertified),
+        certified=(before is None or before.certified) and (spec.is_one_process or not spec.uncertified),
     )
     if not checkpoint.certified:
         ctx.log("nothing proves that its mesh computed what one process does: the checkpoint says so")

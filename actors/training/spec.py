@@ -27,6 +27,9 @@ class ParallelSpec(Spec):
     and with the weights' gradients where a worker would wait (ZB-H1, arXiv 2401.10241)."""
     slices_per_worker: int | None = Field(default=None, ge=1)
     """Slices of the layers that each pipeline worker has; by default two if they interleave, else one."""
+    sharding: Literal["full", "optimizer"] = "full"
+    """What data-parallel workers divide among them: parameters, gradients and the optimizer's state (FSDP2,
+    arXiv 2304.11277), or the state alone (ZeRO-1, arXiv 1910.02054)."""
     cpus_per_worker: float = Field(default=1.0, gt=0)
     """CPUs each worker reserves in the cluster."""
 
@@ -34,6 +37,10 @@ class ParallelSpec(Spec):
     def num_workers(self) -> int:
         """Size of the mesh."""
         return self.data * self.tensor * self.pipeline
+
+    def passes(self, compression: CompressionSpec | None) -> int:
+        """Parts of a worker's rows, computed one after the other, each in microbatches of its own."""
+        return 1 if compression is None else max(1, compression.sources // self.data)
 
     @property
     def num_slices(self) -> int:
@@ -43,16 +50,23 @@ class ParallelSpec(Spec):
         return self.pipeline * (self.slices_per_worker or (2 if self.schedule == "interleaved" else 1))
 
     @property
-    def is_one_process(self) -> bool:
-        """Whether there is nothing to prove: one worker, which takes a batch's rows at once."""
-        return self.num_workers == 1 and self.num_microbatches == 1
-
-    @property
     def num_microbatches(self) -> int:
         """Microbatches per worker and step: one without a pipeline, else twice its depth."""
         if self.microbatches is not None:
             return self.microbatches
         return 1 if self.pipeline == 1 else 2 * self.pipeline
+
+
+class CompressionSpec(Spec):
+    """Send only the largest entries of a gradient; what isn't sent is added to the next one (arXiv
+    1809.07599). What a step does hangs on both numbers, and not on the mesh.
+    """
+
+    density: float = Field(gt=0, le=1)
+    """Share of each row of a matrix that is sent."""
+    sources: int = Field(default=4, ge=1)
+    """Equal parts of a batch whose gradients are compressed, each with an error of its own; as many as
+    data-parallel workers, or a multiple, which takes a pass for each."""
 
 
 class OptimizerSpec(Spec):
@@ -68,6 +82,9 @@ class OptimizerSpec(Spec):
     """Decay of the mean gradient, and of the mean square; of AdamW."""
     eps: float = Field(default=1e-8, gt=0)
     """Added to the root of the (mean) square that a step is divided by."""
+    compression: CompressionSpec | None = None
+    """Compress gradients on their way between workers; with `parallel.sharding: optimizer` only. With
+    Adagrad weights come back compressed as well."""
     warmup_steps: int = Field(default=20, ge=0)
     """Steps in which the learning rate rises to its peak."""
     max_grad_norm: float = Field(default=1.0, gt=0)
@@ -207,6 +224,16 @@ class TrainingSpec(StageSpec):
     """Compile each layer by `torch.compile`: faster steps after a first one that takes minutes."""
     uncertified: bool = Runtime(False)
     """Train on a mesh that has no certificate (`eagleray certify`); the checkpoint will say so."""
+
+    @property
+    def is_one_process(self) -> bool:
+        """Whether there is nothing to prove: one worker, which takes a batch's rows at once."""
+        parallel = self.parallel
+        return (
+            parallel.num_workers == parallel.num_microbatches == 1
+            and parallel.sharding == "full"
+            and self.optimizer.compression is None
+        )
 
 
 def reserved_cpus(spec: TrainingSpec) -> float:

@@ -46,7 +46,7 @@ def test_layers_further_from_the_top_learn_slower(fresh):
     assert rates["text.embed.weight"] == 0.5 ** (blocks + 1)
     assert rates["heads.log_scale"] == rates["decoder.embed.weight"] == 1
     before = {name: p.detach().clone() for name, p in fresh.named_parameters()}
-    optimizer = LocalOptimizer(OptimizerSpec(weight_decay=0.5), fresh, rates)
+    optimizer = LocalOptimizer(OptimizerSpec(weight_decay=0.5), dict(fresh.named_parameters()), rates)
     for p in fresh.parameters():
         p.grad = torch.zeros_like(p)
     optimizer.step(0.1)  # of decay alone, which is of matrices alone

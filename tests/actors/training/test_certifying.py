@@ -1,5 +1,7 @@
 """Every mesh computes what one process does, to rounding; and what does not is caught."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import distributed as dist
@@ -23,13 +25,13 @@ from eagleray.actors.training.group import run_group
 from eagleray.actors.training.objective import Objective
 from eagleray.actors.training.spec import (
     AdaptationSpec,
+    CompressionSpec,
     LoraSpec,
     ObjectiveSpec,
     OptimizerSpec,
     ParallelSpec,
     TrainingSpec,
 )
-from eagleray.actors.training.tensor import local_part
 from eagleray.actors.training.tying import TiedWeights
 from eagleray.models.alignment import Rows, contrastive_loss
 from eagleray.models.spec import ModelSpec
@@ -45,10 +47,11 @@ ALIGNED = {"contrastive": 1.0, "alignment": 0.5, "divergence": 0.2}
 SPLIT, CUT = {"data": 2, "tensor": 2, "microbatches": 2}, {"data": 2, "pipeline": 2, "microbatches": 2}
 
 
-def spec_of(objective, **parallel) -> TrainingSpec:
+def spec_of(objective, optimizer=None, **parallel) -> TrainingSpec:
     return TrainingSpec(
         kind="pretrain",
         objective=ObjectiveSpec(**objective),
+        optimizer=optimizer or OptimizerSpec(),
         parallel=ParallelSpec(**parallel),
     )
 
@@ -103,6 +106,28 @@ def test_every_mesh_computes_what_one_process_does(name):
     assert all(finding.holds for finding in found.values()), found
 
 
+ZERO = {"data": 2, "sharding": "optimizer"}
+TOP_K = CompressionSpec(density=0.3, sources=4)
+
+
+@pytest.mark.parametrize(
+    ("objective", "model", "algorithm", "compression", "parallel"),
+    [
+        (USUAL, SMALL, "adagrad", None, {"tensor": 2}),
+        ({"language": 1.0}, part(vision=None, audio=None, decoder=None), "adamw", None, {"pipeline": 2}),
+        (USUAL, SMALL, "adagrad", TOP_K, {"tensor": 2}),
+        ({**USUAL, "negatives": 0}, part(audio=None), "adamw", TOP_K, {"microbatches": 2}),
+        ({"language": 1.0}, part(vision=None, audio=None, decoder=None), "adagrad", TOP_K, {"pipeline": 2}),
+    ],
+)
+def test_a_divided_optimizer_and_compressed_gradients_are_the_same_on_every_mesh(
+    objective, model, algorithm, compression, parallel
+):
+    optimizer = OptimizerSpec(algorithm=algorithm, compression=compression)
+    found = certify(Training(spec_of(objective, optimizer, **ZERO, **parallel), model))
+    assert all(finding.holds for finding in found), found
+
+
 def test_low_rank_and_frozen_layers_are_split_as_any_other():
     adaptation = AdaptationSpec(lora=LoraSpec(rank=2), layer_decay=0.7, freeze=("audio",))
     found = certify(Training(spec_of({"contrastive": 1.0, "caption": 0.25}, **SPLIT), SMALL, adaptation))
@@ -139,20 +164,13 @@ def uneven_microbatches_weigh_alike():
 
 
 def norm_counts_shared_parameters_twice():
-    def clip(parameters, most, world_size, depth, copies):
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        square = sum(local_part(gradient).square().sum() for gradient in gradients)
-        dist.all_reduce(square)
-        for gradient in gradients:
-            gradient.mul_(min(1.0, most / float(square.sqrt())))
-        return float(square.sqrt())
-
-    learner.clip_gradients = clip
+    clip = learner.clip_gradients
+    learner.clip_gradients = lambda parts, most: clip([replace(part, holders=1) for part in parts], most)
 
 
 def norm_counts_tied_weights_twice():
     clip = learner.clip_gradients
-    learner.clip_gradients = lambda *arguments: clip(*arguments[:-1])
+    learner.clip_gradients = lambda parts, most: clip([replace(p, is_copy=False) for p in parts], most)
 
 
 def gathered_embeddings_learn_from_every_rank():

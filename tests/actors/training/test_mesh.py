@@ -5,7 +5,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eagleray.actors.training.mesh import check_inputs, check_objective, check_topology, num_layers
-from eagleray.actors.training.spec import ObjectiveSpec, ParallelSpec
+from eagleray.actors.training.spec import (
+    CompressionSpec,
+    ObjectiveSpec,
+    OptimizerSpec,
+    ParallelSpec,
+    TrainingSpec,
+)
 from eagleray.models.multimodal import MultimodalModel
 from eagleray.models.spec import ModelSpec, VisionSpec
 from eagleray.pipelines.spec import Preparation
@@ -14,6 +20,16 @@ from eagleray.workflows.errors import EaglerayError
 from ..conftest import MODEL, TASKS
 
 OBJECTIVE = ObjectiveSpec(contrastive=1, caption=1)
+
+
+def spec_of(parallel, batch_size, **optimizer):
+    return TrainingSpec(
+        kind="pretrain",
+        batch_size=batch_size,
+        objective=OBJECTIVE,
+        parallel=parallel,
+        optimizer=OptimizerSpec(**optimizer),
+    )
 
 
 def test_layers_are_counted_without_building_the_model():
@@ -63,18 +79,18 @@ def test_layers_are_counted_without_building_the_model():
 )
 def test_a_mesh_that_cannot_work_is_refused_with_the_nearest_that_does(parallel, batch_size, cause, remedy):
     with pytest.raises(EaglerayError, match=cause) as caught:
-        check_topology(ParallelSpec(**parallel), MODEL, OBJECTIVE, batch_size, "pretrain")
+        check_topology(spec_of(ParallelSpec(**parallel), batch_size), MODEL, "pretrain")
     assert f"pretrain.parallel.{remedy}" in caught.value.remedy or f"pretrain.{remedy}" in caught.value.remedy
 
 
-@given(st.integers(1, 40), st.integers(1, 8), st.integers(1, 8))
+@given(st.integers(2, 40), st.integers(1, 8), st.integers(1, 8))
 def test_the_batch_size_that_is_named_works(batch_size, data, microbatches):
     parallel = ParallelSpec(data=data, microbatches=microbatches)
     try:
-        check_topology(parallel, MODEL, OBJECTIVE, batch_size, "pretrain")
+        check_topology(spec_of(parallel, batch_size), MODEL, "pretrain")
     except EaglerayError as error:
         named = int(error.remedy.partition("batch_size=")[2].partition(",")[0])
-        check_topology(parallel, MODEL, OBJECTIVE, named, "pretrain")
+        check_topology(spec_of(parallel, named), MODEL, "pretrain")
 
 
 def test_a_model_made_for_other_inputs_than_the_corpus_holds_is_refused_by_field():
@@ -101,3 +117,28 @@ def test_an_objective_that_lacks_its_part_of_the_model_is_refused(task, without,
     check_objective(ObjectiveSpec(**{task: 1}), MODEL, "pretrain")
     with pytest.raises(EaglerayError, match=f"objective.{task} needs {needs}, which the model lacks"):
         check_objective(ObjectiveSpec(**{task: 1}), model, "pretrain")
+
+
+@pytest.mark.parametrize(
+    ("parallel", "batch_size", "cause", "remedy"),
+    [
+        ({"data": 2}, 8, "gradients of sharded parameters are not compressed", "sharding=optimizer"),
+        (
+            {"data": 3, "sharding": "optimizer"},
+            12,
+            "4 sources can't be divided over 3 data-parallel workers",
+            "sources=3",
+        ),
+        (
+            {"data": 2, "sharding": "optimizer"},
+            10,
+            "over 2 data-parallel workers of 2 passes of 1 micro",
+            "=8",
+        ),
+    ],
+)
+def test_a_compression_that_the_workers_cannot_do_is_refused(parallel, batch_size, cause, remedy):
+    compression = CompressionSpec(density=0.1, sources=4)
+    with pytest.raises(EaglerayError, match=cause) as refused:
+        check_topology(spec_of(ParallelSpec(**parallel), batch_size, compression=compression), MODEL, "p")
+    assert remedy in str(refused.value)

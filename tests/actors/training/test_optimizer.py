@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from eagleray.actors.training.group import run_group
-from eagleray.actors.training.optimizer import LocalOptimizer, clip_gradients, learning_rate
+from eagleray.actors.training.optimizer import LocalOptimizer, Part, clip_gradients, learning_rate
 from eagleray.actors.training.spec import OptimizerSpec
 
 SPEC = OptimizerSpec(learning_rate=1e-3, warmup_steps=10)
@@ -21,9 +21,8 @@ def test_learning_rate_rises_to_its_peak_then_falls_to_a_tenth():
 
 
 def clip(rank: int, value: float) -> float:
-    parameter = torch.nn.Parameter(torch.zeros(4))
-    parameter.grad = torch.full((4,), value)
-    return clip_gradients([parameter], 1.0, world_size=1, depth=1)
+    part = Part("a", torch.zeros(4), torch.full((4,), value), holders=1, is_copy=False)
+    return clip_gradients([part], 1.0)
 
 
 def test_a_norm_that_is_not_finite_is_told_and_changes_nothing():
@@ -37,7 +36,7 @@ def test_it_computes_what_torch_does(algorithm):
     ours, theirs = nn.Linear(5, 3).double(), nn.Linear(5, 3).double()
     theirs.load_state_dict(ours.state_dict())
     spec = OptimizerSpec(algorithm=algorithm, weight_decay=0.1, eps=1e-6)
-    mine = LocalOptimizer(spec, ours)
+    mine = LocalOptimizer(spec, dict(ours.named_parameters()))
     if algorithm == "adamw":
         decayed = [{"params": [theirs.weight], "weight_decay": 0.1}, {"params": [theirs.bias]}]
         other = torch.optim.AdamW(decayed, betas=spec.betas, eps=1e-6, weight_decay=0.0)

@@ -7,7 +7,13 @@ import pytest
 
 from eagleray.actors.training.group import run_group
 from eagleray.actors.training.loop import TrainingJob
-from eagleray.actors.training.spec import ObjectiveSpec, OptimizerSpec, ParallelSpec, TrainingSpec
+from eagleray.actors.training.spec import (
+    CompressionSpec,
+    ObjectiveSpec,
+    OptimizerSpec,
+    ParallelSpec,
+    TrainingSpec,
+)
 
 from ..conftest import MODEL
 from .conftest import losses
@@ -22,14 +28,19 @@ DROPPING = MODEL.model_copy(
 USUAL = {"contrastive": 1.0, "negatives": 12, "caption": 0.25, "classification": 0.3}
 
 
-def job_of(corpus, **parallel) -> TrainingJob:
+TOP_K = OptimizerSpec(
+    algorithm="adagrad", warmup_steps=1, compression=CompressionSpec(density=0.2, sources=4)
+)
+
+
+def job_of(corpus, optimizer=None, **parallel) -> TrainingJob:
     spec = TrainingSpec(
         kind="pretrain",
         steps=STEPS,
         batch_size=8,
         objective=ObjectiveSpec(**USUAL),
-        optimizer=OptimizerSpec(warmup_steps=1),
-        checkpoint_every=2,
+        optimizer=optimizer or OptimizerSpec(warmup_steps=1),
+        checkpoint_every=1,
         precision="fp64",
         parallel=ParallelSpec(**parallel),
     )
@@ -56,6 +67,18 @@ def test_training_goes_on_on_another_mesh_as_if_nothing_had_happened(alone, corp
     run_group(losses, 2, job_of(corpus_folder, data=2), None, tmp_path)
     (reports, _) = run_group(losses, 2, job_of(corpus_folder, pipeline=2), tmp_path / "2")
     assert_equal(reports, alone[2:])
+
+
+def test_what_was_not_sent_yet_goes_to_another_mesh_and_back(corpus_folder, tmp_path):
+    def job(**parallel):
+        return job_of(corpus_folder, TOP_K, sharding="optimizer", **parallel)
+
+    expected = run_group(losses, 1, job())[0]
+    first, second = tmp_path / "first", tmp_path / "second"
+    run_group(losses, 2, job(data=2), None, first)
+    run_group(losses, 4, job(data=2, tensor=2), first / "2", second)
+    (reports, _) = run_group(losses, 2, job(pipeline=2, microbatches=2), second / "3")
+    assert_equal(reports, expected[3:])
 
 
 def assert_equal(reports, expected):
