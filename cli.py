@@ -31,12 +31,12 @@ from .commands.common import (
     print_fields,
 )
 from .commands.data import corpora, ledger
+from .commands.planning import plan
 from .commands.training import certify
 from .display import (
     RunView,
     describe_event,
     moment,
-    plan_rows,
     print_table,
     status_rows,
     status_table,
@@ -68,6 +68,7 @@ app.add_typer(corpora, name="corpora")
 app.add_typer(ledger, name="ledger")
 weights = typer.Typer(no_args_is_help=True, help="Take published weights over.")
 app.add_typer(weights, name="weights")
+app.command()(plan)
 app.command()(certify)
 
 
@@ -142,19 +143,6 @@ def resume(
     """Take up a run that was killed, cancelled or failed; what was finished is not done again."""
     session = Session(home, store, database)
     _carry_out(session, session.prepare_again(run_id), address, _words(home, store, database, address))
-
-
-@app.command()
-def plan(
-    spec: SpecFile,
-    overrides: Overrides = None,
-    as_json: AsJson = False,
-    home: Home = DEFAULT_HOME,
-    store: Store = None,
-) -> None:
-    """Show what `run` would do and why: what is cached, what would run. Allocates nothing."""
-    session = Session(home, store)
-    print_table(out, plan_rows(session.plan(session.load(spec, overrides or []))), as_json, "no stages")
 
 
 @app.command()

@@ -1,7 +1,7 @@
 """Layers that several encoders share.
 
-Tensor parallelism splits a model by these names (see `actors.training.tensor`): `query`, `key`,
-`value`, `up` and `per_head` by columns, `output` and `down` by rows, `HeadParameter` by heads.
+Tensor parallelism splits a model by the names of its linear layers, by columns or by rows (see
+`actors.training.tensor`), and a `HeadParameter` by heads.
 So the number of heads is always read off a tensor: on one worker of many it is a part of them.
 
 Shape letters: B batch, N positions, M memory positions, H heads, K head width, D width.
@@ -22,6 +22,10 @@ SHORT = 128
 """Up to this many keys, it is faster without a fused kernel; see `attend`."""
 
 
+COLUMN = frozenset({"query", "key", "value", "up", "per_head"})
+"""Linear layers that are split by columns of their output."""
+ROW = frozenset({"output", "down"})
+"""Linear layers that are split by columns of their input."""
 MASK = 2**32 - 1
 HALF = frozenset({torch.float16, torch.bfloat16})
 

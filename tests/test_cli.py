@@ -145,15 +145,41 @@ def loaded_by(shell: Shell, *words: str) -> str:
     return done.stdout
 
 
-def test_help_and_plan_load_neither_ray_nor_torch(shell: Shell) -> None:
-    for words in (["--help"], ["plan", "flow.yaml"], ["plan", str(ROOT / "examples" / "quickstart.yaml")]):
+def test_help_and_plan_load_no_more_than_they_need(shell: Shell) -> None:
+    for words in (["--help"], ["plan", "flow.yaml"]):
         assert loaded_by(shell, *words).splitlines()[-1] == "LOADED []"
+    quickstart = str(ROOT / "examples" / "quickstart.yaml")
+    assert loaded_by(shell, "plan", quickstart).splitlines()[-1] == "LOADED ['torch']"  # to trace the model
 
 
 def test_plan_says_what_would_run_and_makes_nothing(shell: Shell, tmp_path: Path) -> None:
     rows = shell.json("plan", "flow.yaml", "--home", str(tmp_path / "new"))
     assert [(row["stage"], row["decision"]) for row in rows] == [("first", "RUN"), ("second", "RUN")]
     assert not (tmp_path / "new").exists()
+
+
+def test_plan_foretells_what_a_training_takes(shell: Shell) -> None:
+    example = str(ROOT / "examples" / "pretrain-3d.yaml")
+    row = next(row for row in shell.json("plan", example, "--device", "h100") if row["stage"] == "pretrain")
+    found = row["estimate"]
+    assert [sorted(worker) for worker in found["workers"]] == 2 * [["flops", "memory", "sent", "waits"]]
+    assert all(worker["sent"]["tensor"] > 0 for worker in found["workers"])
+    assert found["total_s"] == pytest.approx(20 * found["step_s"])
+    said = shell("plan", example, "--device", "a100", "--devices", "4").stdout
+    assert "pretrain on 2×2×2, 4 microbatches, zero-bubble" in said
+    assert "20 steps on 8 × A100 SXM, 80 GB: about" in said
+    assert "the mesh needs 8 devices, and there are 4" in said
+    large = ["pretrain.model.preset=base", "pretrain.batch_size=65536", "corpus.preparation.image_size=256"]
+    more = ["corpus.preparation.stored_image_size=256", "pretrain.precision=bf16"]
+    words = [word for one in (*large, *more) for word in ("--set", one)]
+    assert "it does not fit: " in shell("plan", example, "--device", "h100", *words).stdout
+
+
+def test_plan_does_not_guess_what_a_training_of_unknown_sizes_takes(shell: Shell) -> None:
+    weights = TRAINED.replace("checkpoint: first", "checkpoint: weights")
+    (shell.folder / "later.yaml").write_text(weights + "  weights: {kind: import-weights, path: nowhere}\n")
+    row = next(row for row in shell.json("plan", "later.yaml") if row["stage"] == "second")
+    assert "estimate" not in row
 
 
 def test_a_run_shows_where_it_stands_from_begin_to_end(shell: Shell, finished: str) -> None:

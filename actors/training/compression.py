@@ -18,8 +18,8 @@ from math import ceil, prod
 import torch
 from torch import Tensor, nn
 
+from ...models.layers import ROW
 from .spec import CompressionSpec
-from .tensor import ROW
 
 SMALLEST_ROW = 8
 """Entries; what has shorter rows is sent whole."""

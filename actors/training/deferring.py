@@ -45,6 +45,7 @@ class Deferred:
         """All that was put off since it was last taken, to be done by a call."""
         taken, self._work = self._work, []
 
+        @torch.no_grad()  # else a gradient remembers what it was made of, and keeps it
         def do() -> None:
             for work in taken:
                 work()

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch import distributed as dist
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
@@ -18,15 +19,18 @@ from ...models.layers import HALF
 from ...models.multimodal import MultimodalModel
 from ...models.spec import ModelSpec, Task
 from .adapting import adapt, layer_rates
+from .certificate import Training
 from .checkpoint import load_weights
 from .mesh import build_mesh
 from .momentum import follow
 from .objective import Objective
 from .optimizer import LocalOptimizer, clip_gradients, learning_rate
-from .pipeline import ModelSlice, make_schedule, place_layers, slice_model
+from .pipeline import make_schedule
 from .precision import DTYPES, Change, Format, PrecisionState, decide, escape, first_state, scale_after
+from .slicing import ModelSlice, place_layers, slice_model
 from .spec import AdaptationSpec, TrainingSpec
 from .tensor import local_part, num_holders, split_tensors
+from .tracing import trace
 from .tying import TiedWeights, untie
 from .watching import Watch
 from .zero import ZeroOptimizer
@@ -81,6 +85,7 @@ class Learner:
         weights: `weights` folder of a checkpoint to start from; None starts at random.
         fresh: paths of modules that start at random all the same.
         adaptation: what of the weights is changed, and how fast.
+        max_tokens: of a text, which tells what a layer costs.
         device: to compute on; this worker's GPU if it has one, by default.
 
     Attributes:
@@ -105,6 +110,7 @@ class Learner:
         weights: Path | None = None,
         fresh: Sequence[str] = (),
         adaptation: AdaptationSpec | None = None,
+        max_tokens: int = 32,
         device: torch.device | None = None,
     ) -> None:
         self.spec = spec
@@ -126,6 +132,15 @@ class Learner:
             layers = draw().layer_names
         self.precision = first_state(layers, spec.precision, spec.precision_control)
         self.step = 0
+
+        self._costs = dict.fromkeys(layers, 1.0)
+        if spec.parallel.pipeline > 1:  # one worker looks, and all cut alike
+            found = [self._costs]
+            if dist.get_rank() == 0:
+                training = Training(spec, model, self._adaptation)
+                found = [trace(training, max_tokens, vocab_size, num_classes).costs]
+            dist.broadcast_object_list(found)
+            self._costs = found[0]
 
         def load(part: Part) -> None:
             if weights is not None:
@@ -262,7 +277,7 @@ class Learner:
 
     def _part_of(self, model: MultimodalModel) -> Part:
         parallel, group = self.spec.parallel, self.mesh["pipeline"].get_group()
-        places = place_layers(model, parallel.num_slices)
+        places = place_layers(model, parallel.num_slices, self._costs)
         untie(model)
         mine = range(self.mesh["pipeline"].get_local_rank(), parallel.num_slices, parallel.pipeline)
         slices = slice_model(model, places, mine)

@@ -92,6 +92,7 @@ class Trainer:
             weights=job.weights,
             fresh=job.fresh,
             adaptation=job.adaptation,
+            max_tokens=self.reader.info.preparation.max_tokens,
         )
         self.ledger = Ledger(
             corpus=corpus_digest(job.corpus), split="train", num_records=len(self.reader), seed=self.spec.seed

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import torch
 from torch.distributed.fsdp import FSDPModule
 
-from .pipeline import ModelSlice
+from .slicing import ModelSlice
 from .tensor import local_part
 
 

@@ -19,9 +19,6 @@ from torch.optim import Adagrad, AdamW, Optimizer
 from .spec import OptimizerSpec
 from .tensor import local_part
 
-STATE = {"adamw": ("exp_avg", "exp_avg_sq"), "adagrad": ("sum",)}
-"""What an algorithm keeps of each parameter, beside the number of its steps."""
-
 
 @dataclass(frozen=True)
 class Part:
@@ -79,7 +76,7 @@ class LocalOptimizer:
             [{"params": params, "rate": rate, "decay": decay} for (rate, decay), params in groups.items()],
         )
         for p in self._local.values():
-            self._inner.state[p] = {key: torch.zeros_like(p) for key in STATE[spec.algorithm]}
+            self._inner.state[p] = {key: torch.zeros_like(p) for key in spec.kept}
             self._inner.state[p]["step"] = torch.zeros((), dtype=torch.float32, device=p.device)
 
     @property

@@ -90,6 +90,11 @@ class OptimizerSpec(Spec):
     max_grad_norm: float = Field(default=1.0, gt=0)
     """Norm, over the whole model, that a gradient is scaled down to."""
 
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """What is kept of each parameter, of its shape."""
+        return ("exp_avg", "exp_avg_sq") if self.algorithm == "adamw" else ("sum",)
+
 
 class ObjectiveSpec(Spec):
     """Weights of the terms of the loss; what is not named is no part of it."""

@@ -1,8 +1,8 @@
 """Tensor parallelism: split every attention by heads and every MLP by columns.
 
-The plan is read off the module tree by the names that `models` keeps to: `query`, `key`, `value`,
-`up` and `per_head` are column-parallel, `output` and `down` row-parallel, and a `HeadParameter`
-is split along its heads (Megatron-LM, arXiv 1909.08053, section 3).
+The plan is read off the module tree by the names that `models` keeps to: layers of `COLUMN` are
+column-parallel, those of `ROW` row-parallel, and a `HeadParameter` is split along its heads (Megatron-LM,
+arXiv 1909.08053, section 3).
 """
 
 from __future__ import annotations
@@ -19,11 +19,8 @@ from torch.distributed.tensor.parallel import (
     parallelize_module,
 )
 
-from ...models.layers import HeadParameter
+from ...models.layers import COLUMN, ROW, HeadParameter
 from .adapting import LoraLinear
-
-COLUMN = frozenset({"query", "key", "value", "up", "per_head"})
-ROW = frozenset({"output", "down"})
 
 
 class LowRankRowwiseParallel(RowwiseParallel):

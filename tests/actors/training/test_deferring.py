@@ -33,9 +33,11 @@ def test_weights_get_their_gradient_later_and_inputs_at_once(again):
     with deferred.collecting(True):
         torch.testing.assert_close(passes(), of_inputs, rtol=1e-14, atol=1e-14)
     assert [gradient is None for gradient in gradients_of(model)] == [True, True, False, False, True]
+    assert first.requires_grad  # so that a gradient could have a history, which would keep activations
     for _ in range(2):  # what was taken is not done again
         deferred.take()()
         torch.testing.assert_close(gradients_of(model), expected, rtol=1e-14, atol=1e-14)
+    assert not any(p.grad.requires_grad for p in model.parameters())
 
 
 def test_outside_of_it_nothing_is_put_off_and_what_is_frozen_gets_nothing():

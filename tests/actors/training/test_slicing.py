@@ -3,7 +3,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eagleray.actors.training.pipeline import cut_layers
+from eagleray.actors.training.slicing import cut_layers
 
 COSTS = st.lists(st.floats(0, 100), min_size=1, max_size=24)
 

@@ -1,0 +1,162 @@
+"""`eagleray plan`: what a run would do, and what its trainings would take."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.text import Text
+
+from ..display import plan_rows, print_table, seconds
+from ..session import Session
+from ..workflows.errors import EaglerayError
+from ..workflows.plan import Decision, PlannedStage
+from .common import DEFAULT_HOME, AsJson, Home, Overrides, SpecFile, Store, err, out
+
+if TYPE_CHECKING:
+    from ..actors.training.estimate import Estimate
+    from ..workflows.loading import Workflow
+
+MIB = 1 << 20
+CLASSES = 1_000  # of a corpus that isn't there yet; they weigh next to nothing
+
+
+class DeviceName(StrEnum):
+    """What a plan can be made for."""
+
+    CPU = "cpu"
+    V100 = "v100"
+    A100 = "a100"
+    H100 = "h100"
+    H200 = "h200"
+
+
+def plan(
+    spec: SpecFile,
+    overrides: Overrides = None,
+    device: Annotated[
+        DeviceName, typer.Option(help="What each worker of a training computes on.")
+    ] = DeviceName.CPU,
+    devices: Annotated[
+        int | None, typer.Option(min=1, help="How many there are.", show_default="as many as needed")
+    ] = None,
+    as_json: AsJson = False,
+    home: Home = DEFAULT_HOME,
+    store: Store = None,
+) -> None:
+    """Show what `run` would do and why, and what its trainings would take on each worker.
+
+    Memory by category, how long a worker waits for others, bytes that it sends in a step along each axis of
+    the mesh, and the time on a device. It is foretold from the model's layers, their shapes and the
+    schedule; nothing is allocated, and neither a cluster nor the device need be there.
+    """
+    session = Session(home, store)
+    workflow = session.load(spec, overrides or [])
+    planned = session.plan(workflow)
+    rows = plan_rows(planned)
+    estimates: dict[str, tuple[PlannedStage, Estimate]] = {}
+    for stage in planned.stages:
+        found = None if stage.decision is Decision.HIT else _estimate(workflow, stage)
+        if found is not None:
+            estimates[stage.name] = stage, found
+    if as_json:
+        for row in rows:
+            if row["stage"] in estimates:
+                stage, found = estimates[row["stage"]]
+                row["estimate"] = {**asdict(found), **_times(stage, found, device)}
+        typer.echo(json.dumps(rows, indent=2, ensure_ascii=False))
+        return
+    print_table(out, rows, False, "no stages")
+    for stage, found in estimates.values():
+        out.print()
+        _print(stage, found, device, devices)
+
+
+def _estimate(workflow: Workflow, stage: PlannedStage) -> Estimate | None:
+    """Of a stage that trains a model that is known, on a mesh that can work; else None."""
+    from ..actors.training.spec import TrainingSpec
+
+    if not isinstance(stage.spec, TrainingSpec):
+        return None
+    from ..actors.training.certificate import training_of
+    from ..pipelines.spec import Preparation
+
+    try:
+        if stage.kind.check is not None:
+            stage.kind.check(stage.name, stage.spec)
+        training = training_of(stage.name, stage.spec, workflow.stages)
+    except EaglerayError as error:
+        if stage.error is None:  # the table says it otherwise
+            err.print(f"{stage.name}: {error}: what it takes is not known yet")
+        return None
+    from ..actors.training.estimate import estimate
+
+    corpus = workflow.stages.get(stage.spec.inputs.get("corpus", ""))
+    preparation = getattr(corpus, "preparation", None)
+    if not isinstance(preparation, Preparation):
+        preparation = Preparation()
+    return estimate(training, preparation.max_tokens, preparation.vocab_size, CLASSES)
+
+
+def _times(stage: PlannedStage, found: Estimate, name: DeviceName) -> dict[str, Any]:
+    from ..actors.training.devices import GPUS, this_cpu
+    from ..actors.training.spec import TrainingSpec
+
+    assert isinstance(stage.spec, TrainingSpec)
+    device = this_cpu(stage.spec.parallel.num_workers) if name is DeviceName.CPU else GPUS[name]
+    step_s = device.step_s(found)
+    return {
+        "device": device.title,
+        "device_memory": device.memory_bytes,
+        "step_s": step_s,
+        "total_s": step_s * found.steps,
+    }
+
+
+def _print(stage: PlannedStage, found: Estimate, name: DeviceName, devices: int | None) -> None:
+    from ..actors.training.certificate import mesh_of
+    from ..actors.training.spec import TrainingSpec
+
+    assert isinstance(stage.spec, TrainingSpec)
+    parallel = stage.spec.parallel
+    times = _times(stage, found, name)
+    out.print(Text(f"{stage.name} on {mesh_of(parallel)}", style="bold"))
+    categories = dict.fromkeys(name for worker in found.workers for name in worker.memory)
+    rows: list[Mapping[str, Any]] = [
+        {
+            "pipeline worker": number,
+            "memory, MiB": round(worker.total / MIB, 1),
+            **{category: round(worker.memory.get(category, 0) / MIB, 1) or "" for category in categories},
+            "waits, %": round(100 * worker.waits, 1) if parallel.pipeline > 1 else "",
+            **{
+                f"sends by {axis}, MiB/step": round(sent / MIB, 2) if sent else ""
+                for axis, sent in worker.sent.items()
+            },
+        }
+        for number, worker in enumerate(found.workers)
+    ]
+    print_table(out, rows, False, "")
+    out.print(
+        f"{found.steps:,} steps on {parallel.num_workers} × {times['device']}: about "
+        f"{seconds(times['total_s'])}, {times['step_s']:.3g} s a step"
+    )
+    most = max(worker.total for worker in found.workers)
+    problems: list[str] = []
+    if most > times["device_memory"]:
+        problems.append(
+            f"it does not fit: {most / MIB:,.0f} MiB of tensors, and a device has "
+            f"{times['device_memory'] / MIB:,.0f}; use more workers, more microbatches or a smaller batch"
+        )
+    if devices is not None and parallel.num_workers > devices:
+        problems.append(f"the mesh needs {parallel.num_workers} devices, and there are {devices}")
+    if found.sends_more_than_dense:
+        problems.append(
+            "compression sends more than whole gradients would: lower optimizer.compression.density, or its "
+            "sources"
+        )
+    for problem in problems:
+        out.print(Text(problem, style="bold red"))

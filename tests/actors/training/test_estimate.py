@@ -1,0 +1,148 @@
+"""What a plan says a training takes, beside what it takes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from eagleray.actors.training.certificate import Training, mesh_of
+from eagleray.actors.training.devices import Device
+from eagleray.actors.training.estimate import Estimate, WorkerEstimate, estimate
+from eagleray.actors.training.group import run_group
+from eagleray.actors.training.learner import Learner
+from eagleray.actors.training.spec import (
+    CompressionSpec,
+    ObjectiveSpec,
+    OptimizerSpec,
+    ParallelSpec,
+    TrainingSpec,
+)
+from eagleray.models.spec import AudioSpec, DecoderSpec, ModelSpec, TextSpec, VisionSpec
+
+from .metering import Meter
+
+VOCABULARY, CLASSES, ROWS = 300, 10, 32
+MODEL = ModelSpec(
+    vision=VisionSpec(image_size=32, embed_dim=16, depths=(2, 2), num_heads=(2, 4)),
+    text=TextSpec(d_model=64, num_layers=2, num_heads=4, max_tokens=32),
+    audio=AudioSpec(
+        n_mels=16, max_frames=64, num_bands=2, num_convs=2, d_model=32, num_layers=2, num_heads=2
+    ),
+    decoder=DecoderSpec(d_model=64, num_layers=2, num_heads=4),
+    embed_dim=32,
+)
+TEXT = ModelSpec(vision=None, audio=None, decoder=None, text=TextSpec(d_model=64, num_layers=4, tied=True))
+LENGTH = 32
+ALL = ObjectiveSpec(contrastive=1, negatives=0, caption=0.1, classification=0.5)
+SLOW = ObjectiveSpec(contrastive=1, negatives=64, alignment=0.5, caption=0.1)
+LANGUAGE = ObjectiveSpec(contrastive=0, language=1)
+TOP_K = OptimizerSpec(algorithm="adagrad", compression=CompressionSpec(density=0.05, sources=4))
+
+
+def training(objective: ObjectiveSpec, optimizer: OptimizerSpec, precision: str, **parallel) -> Training:
+    spec = TrainingSpec(
+        kind="pretrain",
+        batch_size=ROWS,
+        objective=objective,
+        optimizer=optimizer,
+        precision=precision,
+        parallel=ParallelSpec(**parallel),
+    )
+    return Training(spec, TEXT if objective is LANGUAGE else MODEL)
+
+
+ADAM = OptimizerSpec()
+TRAININGS = [
+    training(ALL, ADAM, "fp32"),
+    training(ALL, ADAM, "bf16"),
+    training(ALL, ADAM, "fp32", data=2),
+    training(SLOW, ADAM, "fp32", data=2),
+    training(ALL, ADAM, "fp32", tensor=2),
+    training(ALL, ADAM, "fp32", pipeline=2),
+    training(ALL, ADAM, "fp32", pipeline=2, schedule="gpipe"),
+    training(SLOW, ADAM, "fp32", pipeline=3, schedule="interleaved", microbatches=4),
+    training(ALL, ADAM, "fp32", data=2, tensor=2),
+    training(ALL, ADAM, "bf16", data=2, pipeline=2, schedule="zero-bubble"),
+    training(ALL, ADAM, "fp32", data=2, tensor=2, pipeline=2, schedule="zero-bubble"),
+    training(ALL, OptimizerSpec(algorithm="adagrad"), "fp32", data=2, sharding="optimizer"),
+    training(ALL, TOP_K, "fp32", data=2, sharding="optimizer"),
+    training(ALL, TOP_K, "fp32", data=4, sharding="optimizer"),
+    training(LANGUAGE, ADAM, "fp32", pipeline=2),
+    training(LANGUAGE, ADAM, "fp64", data=2, tensor=2),
+]
+
+
+def rows_of(model: ModelSpec, count: int, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """A batch in which everything is there."""
+    tokens = torch.randint(3, VOCABULARY, (count, LENGTH))
+    batch = {
+        "tokens": tokens,
+        "token_mask": torch.ones_like(tokens, dtype=torch.bool),
+        "present": torch.ones(count, 3, dtype=torch.bool),
+        "label": torch.randint(CLASSES, (count,)),
+        "group": torch.arange(count),
+    }
+    if model.vision is not None:
+        batch["image"] = torch.randn(count, 3, 32, 32, dtype=dtype)
+    if model.audio is not None:
+        batch["mel"] = torch.randn(count, 64, 16, dtype=dtype)
+        batch["mel_mask"] = torch.ones(count, 64, dtype=torch.bool)
+    return batch
+
+
+def measure(rank: int, training: Training) -> tuple[int, int, dict[str, float]]:
+    """Number of the worker in the pipeline, bytes of tensors at the most, and bytes sent in a step."""
+    parallel = training.spec.parallel
+    meter = Meter()
+    with meter:
+        learner = Learner(training.spec, training.model, VOCABULARY, CLASSES)
+        count = ROWS // parallel.data
+        batches = [rows_of(training.model, count, learner.dtype) for _ in range(2)]
+        for step in range(3):
+            meter.sent.clear()
+            meter.peak = meter.now
+            learner.backward(batches[step % 2])
+            learner.update()
+    sent = {}
+    for axis in ("data", "tensor", "pipeline"):
+        group = learner.mesh[axis].get_group()
+        sent[axis] = meter.sent[group.group_name] if group.size() > 1 else 0
+    return learner.mesh["pipeline"].get_local_rank(), meter.peak, sent
+
+
+@pytest.mark.parametrize(
+    "training", TRAININGS, ids=lambda t: f"{mesh_of(t.spec.parallel)}-{t.spec.precision}"
+)
+def test_a_plan_foretells_memory_and_traffic(training):
+    expected = estimate(training, LENGTH, VOCABULARY, CLASSES)
+    for place, peak, sent in run_group(measure, training.spec.parallel.num_workers, training):
+        worker = expected.workers[place]
+        assert worker.sent == pytest.approx(sent), place
+        assert worker.total == pytest.approx(peak, rel=0.1), (place, worker.memory)
+
+
+def test_compression_that_sends_more_than_whole_gradients_is_told():
+    def of(density: float) -> Training:
+        compression = CompressionSpec(density=density, sources=4)
+        optimizer = OptimizerSpec(algorithm="adagrad", compression=compression)
+        return training(ALL, optimizer, "fp32", data=2, sharding="optimizer")
+
+    assert not estimate(of(0.05), LENGTH, VOCABULARY, CLASSES).sends_more_than_dense
+    assert estimate(of(0.9), LENGTH, VOCABULARY, CLASSES).sends_more_than_dense
+    assert not estimate(
+        training(ALL, ADAM, "fp32", data=2), LENGTH, VOCABULARY, CLASSES
+    ).sends_more_than_dense
+
+
+def test_slices_are_cut_by_what_their_layers_compute():
+    found = estimate(training(LANGUAGE, ADAM, "fp32", pipeline=2), LENGTH, VOCABULARY, CLASSES)
+    first, last = (worker.flops for worker in found.workers)
+    assert 0.7 < first / last < 1.4
+
+
+def test_a_step_takes_what_its_slowest_worker_takes():
+    device = Device("of ours", 1, single=100.0, half=1000.0, link=10.0, used=0.5, used_half=0.1)
+    quick = WorkerEstimate({}, {"data": 0.0}, flops=100, waits=0.0)
+    slow = WorkerEstimate({}, {"data": 20.0, "tensor": 10.0}, flops=200, waits=0.2)
+    assert device.step_s(Estimate([quick, slow], 1, 0.0, half=False)) == pytest.approx(200 / 50 / 0.8 + 3)
+    assert device.step_s(Estimate([quick], 1, 0.0, half=True)) == pytest.approx(1.0)
