@@ -9,7 +9,8 @@ records were used and proves which. A `Checkpoint` artifact has `weights`, `ledg
 from __future__ import annotations
 
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from .spec import AdaptationSpec
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+    from torch import distributed as dist
 
     from ...models.multimodal import MultimodalModel
     from .optimizer import LocalOptimizer
@@ -44,29 +46,66 @@ class CheckpointInfo(BaseModel):
     """Whether every mesh that it was trained on was one process or had a certificate."""
 
 
-def save_state(
-    folder: Path,
-    module: nn.Module,
-    optimizer: LocalOptimizer | ZeroOptimizer,
-    past: dict[str, Tensor],
-    ledger: Ledger,
-) -> None:
-    """Write this worker's shards of a training checkpoint; all workers call it together.
+@dataclass(frozen=True)
+class Snapshot:
+    """A training checkpoint as it was at one moment, in this worker's memory: training may go on.
 
-    Args:
-        folder: of the checkpoint.
-        module: this worker's part of the model.
-        optimizer: of its parameters.
-        past: what negatives of earlier batches need; a tensor of a name is the same on all workers.
-        ledger: what was used.
+    Attributes:
+        tensors: folder of the checkpoint → name → this worker's part, on the CPU.
+        files: name → content of what all workers write alike.
     """
-    import torch.distributed.checkpoint as dcp
-    from torch.distributed.checkpoint.state_dict import get_model_state_dict
 
-    dcp.save(get_model_state_dict(module), checkpoint_id=folder / "weights")
-    dcp.save(optimizer.state(), checkpoint_id=folder / "optimizer")
-    dcp.save(past, checkpoint_id=folder / "past")
-    (folder / LEDGER).write_text(ledger.model_dump_json())
+    tensors: Mapping[str, dict[str, Any]]
+    files: Mapping[str, str]
+
+    def write(self, folder: Path, group: dist.ProcessGroup | None = None) -> None:
+        """Write this worker's shards; all workers call it together.
+
+        Args:
+            folder: of the checkpoint.
+            group: that the workers agree over; beside training, one that it leaves alone.
+        """
+        import torch.distributed.checkpoint as dcp
+
+        for name, tensors in self.tensors.items():
+            dcp.save(tensors, checkpoint_id=folder / name, process_group=group)
+        for name, content in self.files.items():
+            (folder / name).write_text(content)
+
+
+class Photographer:
+    """Takes snapshots, one after the other: each overwrites the one before, whose memory it uses again."""
+
+    def __init__(self) -> None:
+        from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
+
+        self._stager = DefaultStager(StagingOptions(False, False, False, False))
+
+    def take(
+        self,
+        module: nn.Module,
+        optimizer: LocalOptimizer | ZeroOptimizer,
+        past: dict[str, Tensor],
+        files: Mapping[str, str],
+    ) -> Snapshot:
+        """Copy all that a training goes on from; all workers call it together.
+
+        Args:
+            module: this worker's part of the model.
+            optimizer: of its parameters.
+            past: what negatives of earlier batches need; a tensor of a name is the same on all workers.
+            files: name → content, alike on all workers.
+        """
+        from torch.distributed.checkpoint.state_dict import get_model_state_dict
+
+        found: dict[str, dict[str, Any]] = {
+            "weights": get_model_state_dict(module),
+            "optimizer": optimizer.state(),
+            "past": past,
+        }
+        staged = self._stager.stage(found)
+        assert isinstance(staged, dict)
+        return Snapshot(staged, files)
 
 
 def load_state(

@@ -14,10 +14,10 @@ import torch
 from torch import distributed as dist
 
 from ...models.spec import ModelSpec, Task
-from ...pipelines.ledger import Ledger, Tally, corpus_digest
+from ...pipelines.ledger import LEDGER, Ledger, Tally, corpus_digest
 from ...pipelines.reading import CorpusReader
 from ...workflows.errors import EaglerayError
-from .checkpoint import load_state, save_state
+from .checkpoint import Photographer, Snapshot, load_state
 from .data import worker_shares
 from .learner import Learner, Update
 from .precision import PrecisionState
@@ -94,6 +94,7 @@ class Trainer:
             adaptation=job.adaptation,
             max_tokens=self.reader.info.preparation.max_tokens,
         )
+        self._photographer = Photographer()
         self.ledger = Ledger(
             corpus=corpus_digest(job.corpus), split="train", num_records=len(self.reader), seed=self.spec.seed
         )
@@ -151,11 +152,11 @@ class Trainer:
             )
         return [*notes, f"{cause}: its batch is left out"]
 
-    def save(self, folder: Path) -> None:
-        """Write this worker's part of a training checkpoint."""
+    def snapshot(self) -> Snapshot:
+        """Copy this worker's part of a training checkpoint; the next one takes the copy's memory."""
         learner = self.learner
-        save_state(folder, learner.model, learner.optimizer, learner.past(), self.ledger)
-        (folder / PRECISION).write_text(learner.precision.model_dump_json())
+        files = {LEDGER: self.ledger.model_dump_json(), PRECISION: learner.precision.model_dump_json()}
+        return self._photographer.take(learner.model, learner.optimizer, learner.past(), files)
 
     def restore(self, folder: Path) -> None:
         """Go on from a training checkpoint, of whatever mesh."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -179,15 +179,57 @@ def _work(config: dict[str, Any]) -> None:
             worker.emit("log", message=note)
         worker.emit("progress", step=report.step, total=steps, metrics=metrics)
 
-    def on_checkpoint(trainer: Trainer, report: StepReport) -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            trainer.save(Path(folder))
-            ray.train.report(
-                {"step": report.step, **report.terms},
-                checkpoint=ray.train.Checkpoint.from_directory(folder),
-            )
+    saver = Saver()
+    trainer.run(on_step, saver.save)
+    saver.wait()
 
-    trainer.run(on_step, on_checkpoint)
+
+class Saver:
+    """Writes checkpoints while training goes on, one at a time."""
+
+    def __init__(self) -> None:
+        from torch import distributed as dist
+
+        self._group = dist.new_group(backend="gloo")  # training's own is busy meanwhile
+        self._written: Future[None] | None = None
+
+    def save(self, trainer: Trainer, report: StepReport) -> None:
+        """Copy what is to be saved and have it written; all workers call it together."""
+        import ray.train
+        from ray.train import CheckpointUploadMode
+
+        self.wait()  # its memory is used again
+        snapshot, written = trainer.snapshot(), Future[None]()
+        storage: Any = ray.train.get_context().get_storage()
+
+        def write(given: ray.train.Checkpoint, name: str) -> ray.train.Checkpoint:
+            folder = Path(storage.experiment_fs_path, name)
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                snapshot.write(folder, self._group)
+            except BaseException as error:
+                written.set_exception(error)
+                raise
+            written.set_result(None)
+            return ray.train.Checkpoint(str(folder), storage.storage_filesystem)
+
+        self._written = written
+        ray.train.report(
+            {"step": report.step, **report.terms},
+            checkpoint=ray.train.Checkpoint(storage.experiment_fs_path, storage.storage_filesystem),
+            checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
+            checkpoint_upload_fn=write,
+            delete_local_checkpoint_after_upload=False,
+        )
+
+    def wait(self) -> None:
+        """Return when the last checkpoint is written.
+
+        Raises:
+            OSError: when it could not be.
+        """
+        if self._written is not None:
+            self._written.result()
 
 
 def _first_cause(error: BaseException) -> str:

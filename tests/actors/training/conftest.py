@@ -19,7 +19,9 @@ def losses(
     reports: list[dict[str, float]] = []
     trainer.run(
         lambda report: reports.append({**report.terms, "grad_norm": report.grad_norm}),
-        lambda trainer, report: trainer.save(save / str(trainer.learner.step)) if save is not None else None,
+        lambda trainer, report: (
+            trainer.snapshot().write(save / str(trainer.learner.step)) if save is not None else None
+        ),
     )
     verify(trainer.ledger, trainer.reader.ids_of)
     assert trainer.ledger.stop == job.spec.steps * job.spec.batch_size

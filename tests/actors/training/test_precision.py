@@ -152,7 +152,9 @@ def run(rank, job, restore=None, save=None):
         state = report.precision
         seen.append((report.terms["loss"], state.scale, dict(state.formats), list(report.notes)))
 
-    trainer.run(on_step, lambda it, report: it.save(save / str(report.step)) if save is not None else None)
+    trainer.run(
+        on_step, lambda it, report: it.snapshot().write(save / str(report.step)) if save is not None else None
+    )
     return seen
 
 
