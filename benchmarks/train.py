@@ -71,6 +71,17 @@ def bubbles(repeats: int) -> list[Claim]:
     return claims
 
 
+def saving(repeats: int) -> list[Claim]:
+    """What training stands still for when a checkpoint is written beside it, and when it waits for that."""
+    from inputs import texts
+
+    title = "checkpoint of 20 million parameters and AdamW, two workers, on a CPU: training stands still, s"
+    print(title, flush=True)
+    runs = compare([Contender("Eagleray", "train_saving.py", sys.executable, ("2", str(texts())))], repeats)
+    beside, alone = (medians(runs, f"{how}_s")["Eagleray"] for how in ("beside", "alone"))
+    return [claim(title, beside, {"waiting for it": alone}, 0.1, beside / alone, below=True)]
+
+
 def precision(repeats: int) -> list[Claim]:
     """Half precision and the controller beside fp32: memory, steps/s, validation loss."""
     if not (gpu() or has_bf16()):
@@ -135,7 +146,7 @@ def main() -> None:
     """Run all of it, or a part."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=5)
-    parts = ("loops", "launched", "bubbles", "precision", "compiled")
+    parts = ("loops", "launched", "bubbles", "saving", "precision", "compiled")
     parser.add_argument("--only", choices=parts, nargs="*", default=parts)
     parser.add_argument("--peers", help="interpreter that has the peers; by default one is made")
     options = parser.parse_args()
@@ -144,6 +155,7 @@ def main() -> None:
     for name, part in (
         ("launched", launched),
         ("bubbles", bubbles),
+        ("saving", saving),
         ("precision", precision),
         ("compiled", compiled),
     ):

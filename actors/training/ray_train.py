@@ -190,7 +190,9 @@ class Saver:
     def __init__(self) -> None:
         from torch import distributed as dist
 
-        self._group = dist.new_group(backend="gloo")  # training's own is busy meanwhile
+        group = dist.new_group(backend="gloo")  # training's own is busy meanwhile
+        assert isinstance(group, dist.ProcessGroup)
+        self._group = group
         self._written: Future[None] | None = None
 
     def save(self, trainer: Trainer, report: StepReport) -> None:

@@ -159,7 +159,7 @@ def trace(training: Training, max_tokens: int, vocab_size: int, num_classes: int
     dtype = torch.float64 if spec.precision == "fp64" else torch.float32
     formats = first_state(model.layer_names, spec.precision, spec.precision_control).formats
     own = {name: p.requires_grad for name, p in model.named_parameters(remove_duplicate=False)}
-    with torch.device("meta"), _FusedAttention() as attention:
+    with torch.device("meta"), _StandIns() as attention:
         materialise(model, spec.parallel.tensor, dtype)
         parameters = {
             name: Parameter(name, tuple(p.shape), own[name])
@@ -264,11 +264,30 @@ class _Fused(torch.autograd.Function):
         return tuple(torch.empty_like(x) if x is not None and needed else None for x, needed in wanted)
 
 
-class _FusedAttention(TorchFunctionMode):
-    """Tensors without a place have no fused attention: here they have.
+class _Ctc(torch.autograd.Function):
+    """CTC as far as memory goes: the likelihoods of all beginnings are kept (ICML 2006, 369, section 4.1)."""
+
+    @staticmethod
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: FunctionCtx, log_probs: Tensor, tokens: Tensor
+    ) -> Tensor:
+        positions, rows = log_probs.shape[:2]
+        ctx.save_for_backward(log_probs, log_probs.new_empty(rows, positions, 2 * tokens.shape[1] + 1))
+        return log_probs.new_empty(rows)
+
+    @staticmethod
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any,  # noqa: ANN401 - torch's own type lacks what it has here
+        gradient: Tensor,
+    ) -> tuple[Tensor, None]:
+        return torch.empty_like(ctx.saved_tensors[0]), None
+
+
+class _StandIns(TorchFunctionMode):
+    """Two functions that tensors without a place have not: fused attention and CTC.
 
     Attributes:
-        flops: of its forward passes so far.
+        flops: of attention's forward passes so far.
     """
 
     def __init__(self) -> None:
@@ -283,6 +302,8 @@ class _FusedAttention(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:  # noqa: ANN401 - whatever it gives
         kwargs = kwargs or {}
+        if func is F.ctc_loss:
+            return _Ctc.apply(*args[:2])  # pyright: ignore[reportUnknownMemberType]
         if func is not F.scaled_dot_product_attention:
             return func(*args, **kwargs)
         query, key, value = args
@@ -293,9 +314,7 @@ class _FusedAttention(TorchFunctionMode):
 class _Tracer:
     """Runs layer after layer; a layer like an earlier one isn't run again."""
 
-    def __init__(
-        self, model: MultimodalModel, batch: Shapes, attention: _FusedAttention, tensor: int
-    ) -> None:
+    def __init__(self, model: MultimodalModel, batch: Shapes, attention: _StandIns, tensor: int) -> None:
         self.model, self.batch, self._attention, self._tensor = model, batch, attention, tensor
         self.traces: dict[str, Trace] = {}
         self.sizes: dict[str, Mapping[str, int]] = {}

@@ -35,6 +35,7 @@ TEXT = ModelSpec(vision=None, audio=None, decoder=None, text=TextSpec(d_model=64
 LENGTH = 32
 ALL = ObjectiveSpec(contrastive=1, negatives=0, caption=0.1, classification=0.5)
 SLOW = ObjectiveSpec(contrastive=1, negatives=64, alignment=0.5, caption=0.1)
+SPEECH = ObjectiveSpec(contrastive=0, transcription=1)
 LANGUAGE = ObjectiveSpec(contrastive=0, language=1)
 TOP_K = OptimizerSpec(algorithm="adagrad", compression=CompressionSpec(density=0.05, sources=4))
 
@@ -69,6 +70,7 @@ TRAININGS = [
     training(ALL, TOP_K, "fp32", data=4, sharding="optimizer"),
     training(LANGUAGE, ADAM, "fp32", pipeline=2),
     training(LANGUAGE, ADAM, "fp64", data=2, tensor=2),
+    training(SPEECH, ADAM, "fp32", pipeline=2),
 ]
 
 
