@@ -5,8 +5,9 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import permutations
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -165,6 +166,10 @@ def trace(training: Training, max_tokens: int, vocab_size: int, num_classes: int
             name: Parameter(name, tuple(p.shape), own[name])
             for name, p in model.named_parameters(remove_duplicate=False)
         }
+        if (language := model.heads.language) is not None and language.adaptive is not None:
+            language.adaptive.forward = partial(  # pyright: ignore[reportAttributeAccessIssue]
+                _all_words, language.adaptive
+            )
         for name in model.layer_names:
             cast(model.get_submodule(name), DTYPES[formats[name]])
         tracer = _Tracer(
@@ -460,6 +465,12 @@ class _Tracer:
         return tower, fields, shapes, state, tuple(self._state)
 
 
+class _Answer(NamedTuple):
+    """What an adaptive softmax gives, as far as it is read."""
+
+    output: Tensor
+
+
 class _Linears:
     """What linear layers were given and gave, of some modules."""
 
@@ -502,6 +513,12 @@ class _Linears:
         return see
 
 
+def _all_words(head: nn.AdaptiveLogSoftmaxWithLoss, hidden: Tensor, target: Tensor) -> _Answer:
+    """As if every token could be any word: which are rare, only content would tell."""
+    output = head.log_prob(hidden).gather(1, target[:, None]).squeeze(1)
+    return _Answer(output)
+
+
 def _alignment(queries: Rows, batch: Rows, scale: Tensor, own: Tensor) -> Tensor:
     total = scale.new_zeros(())
     valid = torch.ones(len(queries.groups), dtype=torch.bool)
@@ -535,6 +552,8 @@ def _is_embedding(name: str) -> bool:
 
 def _split_axis(module: nn.Module, kind: str, name: str) -> int | None:
     """Axis that tensor parallelism splits a parameter along; None for what every worker has whole."""
+    if name == "lora_down" and kind in COLUMN:
+        return None  # it is, by its rank, but what it gives is put together
     if isinstance(module, HeadParameter) or (isinstance(module, nn.Linear) and kind in COLUMN):
         return 0
     if isinstance(module, nn.Linear) and kind in ROW and name in ("weight", "lora_down"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -11,7 +13,9 @@ from eagleray.actors.training.estimate import Estimate, WorkerEstimate, estimate
 from eagleray.actors.training.group import run_group
 from eagleray.actors.training.learner import Learner
 from eagleray.actors.training.spec import (
+    AdaptationSpec,
     CompressionSpec,
+    LoraSpec,
     ObjectiveSpec,
     OptimizerSpec,
     ParallelSpec,
@@ -121,6 +125,39 @@ def test_a_plan_foretells_memory_and_traffic(training):
         worker = expected.workers[place]
         assert worker.sent == pytest.approx(sent), place
         assert worker.total == pytest.approx(peak, rel=0.1), (place, worker.memory)
+
+
+PLAIN = {"contrastive": 0.0}
+OPTIONS = {
+    "adaptive softmax": ({**PLAIN, "language": 1.0}, {"text": {"adaptive_cutoffs": (50, 100)}}, {}),
+    "memory": ({**PLAIN, "language": 1.0}, {"text": {"memory_length": 8, "max_tokens": 8, "window": 6}}, {}),
+    "drops": ({"caption": 1.0}, {"text": {"dropout": 0.1}, "vision": {"drop_path": 0.2}}, {}),
+    "pyramid": ({**PLAIN, "classification": 1.0}, {"vision": {"pyramid_width": 8}}, {}),
+    "answer": ({**PLAIN, "answer": 1.0}, {}, {}),
+    "stream": ({**PLAIN, "transcription": 1.0}, {"audio": {"chunk": 4}}, {}),
+    "fp16": ({"alignment": 0.5}, {}, {"precision": "fp16"}),
+    "dynamic": ({"contrastive": 1.0}, {}, {"precision": "dynamic"}),
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_whatever_a_spec_may_say_is_foretold(name):
+    objective, sizes, fields = OPTIONS[name]
+    given = MODEL.model_dump()
+    for part, changed in sizes.items():
+        given[part] |= changed
+    spec = TrainingSpec(kind="pretrain", batch_size=8, objective=ObjectiveSpec(**objective), **fields)
+    found = estimate(Training(spec, ModelSpec.model_validate(given)), LENGTH, VOCABULARY, CLASSES)
+    assert found.workers[0].total > 0
+    assert found.workers[0].flops > 0
+
+
+def test_low_rank_layers_are_foretold_on_a_mesh():
+    adaptation = AdaptationSpec(lora=LoraSpec(rank=2), freeze=("audio",))
+    on_mesh = replace(training(ALL, ADAM, "fp32", tensor=2, pipeline=2), adaptation=adaptation)
+    whole = estimate(training(ALL, ADAM, "fp32", tensor=2, pipeline=2), LENGTH, VOCABULARY, CLASSES)
+    for few, many in zip(estimate(on_mesh, LENGTH, VOCABULARY, CLASSES).workers, whole.workers, strict=True):
+        assert few.memory["optimizer"] < many.memory["optimizer"] / 2
 
 
 def test_compression_that_sends_more_than_whole_gradients_is_told():
