@@ -32,6 +32,8 @@ STEPS = 3
 TOLERANCE = 1e-12
 MIN_ROWS = 8
 """Of a step, so that some have every modality and some share a caption."""
+PATIENCE_S = 600.0
+"""What a worker of a proof waits for another: many share a laptop's cores."""
 LIBRARIES = ("torch", "numpy")
 PACKAGE = Path(__file__).parents[2]
 CODE = ("models", "actors/training")
@@ -60,6 +62,7 @@ class Training:
                 warmup_steps=1,
                 max_grad_norm=optimizer.max_grad_norm,
             ),
+            "parallel": parallel.model_copy(update={"timeout_s": PATIENCE_S}),
             "batch_size": rows * max(2, -(-MIN_ROWS // rows)),
             "steps": 2 * STEPS,
             "precision": "fp64",

@@ -19,6 +19,7 @@ from ...pipelines.reading import CorpusReader
 from ...workflows.errors import EaglerayError
 from .checkpoint import Photographer, Snapshot, load_state
 from .data import worker_shares
+from .faults import Board, agree
 from .learner import Learner, Update
 from .precision import PrecisionState
 from .spec import AdaptationSpec, TrainingSpec
@@ -104,30 +105,55 @@ class Trainer:
         on_step: Callable[[StepReport], None],
         on_checkpoint: Callable[[Trainer, StepReport], None],
     ) -> None:
-        """Step until `spec.steps`, calling `on_step` after each and `on_checkpoint` when one is due."""
+        """Step until `spec.steps`, calling `on_step` after each and `on_checkpoint` when one is due.
+
+        Raises:
+            Fault: when another worker died, failed, hung or had other rows.
+        """
+        board = Board(self.learner.mesh)
+        try:
+            self._run(board, on_step, on_checkpoint)
+        except Exception as error:
+            raise board.explain(error) from error
+        finally:
+            board.close()
+
+    def _run(
+        self,
+        board: Board,
+        on_step: Callable[[StepReport], None],
+        on_checkpoint: Callable[[Trainer, StepReport], None],
+    ) -> None:
         learner = self.learner
         rank = learner.mesh["data"].get_local_rank()
         # Workers that share a part of the batch count it once.
         counts = all(learner.mesh[axis].get_local_rank() == 0 for axis in ("tensor", "pipeline"))
         tally = Tally()
+        board.note(learner.step + 1, "reading its rows")
         for part in worker_shares(
             self.reader, self.job.model, self.spec, self.ledger.stop, rank, learner.device, learner.dtype
         ):
             started = time.monotonic()
+            board.note(learner.step + 1, "computing gradients")
+            agree(part.batch)
             terms = learner.backward(part.batch)
+            board.note(learner.step + 1, "updating weights")
             update = learner.update()
             speed = self.spec.batch_size / (time.monotonic() - started)
             notes = self._notes(update, terms)
             report = StepReport(learner.step, terms, update.norm, speed, notes, learner.precision)
             if counts:
                 tally.add(part.start, part.ids)
+            board.note(learner.step, "telling of it")
             on_step(report)
             if report.step % self.spec.checkpoint_every == 0 or report.step == self.spec.steps:
                 totals: list[Any] = [0] * dist.get_world_size()
                 dist.all_gather_object(totals, tally.total)
                 self.ledger = self.ledger.extended(report.step * self.spec.batch_size, totals)
                 tally = Tally()
+                board.note(learner.step, "saving a checkpoint")
                 on_checkpoint(self, report)
+            board.note(learner.step + 1, "reading its rows")
 
     def _notes(self, update: Update, terms: Mapping[str, float]) -> list[str]:
         """What people should know of a step.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
 
 from ...models.spec import ModelSpec, Task
 from ...pipelines.spec import Preparation
@@ -20,10 +21,16 @@ nobody beside it."""
 
 def build_mesh(parallel: ParallelSpec, device_type: str) -> DeviceMesh:
     """Arrange the process group's ranks as pipeline × data × tensor × 1 (axes named as in `AXES`)."""
+    from torch import distributed as dist
     from torch.distributed.device_mesh import init_device_mesh
 
     shape = (parallel.pipeline, parallel.data, parallel.tensor, 1)
-    return init_device_mesh(device_type, shape, mesh_dim_names=AXES)
+    if device_type != "cpu":  # NCCL has a watch of its own
+        return init_device_mesh(device_type, shape, mesh_dim_names=AXES)
+    options = dist.ProcessGroupGloo._Options()  # pyright: ignore[reportAttributeAccessIssue]
+    options._timeout = timedelta(seconds=parallel.timeout_s)  # pyright: ignore[reportPrivateUsage]
+    groups: dict[int | str, Any] = {axis: ("gloo", options) for axis in AXES}
+    return init_device_mesh(device_type, shape, mesh_dim_names=AXES, backend_override=groups)
 
 
 def head_counts(model: ModelSpec) -> dict[str, tuple[int, ...]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from concurrent.futures import Future
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +53,9 @@ def train(ctx: StageContext, job: TrainingJob) -> Path:
     trainer = TorchTrainer(
         _work,
         train_loop_config={"worker": WorkerConfig(job, ctx.emit, ctx.stage)},
-        torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if use_gpu else "gloo"),
+        torch_config=TorchConfig(
+            backend="cpu:gloo,cuda:nccl" if use_gpu else "gloo", timeout_s=ceil(spec.parallel.timeout_s)
+        ),
         scaling_config=ray.train.ScalingConfig(
             num_workers=spec.parallel.num_workers,
             use_gpu=use_gpu,
@@ -143,6 +146,7 @@ def _work(config: dict[str, Any]) -> None:
     import ray.train
     from ray.util.metrics import Gauge
 
+    from .faults import Fault
     from .loop import Trainer, use_threads
 
     worker: WorkerConfig = config["worker"]
@@ -180,7 +184,12 @@ def _work(config: dict[str, Any]) -> None:
         worker.emit("progress", step=report.step, total=steps, metrics=metrics)
 
     saver = Saver()
-    trainer.run(on_step, saver.save)
+    try:
+        trainer.run(on_step, saver.save)
+    except Fault as fault:
+        if fault.tells:
+            worker.emit("log", message=str(fault.cause))
+        raise
     saver.wait()
 
 

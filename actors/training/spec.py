@@ -32,6 +32,8 @@ class ParallelSpec(Spec):
     arXiv 2304.11277), or the state alone (ZeRO-1, arXiv 1910.02054)."""
     cpus_per_worker: float = Field(default=1.0, gt=0)
     """CPUs each worker reserves in the cluster."""
+    timeout_s: float = Field(default=25.0, gt=0)
+    """Seconds that a worker waits for another in the midst of a step, before it is held to hang."""
 
     @property
     def num_workers(self) -> int:

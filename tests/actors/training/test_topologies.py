@@ -6,45 +6,16 @@ That every mesh computes what one process does is shown in `test_certifying.py`.
 import pytest
 
 from eagleray.actors.training.group import run_group
-from eagleray.actors.training.loop import TrainingJob
 from eagleray.actors.training.spec import (
     CompressionSpec,
-    ObjectiveSpec,
     OptimizerSpec,
-    ParallelSpec,
-    TrainingSpec,
 )
 
-from ..conftest import MODEL
-from .conftest import losses
-
-STEPS = 4
-DROPPING = MODEL.model_copy(
-    update={
-        "vision": MODEL.vision.model_copy(update={"drop_path": 0.4}),
-        "decoder": MODEL.decoder.model_copy(update={"dropout": 0.2, "tied": True}),
-    }
-)
-USUAL = {"contrastive": 1.0, "negatives": 12, "caption": 0.25, "classification": 0.3}
-
+from .conftest import job_of, losses
 
 TOP_K = OptimizerSpec(
     algorithm="adagrad", warmup_steps=1, compression=CompressionSpec(density=0.2, sources=4)
 )
-
-
-def job_of(corpus, optimizer=None, **parallel) -> TrainingJob:
-    spec = TrainingSpec(
-        kind="pretrain",
-        steps=STEPS,
-        batch_size=8,
-        objective=ObjectiveSpec(**USUAL),
-        optimizer=optimizer or OptimizerSpec(warmup_steps=1),
-        checkpoint_every=1,
-        precision="fp64",
-        parallel=ParallelSpec(**parallel),
-    )
-    return TrainingJob(spec, DROPPING, corpus)
 
 
 @pytest.fixture(scope="module")
