@@ -11,6 +11,7 @@ import threading
 import time
 import zlib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -104,7 +105,8 @@ class Board:
         with self._lock:
             text = str(error).strip().splitlines()
             self._doing = replace(self._doing, error=text[-1] if text else type(error).__name__, waits=waits)
-        self._write()
+        with suppress(RuntimeError):  # the store is gone, and so is rank 0
+            self._write()
         if not waits:
             return error
         before = self._read()
@@ -119,8 +121,7 @@ class Board:
             for rank in range(self._size)
             if rank not in after or (rank in before and after[rank].beat == before[rank].beat)
         ]
-        alive = [rank for rank, one in after.items() if one not in silent]
-        waiting = [one for one in after.values() if one.waits]
+        waiting = {rank: one for rank, one in after.items() if one.waits}
         if failed:
             cause = f"{failed[0]}: {failed[0].error}"
         elif not after:
@@ -128,7 +129,7 @@ class Board:
         elif silent:
             cause = f"a worker does not answer any more: last seen was {silent[0] or 'nothing of it'}"
         else:
-            others = [one for one in after.values() if not one.waits] or waiting
+            others = [one for one in after.values() if not one.waits] or list(waiting.values())
             behind = min(others, key=lambda one: (one.step, sum((one.sums or {}).values())))
             cause = f"the others wait for {behind}"
         fault = Fault(
@@ -136,17 +137,15 @@ class Board:
             "training goes on from the last checkpoint as often as `worker_failures` says; if it only was "
             "slow, raise parallel.timeout_s",
         )
-        fault.tells = self._rank == min(alive, default=1)
+        fault.tells = self._rank == min(waiting, default=1)
         return fault
 
     def _beat(self) -> None:
         while not self._ended.wait(BEAT_S):
             with self._lock:
                 self._doing = replace(self._doing, beat=self._doing.beat + 1)
-            try:
+            with suppress(RuntimeError):
                 self._write()
-            except RuntimeError:  # the store is gone, and so is rank 0
-                return
 
     def _write(self) -> None:
         sums = {
@@ -163,9 +162,10 @@ class Board:
         found: dict[int, Doing] = {}
 
         def read() -> None:
-            for rank in range(self._size):
-                if self._store.check([self._key(rank)]):
-                    found[rank] = Doing(**json.loads(self._store.get(self._key(rank))))
+            with suppress(RuntimeError):
+                for rank in range(self._size):
+                    if self._store.check([self._key(rank)]):
+                        found[rank] = Doing(**json.loads(self._store.get(self._key(rank))))
 
         reader = threading.Thread(target=read, daemon=True)
         reader.start()
