@@ -43,7 +43,12 @@ class Contender:
             RuntimeError: when it fails, with what it said.
         """
         command = [self.python, str(ROOT / "benchmarks" / "contenders" / self.script), *self.arguments]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+        environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "PYTHONWARNINGS": "ignore",
+            "PYTHONPATH": str(_package()),  # peers train Eagleray's model, too
+        }
         done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
         if done.returncode:
             raise RuntimeError(f"{self.name} failed:\n{done.stderr[-3000:]}")
@@ -93,6 +98,15 @@ def environment(name: str, packages: Sequence[str]) -> str:
             subprocess.run([*pip, package], check=True, stderr=subprocess.DEVNULL)
         marker.write_text(wanted)
     return str(folder / "bin" / "python")
+
+
+def _package() -> Path:
+    """A folder that the package is found in by its name, whatever this one's is."""
+    link = WORK / "package" / "eagleray"
+    link.parent.mkdir(parents=True, exist_ok=True)
+    if not link.exists():
+        link.symlink_to(ROOT, target_is_directory=True)
+    return link.parent
 
 
 def compare(contenders: Sequence[Contender], repeats: int) -> dict[str, list[dict[str, Any]]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import asdict
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
@@ -117,6 +117,11 @@ def _times(stage: PlannedStage, found: Estimate, name: DeviceName) -> dict[str, 
     }
 
 
+def _row(name: str, figures: Sequence[float]) -> dict[str, str]:
+    numbers = {f"worker {number}": f"{figure:,.1f}" for number, figure in enumerate(figures)}
+    return {"of each": name, **numbers}
+
+
 def _print(stage: PlannedStage, found: Estimate, name: DeviceName, devices: int | None) -> None:
     from ..actors.training.certificate import mesh_of
     from ..actors.training.spec import TrainingSpec
@@ -125,26 +130,21 @@ def _print(stage: PlannedStage, found: Estimate, name: DeviceName, devices: int 
     parallel = stage.spec.parallel
     times = _times(stage, found, name)
     out.print(Text(f"{stage.name} on {mesh_of(parallel)}", style="bold"))
-    categories = dict.fromkeys(name for worker in found.workers for name in worker.memory)
-    rows: list[Mapping[str, Any]] = [
-        {
-            "pipeline worker": number,
-            "memory, MiB": round(worker.total / MIB, 1),
-            **{category: round(worker.memory.get(category, 0) / MIB, 1) or "" for category in categories},
-            "waits, %": round(100 * worker.waits, 1) if parallel.pipeline > 1 else "",
-            **{
-                f"sends by {axis}, MiB/step": round(sent / MIB, 2) if sent else ""
-                for axis, sent in worker.sent.items()
-            },
-        }
-        for number, worker in enumerate(found.workers)
-    ]
+    workers = found.workers
+    rows = [_row("memory, MiB", [worker.total / MIB for worker in workers])]
+    for category in dict.fromkeys(name for worker in workers for name in worker.memory):
+        rows.append(_row(f"  {category}", [worker.memory.get(category, 0) / MIB for worker in workers]))
+    if parallel.pipeline > 1:
+        rows.append(_row("waits, % of a step", [100 * worker.waits for worker in workers]))
+    for axis in workers[0].sent:
+        if any(worker.sent[axis] for worker in workers):
+            rows.append(_row(f"sends over {axis}, MiB a step", [w.sent[axis] / MIB for w in workers]))
     print_table(out, rows, False, "")
     out.print(
-        f"{found.steps:,} steps on {parallel.num_workers} × {times['device']}: about "
+        f"{found.steps:,} steps on {parallel.num_workers} × {times['device']}: at the least "
         f"{seconds(times['total_s'])}, {times['step_s']:.3g} s a step"
     )
-    most = max(worker.total for worker in found.workers)
+    most = max(worker.total for worker in workers)
     problems: list[str] = []
     if most > times["device_memory"]:
         problems.append(

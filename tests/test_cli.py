@@ -167,7 +167,7 @@ def test_plan_foretells_what_a_training_takes(shell: Shell) -> None:
     assert found["total_s"] == pytest.approx(20 * found["step_s"])
     said = shell("plan", example, "--device", "a100", "--devices", "4").stdout
     assert "pretrain on 2×2×2, 4 microbatches, zero-bubble" in said
-    assert "20 steps on 8 × A100 SXM, 80 GB: about" in said
+    assert "20 steps on 8 × A100 SXM, 80 GB: at the least" in said
     assert "the mesh needs 8 devices, and there are 4" in said
     large = ["pretrain.model.preset=base", "pretrain.batch_size=65536", "corpus.preparation.image_size=256"]
     more = ["corpus.preparation.stored_image_size=256", "pretrain.precision=bf16"]
