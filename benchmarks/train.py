@@ -16,6 +16,7 @@ PEERS = ("torch==2.13.0", "numpy==2.4.6", "pydantic==2.14.4", "accelerate==1.15.
 DEVICE = gpu() or "a CPU"
 TEXTS = WORK / "corpus-texts" / "output"
 STEPS = 400 if gpu() else 300
+DENSITY = 0.05
 BUBBLES = (("gpipe", 4), ("1f1b", 4), ("1f1b", 8), ("zero-bubble", 8))
 """Schedules and microbatches whose bubble is measured, of two pipeline workers."""
 
@@ -82,6 +83,49 @@ def saving(repeats: int) -> list[Claim]:
     return [claim(title, beside, {"waiting for it": alone}, 0.1, beside / alone, below=True)]
 
 
+def compression(repeats: int) -> list[Claim]:
+    """Bytes on the wire beside whole gradients summed up, and what is learned from what was sent."""
+    from inputs import texts
+
+    claims: list[Claim] = []
+    for workers in (2, 4, 8, 16):
+        print(f"bytes over loopback, {workers} workers", flush=True)
+        contenders = [
+            Contender(how, "train_wire.py", sys.executable, (how, str(workers), str(DENSITY)))
+            for how in ("top-k", "dense")
+        ]
+        found = medians(compare(contenders, repeats), "bytes")
+        claims.append(
+            claim(
+                f"top-k, density {DENSITY:g}, Adagrad, {workers} workers: kB a step over loopback, saved",
+                found["top-k"] / 1000,
+                {"all-reduce": found["dense"] / 1000},
+                0.65,
+                1 - found["top-k"] / found["dense"],
+            )
+        )
+    print(f"text model on {DEVICE}, Adagrad: compressed gradients", flush=True)
+    folder = TEXTS if gpu() else texts()
+    contenders = [
+        Contender(name, "precision_text.py", sys.executable, ("fp32", str(STEPS), str(folder), density))
+        for name, density in (("top-k", str(DENSITY)), ("dense", "1"))
+    ]
+    losses = medians(compare(contenders, 1), "val_loss")
+    off = losses["top-k"] / losses["dense"] - 1
+    title = f"text model, Adagrad, {STEPS} steps, top-k of density {DENSITY:g}, four sources, on {DEVICE}"
+    claims.append(
+        claim(
+            f"{title}: validation loss beside whole gradients', nats",
+            losses["top-k"],
+            {"dense": losses["dense"]},
+            0.01,
+            off,
+            below=True,
+        )
+    )
+    return claims
+
+
 def precision(repeats: int) -> list[Claim]:
     """Half precision and the controller beside fp32: memory, steps/s, validation loss."""
     if not (gpu() or has_bf16()):
@@ -146,7 +190,7 @@ def main() -> None:
     """Run all of it, or a part."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=5)
-    parts = ("loops", "launched", "bubbles", "saving", "precision", "compiled")
+    parts = ("loops", "launched", "bubbles", "saving", "compression", "precision", "compiled")
     parser.add_argument("--only", choices=parts, nargs="*", default=parts)
     parser.add_argument("--peers", help="interpreter that has the peers; by default one is made")
     options = parser.parse_args()
@@ -156,6 +200,7 @@ def main() -> None:
         ("launched", launched),
         ("bubbles", bubbles),
         ("saving", saving),
+        ("compression", compression),
         ("precision", precision),
         ("compiled", compiled),
     ):

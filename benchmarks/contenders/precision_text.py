@@ -1,4 +1,6 @@
-"""Train a text model in a number format: PRECISION STEPS TOKENS [compiled]. TOKENS has train.npy and val.npy.
+"""Train a text model: PRECISION STEPS TOKENS [compiled] [DENSITY]. TOKENS has train.npy and val.npy.
+
+With a density, by Adagrad from gradients of four sources, of which that share is sent; 1 is all.
 
 Prints steps a second, peak memory, what autograd keeps, the validation loss after training, and the share of
 the device's best speed that was used (MFU).
@@ -15,7 +17,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from training import DEVICE, IS_LARGE, folder_of, join_alone, tell
 
 from eagleray.actors.training.learner import Learner
-from eagleray.actors.training.spec import ObjectiveSpec, OptimizerSpec, PrecisionControlSpec, TrainingSpec
+from eagleray.actors.training.spec import (
+    CompressionSpec,
+    ObjectiveSpec,
+    OptimizerSpec,
+    ParallelSpec,
+    PrecisionControlSpec,
+    TrainingSpec,
+)
 from eagleray.models.multimodal import MultimodalModel
 from eagleray.models.spec import ModelSpec, TextSpec
 
@@ -25,7 +34,14 @@ PEAK_FLOPS = {"H100": (989e12, 67e12), "H200": (989e12, 67e12), "A100": (312e12,
 """Dense, in half and in single precision, as the vendor gives them."""
 
 precision, steps, folder = sys.argv[1], int(sys.argv[2]), folder_of(sys.argv[3])
+density = next((float(word) for word in sys.argv[4:] if word != "compiled"), None)
 join_alone()
+optimizer = OptimizerSpec(learning_rate=1e-3, warmup_steps=steps // 10)
+if density is not None:
+    compression = None if density == 1 else CompressionSpec(density=density, sources=4)
+    optimizer = OptimizerSpec(
+        algorithm="adagrad", learning_rate=0.01, warmup_steps=steps // 10, compression=compression
+    )
 spec = TrainingSpec(
     kind="pretrain",
     steps=steps,
@@ -33,7 +49,8 @@ spec = TrainingSpec(
     precision=precision,
     precision_control=PrecisionControlSpec(every=25),
     objective=ObjectiveSpec(contrastive=0, language=1.0),
-    optimizer=OptimizerSpec(learning_rate=1e-3, warmup_steps=steps // 10),
+    optimizer=optimizer,
+    parallel=ParallelSpec(sharding="full" if density is None else "optimizer"),
     compile_layers="compiled" in sys.argv,
 )
 text = TextSpec(d_model=WIDTH, num_layers=LAYERS, num_heads=8, max_tokens=LENGTH, memory_length=0)
