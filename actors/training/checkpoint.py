@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ from .spec import AdaptationSpec
 if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch import distributed as dist
+    from torch.distributed.checkpoint.staging import DefaultStager
 
     from ...models.multimodal import MultimodalModel
     from .optimizer import LocalOptimizer
@@ -46,20 +47,30 @@ class CheckpointInfo(BaseModel):
     """Whether every mesh that it was trained on was one process or had a certificate."""
 
 
-@dataclass(frozen=True)
 class Snapshot:
-    """A training checkpoint as it was at one moment, in this worker's memory: training may go on.
+    """A training checkpoint as it was after a step; training goes on while it is copied and written.
+
+    What it is of changes with the next update of weights: `copied` must be done by then.
+
+    Args:
+        stager: copies tensors into memory of its own, which every copy takes.
+        tensors: folder of the checkpoint → name → this worker's part.
+        files: name → content of what all workers write alike.
 
     Attributes:
-        tensors: folder of the checkpoint → name → this worker's part, on the CPU.
-        files: name → content of what all workers write alike.
+        copied: whether, and since when, it no longer depends on what it is of.
+        written: the same of the checkpoint.
     """
 
-    tensors: Mapping[str, dict[str, Any]]
-    files: Mapping[str, str]
+    def __init__(
+        self, stager: DefaultStager, tensors: Mapping[str, dict[str, Tensor]], files: Mapping[str, str]
+    ) -> None:
+        self._stager, self._tensors, self._files = stager, tensors, files
+        self.copied: Future[None] = Future()
+        self.written: Future[None] = Future()
 
     def write(self, folder: Path, group: dist.ProcessGroup | None = None) -> None:
-        """Write this worker's shards; all workers call it together.
+        """Copy this worker's part, then write it; all workers call it together.
 
         Args:
             folder: of the checkpoint.
@@ -67,19 +78,31 @@ class Snapshot:
         """
         import torch.distributed.checkpoint as dcp
 
-        for name, tensors in self.tensors.items():
-            dcp.save(tensors, checkpoint_id=folder / name, process_group=group)
-        for name, content in self.files.items():
-            (folder / name).write_text(content)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            copy = self._stager.stage(self._tensors)  # pyright: ignore[reportArgumentType]
+            assert isinstance(copy, dict)
+            self.copied.set_result(None)
+            for name, tensors in copy.items():
+                dcp.save(tensors, checkpoint_id=folder / name, process_group=group)
+            for name, content in self._files.items():
+                (folder / name).write_text(content)
+        except BaseException as error:
+            for done in (self.copied, self.written):
+                if not done.done():
+                    done.set_exception(error)
+            raise
+        self.written.set_result(None)
 
 
 class Photographer:
-    """Takes snapshots, one after the other: each overwrites the one before, whose memory it uses again."""
+    """Takes snapshots, one after the other."""
 
     def __init__(self) -> None:
         from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 
         self._stager = DefaultStager(StagingOptions(False, False, False, False))
+        self._last: Snapshot | None = None
 
     def take(
         self,
@@ -88,24 +111,42 @@ class Photographer:
         past: dict[str, Tensor],
         files: Mapping[str, str],
     ) -> Snapshot:
-        """Copy all that a training goes on from; all workers call it together.
+        """Take all that a training goes on from, once the last one is written; all workers call it together.
 
         Args:
             module: this worker's part of the model.
             optimizer: of its parameters.
             past: what negatives of earlier batches need; a tensor of a name is the same on all workers.
             files: name → content, alike on all workers.
+
+        Raises:
+            OSError: when the last one could not be written.
         """
         from torch.distributed.checkpoint.state_dict import get_model_state_dict
 
-        found: dict[str, dict[str, Any]] = {
-            "weights": get_model_state_dict(module),
+        self.wait()
+        weights: dict[str, Any] = get_model_state_dict(module)
+        tensors: dict[str, dict[str, Tensor]] = {
+            "weights": weights,
             "optimizer": optimizer.state(),
             "past": past,
         }
-        staged = self._stager.stage(found)
-        assert isinstance(staged, dict)
-        return Snapshot(staged, files)
+        self._last = Snapshot(self._stager, tensors, files)
+        return self._last
+
+    def wait_for_copy(self) -> None:
+        """Return when weights may change."""
+        if self._last is not None:
+            self._last.copied.result()
+
+    def wait(self) -> None:
+        """Return when the last one is written.
+
+        Raises:
+            OSError: when it could not be.
+        """
+        if self._last is not None:
+            self._last.written.result()
 
 
 def load_state(

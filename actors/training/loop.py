@@ -95,7 +95,7 @@ class Trainer:
             adaptation=job.adaptation,
             max_tokens=self.reader.info.preparation.max_tokens,
         )
-        self._photographer = Photographer()
+        self.photographer = Photographer()
         self.ledger = Ledger(
             corpus=corpus_digest(job.corpus), split="train", num_records=len(self.reader), seed=self.spec.seed
         )
@@ -137,6 +137,8 @@ class Trainer:
             board.note(learner.step + 1, "computing gradients")
             agree(part.batch)
             terms = learner.backward(part.batch)
+            board.note(learner.step + 1, "copying the last checkpoint")
+            self.photographer.wait_for_copy()
             board.note(learner.step + 1, "updating weights")
             update = learner.update()
             speed = self.spec.batch_size / (time.monotonic() - started)
@@ -179,10 +181,10 @@ class Trainer:
         return [*notes, f"{cause}: its batch is left out"]
 
     def snapshot(self) -> Snapshot:
-        """Copy this worker's part of a training checkpoint; the next one takes the copy's memory."""
+        """This worker's part of a training checkpoint; it must be written, beside training or at once."""
         learner = self.learner
         files = {LEDGER: self.ledger.model_dump_json(), PRECISION: learner.precision.model_dump_json()}
-        return self._photographer.take(learner.model, learner.optimizer, learner.past(), files)
+        return self.photographer.take(learner.model, learner.optimizer, learner.past(), files)
 
     def restore(self, folder: Path) -> None:
         """Go on from a training checkpoint, of whatever mesh."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from concurrent.futures import Future
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -190,7 +189,7 @@ def _work(config: dict[str, Any]) -> None:
         if fault.tells:
             worker.emit("log", message=str(fault.cause))
         raise
-    saver.wait()
+    trainer.photographer.wait()
 
 
 class Saver:
@@ -202,29 +201,20 @@ class Saver:
         group = dist.new_group(backend="gloo")  # training's own is busy meanwhile
         assert isinstance(group, dist.ProcessGroup)
         self._group = group
-        self._written: Future[None] | None = None
 
     def save(self, trainer: Trainer, report: StepReport) -> None:
-        """Copy what is to be saved and have it written; all workers call it together."""
+        """Have a checkpoint written; all workers call it together."""
         import ray.train
         from ray.train import CheckpointUploadMode
 
-        self.wait()  # its memory is used again
-        snapshot, written = trainer.snapshot(), Future[None]()
+        snapshot = trainer.snapshot()
         storage: Any = ray.train.get_context().get_storage()
 
         def write(given: ray.train.Checkpoint, name: str) -> ray.train.Checkpoint:
             folder = Path(storage.experiment_fs_path, name)
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-                snapshot.write(folder, self._group)
-            except BaseException as error:
-                written.set_exception(error)
-                raise
-            written.set_result(None)
+            snapshot.write(folder, self._group)
             return ray.train.Checkpoint(str(folder), storage.storage_filesystem)
 
-        self._written = written
         ray.train.report(
             {"step": report.step, **report.terms},
             checkpoint=ray.train.Checkpoint(storage.experiment_fs_path, storage.storage_filesystem),
@@ -232,15 +222,6 @@ class Saver:
             checkpoint_upload_fn=write,
             delete_local_checkpoint_after_upload=False,
         )
-
-    def wait(self) -> None:
-        """Return when the last checkpoint is written.
-
-        Raises:
-            OSError: when it could not be.
-        """
-        if self._written is not None:
-            self._written.result()
 
 
 def _first_cause(error: BaseException) -> str:
