@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .heads.vocabulary import Vocabulary
 from .layers import MLP, CrossAttention, KeyValues, RowDropout, init_weights
 from .spec import MODALITIES, DecoderSpec
 from .text import BlockCache, RelativeAttention
@@ -185,7 +186,7 @@ class JointDecoder(nn.Module):
         self.embed = nn.Embedding(vocab_size, spec.d_model)
         self.blocks = nn.ModuleList(DecoderBlock(spec, widths) for _ in range(spec.num_layers))
         self.norm = nn.LayerNorm(spec.d_model)
-        self.head = nn.Linear(spec.d_model, vocab_size)
+        self.head = Vocabulary(spec.d_model, vocab_size)
         self.apply(init_weights)
 
     def forward(self, tokens: Tensor, memories: Memories, weights: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from .heads.embedding import EmbeddingHead
 from .heads.language import LanguageHead
 from .heads.transcription import TranscriptionHead, ctc_nll
 from .layers import RowDropout
-from .losses import classification_nll, next_token_nll, promoted
+from .losses import classification_nll, promoted
 from .spec import DECODED, EMBEDDED, MODALITIES, ModelSpec, Task
 from .text import TextEncoder
 from .vision import PatchMerging, VisionEncoder
@@ -288,7 +288,7 @@ class MultimodalModel(nn.Module):
         if self.decoder is not None and DECODED & self.tasks:
             target, mask, task = self._target(batch)
             last = state["decoder"].to(self.decoder.head.weight.dtype)
-            found[task] = next_token_nll(self.decoder.head(last), target, mask)
+            found[task] = self.decoder.head.next_token_nll(last, target, mask)
         return {name: found[name] for name in self.output_names}
 
     def embed_image(self, image: Tensor) -> Tensor:

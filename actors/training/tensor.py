@@ -21,6 +21,7 @@ from torch.distributed.tensor.parallel import (
 
 from ...models.layers import COLUMN, ROW, HeadParameter
 from .adapting import LoraLinear
+from .vocabulary import split_vocabularies
 
 
 class LowRankRowwiseParallel(RowwiseParallel):
@@ -84,8 +85,9 @@ def tensor_plan(model: nn.Module) -> dict[str, ParallelStyle]:
 
 
 def split_tensors(model: nn.Module, mesh: DeviceMesh) -> None:
-    """Split the model's attentions and MLPs over `mesh` in place; what is frozen stays so."""
+    """Split the model's attentions, MLPs and vocabularies over `mesh` in place; what is frozen stays so."""
     learns = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     parallelize_module(model, mesh, tensor_plan(model))
+    split_vocabularies(model, mesh)
     for name, parameter in model.named_parameters():  # those that were split are new ones, which all learn
         parameter.requires_grad_(learns[name])

@@ -10,7 +10,7 @@ from ...models.spec import MODALITIES, AudioSpec, DecoderSpec, ModelSpec, TextSp
 if TYPE_CHECKING:
     from torch import Tensor
 
-VOCAB_SIZE = 41
+VOCAB_SIZE = 48
 NUM_CLASSES = 5
 SEGMENT = 8
 MAX_FRAMES = 128

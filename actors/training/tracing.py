@@ -21,7 +21,9 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.flop_counter import flop_registry
 
 from ...models.alignment import Rows, contrastive_loss, info_nce
+from ...models.heads.vocabulary import Vocabulary
 from ...models.layers import COLUMN, ROW, HeadParameter
+from ...models.losses import promoted
 from ...models.multimodal import TOWERS, MultimodalModel
 from ...models.spec import EMBEDDED, MODALITIES
 from .adapting import adapt
@@ -161,7 +163,7 @@ def trace(training: Training, max_tokens: int, vocab_size: int, num_classes: int
     formats = first_state(model.layer_names, spec.precision, spec.precision_control).formats
     own = {name: p.requires_grad for name, p in model.named_parameters(remove_duplicate=False)}
     with torch.device("meta"), _StandIns() as attention:
-        materialise(model, spec.parallel.tensor, dtype)
+        split = materialise(model, spec.parallel.tensor, dtype)
         parameters = {
             name: Parameter(name, tuple(p.shape), own[name])
             for name, p in model.named_parameters(remove_duplicate=False)
@@ -172,9 +174,7 @@ def trace(training: Training, max_tokens: int, vocab_size: int, num_classes: int
             )
         for name in model.layer_names:
             cast(model.get_submodule(name), DTYPES[formats[name]])
-        tracer = _Tracer(
-            model, fake_batch(training, max_tokens, rows, dtype), attention, spec.parallel.tensor
-        )
+        tracer = _Tracer(model, fake_batch(training, max_tokens, rows, dtype), attention, split)
         for name in model.layer_names:
             tracer.run(name)
         loss = tracer.trace_loss(training, rows)
@@ -190,21 +190,28 @@ def trace(training: Training, max_tokens: int, vocab_size: int, num_classes: int
     )
 
 
-def materialise(model: nn.Module, tensor: int, dtype: torch.dtype) -> None:
-    """Give a model of meta tensors parameters of a worker's shape, split as `split_tensors` does."""
+def materialise(model: nn.Module, tensor: int, dtype: torch.dtype) -> set[nn.Module]:
+    """Give a model of meta tensors parameters of a worker's shape, split as `split_tensors` does.
+
+    Returns:
+        The modules that were split.
+    """
     made: dict[int, nn.Parameter] = {}
+    split: set[nn.Module] = set()
     for path, module in model.named_modules():
         kind = path.rpartition(".")[2]
         for name, parameter in list(module.named_parameters(recurse=False)):
             shape = list(parameter.shape)
-            axis = _split_axis(module, kind, name)
+            axis = _split_axis(module, kind, name, tensor)
             if axis is not None:
                 shape[axis] //= tensor
+                split.add(module)
             if id(parameter) not in made:
                 made[id(parameter)] = nn.Parameter(torch.empty(shape, dtype=dtype), parameter.requires_grad)
             setattr(module, name, made[id(parameter)])
         for name, buffer in list(module.named_buffers(recurse=False)):
             setattr(module, name, torch.empty(buffer.shape, dtype=buffer.dtype))
+    return split if tensor > 1 else set()
 
 
 def cast(layer: nn.Module, dtype: torch.dtype) -> None:
@@ -319,8 +326,10 @@ class _StandIns(TorchFunctionMode):
 class _Tracer:
     """Runs layer after layer; a layer like an earlier one isn't run again."""
 
-    def __init__(self, model: MultimodalModel, batch: Shapes, attention: _StandIns, tensor: int) -> None:
-        self.model, self.batch, self._attention, self._tensor = model, batch, attention, tensor
+    def __init__(
+        self, model: MultimodalModel, batch: Shapes, attention: _StandIns, split: set[nn.Module]
+    ) -> None:
+        self.model, self.batch, self._attention, self._split = model, batch, attention, split
         self.traces: dict[str, Trace] = {}
         self.sizes: dict[str, Mapping[str, int]] = {}
         self.learned: set[str] = set()
@@ -366,7 +375,7 @@ class _Tracer:
             saved.add(_storage(tensor))
             return tensor.detach()  # the tensor itself may be what its own node gave
 
-        with Live() as live, _Linears(modules, self._tensor) as seen:
+        with Live() as live, _Linears(modules, self._split) as seen:
             with saved_tensors_hooks(see, lambda tensor: tensor):
                 if name == "heads":
                     state = self.model.outputs(state, self.batch)
@@ -472,23 +481,23 @@ class _Answer(NamedTuple):
 
 
 class _Linears:
-    """What linear layers were given and gave, of some modules."""
+    """What the layers that have weights were given and gave, of some modules."""
 
-    def __init__(self, modules: Sequence[nn.Module], tensor: int) -> None:
+    def __init__(self, modules: Sequence[nn.Module], split: set[nn.Module]) -> None:
         self.summed_forward = self.summed_backward = self._outputs = 0
         self._inputs: dict[int, int] = {}  # several read the same
-        self._tensor = tensor
+        self._split = split
         self._layers = [
             (name.rpartition(".")[2], layer)
             for module in modules
             for name, layer in module.named_modules()
-            if isinstance(layer, nn.Linear)
+            if isinstance(layer, (nn.Linear, nn.Embedding))
         ]
         self._handles: list[Any] = []
 
     @property
     def deferred(self) -> int:
-        """Bytes of what they were given, and of the gradients of what they gave."""
+        """Bytes of what linear layers were given, and of the gradients of what they gave."""
         return sum(self._inputs.values()) + self._outputs
 
     def __enter__(self) -> _Linears:
@@ -502,13 +511,17 @@ class _Linears:
 
     def _hook(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         def see(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            if output.requires_grad:
+            if output.requires_grad and type(layer) is nn.Linear:
                 self._inputs[_storage(inputs[0])] = inputs[0].nbytes
                 self._outputs += output.nbytes
-            if self._tensor > 1 and name in ROW:
+            if layer not in self._split:
+                return
+            if isinstance(layer, nn.Embedding) or name in ROW:
                 self.summed_forward += output.nbytes
-            if self._tensor > 1 and name in COLUMN and inputs[0].requires_grad:
+            elif inputs[0].requires_grad:
                 self.summed_backward += inputs[0].nbytes
+            if isinstance(layer, Vocabulary):  # the largest logit, and two sums
+                self.summed_forward += 3 * output[..., 0].numel() * promoted(output).element_size()
 
         return see
 
@@ -550,11 +563,13 @@ def _is_embedding(name: str) -> bool:
     return name in MODALITIES or name.startswith("found.")
 
 
-def _split_axis(module: nn.Module, kind: str, name: str) -> int | None:
+def _split_axis(module: nn.Module, kind: str, name: str, tensor: int) -> int | None:
     """Axis that tensor parallelism splits a parameter along; None for what every worker has whole."""
     if name == "lora_down" and kind in COLUMN:
         return None  # it is, by its rank, but what it gives is put together
     if isinstance(module, HeadParameter) or (isinstance(module, nn.Linear) and kind in COLUMN):
+        return 0
+    if isinstance(module, (nn.Embedding, Vocabulary)) and module.weight.shape[0] % tensor == 0:
         return 0
     if isinstance(module, nn.Linear) and kind in ROW and name in ("weight", "lora_down"):
         return 1

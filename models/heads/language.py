@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ..layers import init_weights
+from .vocabulary import Vocabulary
 
 
 class LanguageHead(nn.Module):
@@ -25,7 +25,7 @@ class LanguageHead(nn.Module):
     def __init__(self, width: int, vocab_size: int, cutoffs: Sequence[int] = ()) -> None:
         super().__init__()
         inside = [cutoff for cutoff in cutoffs if cutoff < vocab_size]
-        self.linear = None if inside else nn.Linear(width, vocab_size)
+        self.linear = None if inside else Vocabulary(width, vocab_size)
         self.adaptive = nn.AdaptiveLogSoftmaxWithLoss(width, vocab_size, inside) if inside else None
         self.apply(init_weights)
 
@@ -39,7 +39,6 @@ class LanguageHead(nn.Module):
     def nll(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """Negative log-likelihoods, nats, of targets (...) after hidden (..., D)."""
         if self.linear is not None:
-            nll = F.cross_entropy(self.linear(hidden).flatten(0, -2), targets.flatten(), reduction="none")
-            return nll.unflatten(0, targets.shape)
+            return self.linear.nll(hidden, targets)
         assert self.adaptive is not None
         return -self.adaptive(hidden.flatten(0, -2), targets.flatten()).output.unflatten(0, targets.shape)
