@@ -2,33 +2,23 @@
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import permutations
-from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch._ops import OpOverload
-from torch.autograd.function import FunctionCtx
 from torch.autograd.graph import saved_tensors_hooks
-from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
-from torch.utils.flop_counter import flop_registry
 
 from ...models.alignment import Rows, contrastive_loss, info_nce
-from ...models.heads.vocabulary import Vocabulary
-from ...models.layers import COLUMN, ROW, HeadParameter
-from ...models.losses import promoted
 from ...models.multimodal import TOWERS, MultimodalModel
 from ...models.spec import EMBEDDED, MODALITIES
 from .adapting import adapt
 from .certificate import Training
+from .counting import Live, Weighted, storage_of
 from .precision import DTYPES, first_state
+from .standins import StandIns, all_words, cast, materialise
 
 Shapes = dict[str, Tensor]
 
@@ -102,46 +92,6 @@ class Traced:
         return {name: float(sum(one.flops)) for name, one in self.layers.items()}
 
 
-class Live(TorchDispatchMode):
-    """Bytes of the tensors made within that are still there, the most there were, and operations done."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = self.peak = self.flops = 0
-        self._known: dict[int, int] = {}
-
-    def __torch_dispatch__(
-        self,
-        func: OpOverload,
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:  # noqa: ANN401 - whatever it gives
-        kwargs = kwargs or {}
-        for tensor in tree_leaves((args, kwargs)):
-            if isinstance(tensor, Tensor):
-                self._see(tensor, counts=False)  # was there before
-        out = func(*args, **kwargs)
-        if (count := flop_registry.get(func.overloadpacket)) is not None:
-            self.flops += count(*args, **kwargs, out_val=out)
-        for tensor in tree_leaves(out):
-            if isinstance(tensor, Tensor):
-                self._see(tensor, counts=True)
-        return out
-
-    def _see(self, tensor: Tensor, *, counts: bool) -> None:
-        storage, key = tensor.untyped_storage(), _storage(tensor)
-        if key in self._known:
-            return
-        self._known[key] = storage.nbytes() if counts else 0
-        self.now += self._known[key]
-        self.peak = max(self.peak, self.now)
-        weakref.finalize(storage, self._drop, key)
-
-    def _drop(self, key: int) -> None:
-        self.now -= self._known.pop(key, 0)
-
-
 def trace(training: Training, max_tokens: int, vocab_size: int, num_classes: int) -> Traced:
     """Run every kind of layer once, forward and backward, at a worker's share of heads and rows.
 
@@ -162,7 +112,7 @@ def trace(training: Training, max_tokens: int, vocab_size: int, num_classes: int
     dtype = torch.float64 if spec.precision == "fp64" else torch.float32
     formats = first_state(model.layer_names, spec.precision, spec.precision_control).formats
     own = {name: p.requires_grad for name, p in model.named_parameters(remove_duplicate=False)}
-    with torch.device("meta"), _StandIns() as attention:
+    with torch.device("meta"), StandIns() as attention:
         split = materialise(model, spec.parallel.tensor, dtype)
         parameters = {
             name: Parameter(name, tuple(p.shape), own[name])
@@ -170,7 +120,7 @@ def trace(training: Training, max_tokens: int, vocab_size: int, num_classes: int
         }
         if (language := model.heads.language) is not None and language.adaptive is not None:
             language.adaptive.forward = partial(  # pyright: ignore[reportAttributeAccessIssue]
-                _all_words, language.adaptive
+                all_words, language.adaptive
             )
         for name in model.layer_names:
             cast(model.get_submodule(name), DTYPES[formats[name]])
@@ -188,46 +138,6 @@ def trace(training: Training, max_tokens: int, vocab_size: int, num_classes: int
         parameters,
         round(one_row * spec.batch_size / spec.parallel.data),
     )
-
-
-def materialise(model: nn.Module, tensor: int, dtype: torch.dtype) -> set[nn.Module]:
-    """Give a model of meta tensors parameters of a worker's shape, split as `split_tensors` does.
-
-    Returns:
-        The modules that were split.
-    """
-    made: dict[int, nn.Parameter] = {}
-    split: set[nn.Module] = set()
-    for path, module in model.named_modules():
-        kind = path.rpartition(".")[2]
-        for name, parameter in list(module.named_parameters(recurse=False)):
-            shape = list(parameter.shape)
-            axis = _split_axis(module, kind, name, tensor)
-            if axis is not None:
-                shape[axis] //= tensor
-                split.add(module)
-            if id(parameter) not in made:
-                made[id(parameter)] = nn.Parameter(torch.empty(shape, dtype=dtype), parameter.requires_grad)
-            setattr(module, name, made[id(parameter)])
-        for name, buffer in list(module.named_buffers(recurse=False)):
-            setattr(module, name, torch.empty(buffer.shape, dtype=buffer.dtype))
-    return split if tensor > 1 else set()
-
-
-def cast(layer: nn.Module, dtype: torch.dtype) -> None:
-    """Compute a layer in a format, as a sharded module of that policy does."""
-    for module in layer.modules():
-        for name, parameter in list(module.named_parameters(recurse=False)):
-            if parameter.dtype != dtype:
-                setattr(module, name, nn.Parameter(parameter.detach().to(dtype), parameter.requires_grad))
-
-    def enter(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ANN401
-        return tree_map(fit, (args, kwargs))
-
-    def fit(x: object) -> object:
-        return x.to(dtype) if isinstance(x, Tensor) and x.is_floating_point() else x
-
-    layer.register_forward_pre_hook(enter, with_kwargs=True)
 
 
 def fake_batch(training: Training, max_tokens: int, rows: int, dtype: torch.dtype) -> Shapes:
@@ -254,80 +164,11 @@ def fake_batch(training: Training, max_tokens: int, rows: int, dtype: torch.dtyp
     return batch
 
 
-class _Fused(torch.autograd.Function):
-    """Attention by a fused kernel, as far as memory goes (arXiv 2205.14135): no scores are kept."""
-
-    @staticmethod
-    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: FunctionCtx, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None
-    ) -> Tensor:
-        mixed = query.new_empty(*query.shape[:-1], value.shape[-1])
-        normaliser = query.new_empty(query.shape[:-1])
-        ctx.save_for_backward(query, key, value, bias, mixed, normaliser)  # pyright: ignore[reportArgumentType]
-        return mixed
-
-    @staticmethod
-    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any,  # noqa: ANN401 - torch's own type lacks what it has here
-        gradient: Tensor,
-    ) -> tuple[Tensor | None, ...]:
-        given = ctx.saved_tensors[:4]
-        wanted = zip(given, ctx.needs_input_grad, strict=True)
-        return tuple(torch.empty_like(x) if x is not None and needed else None for x, needed in wanted)
-
-
-class _Ctc(torch.autograd.Function):
-    """CTC as far as memory goes: the likelihoods of all beginnings are kept (ICML 2006, 369, section 4.1)."""
-
-    @staticmethod
-    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: FunctionCtx, log_probs: Tensor, tokens: Tensor
-    ) -> Tensor:
-        positions, rows = log_probs.shape[:2]
-        ctx.save_for_backward(log_probs, log_probs.new_empty(rows, positions, 2 * tokens.shape[1] + 1))
-        return log_probs.new_empty(rows)
-
-    @staticmethod
-    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any,  # noqa: ANN401 - torch's own type lacks what it has here
-        gradient: Tensor,
-    ) -> tuple[Tensor, None]:
-        return torch.empty_like(ctx.saved_tensors[0]), None
-
-
-class _StandIns(TorchFunctionMode):
-    """Two functions that tensors without a place have not: fused attention and CTC.
-
-    Attributes:
-        flops: of attention's forward passes so far.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.flops = 0
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:  # noqa: ANN401 - whatever it gives
-        kwargs = kwargs or {}
-        if func is F.ctc_loss:
-            return _Ctc.apply(*args[:2])  # pyright: ignore[reportUnknownMemberType]
-        if func is not F.scaled_dot_product_attention:
-            return func(*args, **kwargs)
-        query, key, value = args
-        self.flops += 2 * query.numel() * key.shape[-2] + 2 * query[..., 0].numel() * value[0, 0].numel()
-        return _Fused.apply(query, key, value, kwargs.get("attn_mask"))  # pyright: ignore[reportUnknownMemberType]
-
-
 class _Tracer:
     """Runs layer after layer; a layer like an earlier one isn't run again."""
 
     def __init__(
-        self, model: MultimodalModel, batch: Shapes, attention: _StandIns, split: set[nn.Module]
+        self, model: MultimodalModel, batch: Shapes, attention: StandIns, split: set[nn.Module]
     ) -> None:
         self.model, self.batch, self._attention, self._split = model, batch, attention, split
         self.traces: dict[str, Trace] = {}
@@ -372,17 +213,17 @@ class _Tracer:
         attended = self._attention.flops
 
         def see(tensor: Tensor) -> Tensor:
-            saved.add(_storage(tensor))
+            saved.add(storage_of(tensor))
             return tensor.detach()  # the tensor itself may be what its own node gave
 
-        with Live() as live, _Linears(modules, self._split) as seen:
+        with Live() as live, Weighted(modules, self._split) as seen:
             with saved_tensors_hooks(see, lambda tensor: tensor):
                 if name == "heads":
                     state = self.model.outputs(state, self.batch)
                 else:
                     self.model.run_layers([name], state, self.batch)
             made = {key: t for key, t in state.items() if t is not entering.get(key)}
-            dropped = {_storage(t): t.nbytes for t in made.values() if _storage(t) not in saved}
+            dropped = {storage_of(t): t.nbytes for t in made.values() if storage_of(t) not in saved}
             held, forward, flops_forward = (
                 live.now - sum(dropped.values()),
                 live.peak,
@@ -407,8 +248,8 @@ class _Tracer:
             (flops_forward + attended, live.flops - flops_forward + attended * 5 // 2),
             (seen.summed_forward, seen.summed_backward),
             learning,
-            frozenset(key for key, t in entering.items() if _storage(t) in saved),
-            frozenset(key for key, t in made.items() if _storage(t) in saved),
+            frozenset(key for key, t in entering.items() if storage_of(t) in saved),
+            frozenset(key for key, t in made.items() if storage_of(t) in saved),
         )
         return found, left
 
@@ -474,64 +315,6 @@ class _Tracer:
         return tower, fields, shapes, state, tuple(self._state)
 
 
-class _Answer(NamedTuple):
-    """What an adaptive softmax gives, as far as it is read."""
-
-    output: Tensor
-
-
-class _Linears:
-    """What the layers that have weights were given and gave, of some modules."""
-
-    def __init__(self, modules: Sequence[nn.Module], split: set[nn.Module]) -> None:
-        self.summed_forward = self.summed_backward = self._outputs = 0
-        self._inputs: dict[int, int] = {}  # several read the same
-        self._split = split
-        self._layers = [
-            (name.rpartition(".")[2], layer)
-            for module in modules
-            for name, layer in module.named_modules()
-            if isinstance(layer, (nn.Linear, nn.Embedding))
-        ]
-        self._handles: list[Any] = []
-
-    @property
-    def deferred(self) -> int:
-        """Bytes of what linear layers were given, and of the gradients of what they gave."""
-        return sum(self._inputs.values()) + self._outputs
-
-    def __enter__(self) -> _Linears:
-        for name, layer in self._layers:
-            self._handles.append(layer.register_forward_hook(self._hook(name)))
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for handle in self._handles:
-            handle.remove()
-
-    def _hook(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-        def see(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            if output.requires_grad and type(layer) is nn.Linear:
-                self._inputs[_storage(inputs[0])] = inputs[0].nbytes
-                self._outputs += output.nbytes
-            if layer not in self._split:
-                return
-            if isinstance(layer, nn.Embedding) or name in ROW:
-                self.summed_forward += output.nbytes
-            elif inputs[0].requires_grad:
-                self.summed_backward += inputs[0].nbytes
-            if isinstance(layer, Vocabulary):  # the largest logit, and two sums
-                self.summed_forward += 3 * output[..., 0].numel() * promoted(output).element_size()
-
-        return see
-
-
-def _all_words(head: nn.AdaptiveLogSoftmaxWithLoss, hidden: Tensor, target: Tensor) -> _Answer:
-    """As if every token could be any word: which are rare, only content would tell."""
-    output = head.log_prob(hidden).gather(1, target[:, None]).squeeze(1)
-    return _Answer(output)
-
-
 def _alignment(queries: Rows, batch: Rows, scale: Tensor, own: Tensor) -> Tensor:
     total = scale.new_zeros(())
     valid = torch.ones(len(queries.groups), dtype=torch.bool)
@@ -555,22 +338,5 @@ def _made(layer: str) -> set[str]:
     return {TOWERS.get(tower, tower)}
 
 
-def _storage(tensor: Tensor) -> int:
-    return tensor.untyped_storage()._cdata  # pyright: ignore[reportPrivateUsage]
-
-
 def _is_embedding(name: str) -> bool:
     return name in MODALITIES or name.startswith("found.")
-
-
-def _split_axis(module: nn.Module, kind: str, name: str, tensor: int) -> int | None:
-    """Axis that tensor parallelism splits a parameter along; None for what every worker has whole."""
-    if name == "lora_down" and kind in COLUMN:
-        return None  # it is, by its rank, but what it gives is put together
-    if isinstance(module, HeadParameter) or (isinstance(module, nn.Linear) and kind in COLUMN):
-        return 0
-    if isinstance(module, (nn.Embedding, Vocabulary)) and module.weight.shape[0] % tensor == 0:
-        return 0
-    if isinstance(module, nn.Linear) and kind in ROW and name in ("weight", "lora_down"):
-        return 1
-    return None

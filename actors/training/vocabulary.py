@@ -95,6 +95,12 @@ def _places(tokens: Tensor, first: int, count: int) -> tuple[Tensor, Tensor]:
     return places.clamp(0, count - 1), mine
 
 
+def _summed(part: Tensor, group: dist.ProcessGroup) -> Tensor:
+    total = part.contiguous().clone()
+    dist.all_reduce(total, group=group)
+    return total
+
+
 class _Sum(torch.autograd.Function):
     """The workers' sum; each gets the gradient of it."""
 
@@ -102,9 +108,7 @@ class _Sum(torch.autograd.Function):
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: FunctionCtx, part: Tensor, group: dist.ProcessGroup
     ) -> Tensor:
-        total = part.contiguous().clone()
-        dist.all_reduce(total, group=group)
-        return total
+        return _summed(part, group)
 
     @staticmethod
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -130,9 +134,7 @@ class _Copy(torch.autograd.Function):
         ctx: Any,  # noqa: ANN401
         gradient: Tensor,
     ) -> tuple[Tensor, None]:
-        total = gradient.contiguous().clone()
-        dist.all_reduce(total, group=ctx.group)
-        return total, None
+        return _summed(gradient, ctx.group), None
 
 
 class _CrossEntropy(torch.autograd.Function):

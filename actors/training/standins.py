@@ -1,0 +1,150 @@
+"""A model without content: parameters of a worker's shapes, and what tensors without a place lack."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map
+
+from ...models.heads.vocabulary import Vocabulary
+from ...models.layers import COLUMN, ROW, HeadParameter
+
+
+def materialise(model: nn.Module, tensor: int, dtype: torch.dtype) -> set[nn.Module]:
+    """Give a model of meta tensors parameters of a worker's shape, split as `split_tensors` does.
+
+    Returns:
+        The modules that were split.
+    """
+    made: dict[int, nn.Parameter] = {}
+    split: set[nn.Module] = set()
+    for path, module in model.named_modules():
+        kind = path.rpartition(".")[2]
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            shape = list(parameter.shape)
+            axis = _split_axis(module, kind, name, tensor)
+            if axis is not None:
+                shape[axis] //= tensor
+                split.add(module)
+            if id(parameter) not in made:
+                made[id(parameter)] = nn.Parameter(torch.empty(shape, dtype=dtype), parameter.requires_grad)
+            setattr(module, name, made[id(parameter)])
+        for name, buffer in list(module.named_buffers(recurse=False)):
+            setattr(module, name, torch.empty(buffer.shape, dtype=buffer.dtype))
+    return split if tensor > 1 else set()
+
+
+def cast(layer: nn.Module, dtype: torch.dtype) -> None:
+    """Compute a layer in a format, as a sharded module of that policy does."""
+    for module in layer.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            if parameter.dtype != dtype:
+                setattr(module, name, nn.Parameter(parameter.detach().to(dtype), parameter.requires_grad))
+
+    def enter(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ANN401
+        return tree_map(fit, (args, kwargs))
+
+    def fit(x: object) -> object:
+        return x.to(dtype) if isinstance(x, Tensor) and x.is_floating_point() else x
+
+    layer.register_forward_pre_hook(enter, with_kwargs=True)
+
+
+class _Fused(torch.autograd.Function):
+    """Attention by a fused kernel, as far as memory goes (arXiv 2205.14135): no scores are kept."""
+
+    @staticmethod
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: FunctionCtx, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None
+    ) -> Tensor:
+        mixed = query.new_empty(*query.shape[:-1], value.shape[-1])
+        normaliser = query.new_empty(query.shape[:-1])
+        ctx.save_for_backward(query, key, value, bias, mixed, normaliser)  # pyright: ignore[reportArgumentType]
+        return mixed
+
+    @staticmethod
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any,  # noqa: ANN401 - torch's own type lacks what it has here
+        gradient: Tensor,
+    ) -> tuple[Tensor | None, ...]:
+        given = ctx.saved_tensors[:4]
+        wanted = zip(given, ctx.needs_input_grad, strict=True)
+        return tuple(torch.empty_like(x) if x is not None and needed else None for x, needed in wanted)
+
+
+class _Ctc(torch.autograd.Function):
+    """CTC as far as memory goes: the likelihoods of all beginnings are kept (ICML 2006, 369, section 4.1)."""
+
+    @staticmethod
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: FunctionCtx, log_probs: Tensor, tokens: Tensor
+    ) -> Tensor:
+        positions, rows = log_probs.shape[:2]
+        ctx.save_for_backward(log_probs, log_probs.new_empty(rows, positions, 2 * tokens.shape[1] + 1))
+        return log_probs.new_empty(rows)
+
+    @staticmethod
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any,  # noqa: ANN401 - torch's own type lacks what it has here
+        gradient: Tensor,
+    ) -> tuple[Tensor, None]:
+        return torch.empty_like(ctx.saved_tensors[0]), None
+
+
+class StandIns(TorchFunctionMode):
+    """Two functions that tensors without a place have not: fused attention and CTC.
+
+    Attributes:
+        flops: of attention's forward passes so far.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flops = 0
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401 - whatever it gives
+        kwargs = kwargs or {}
+        if func is F.ctc_loss:
+            return _Ctc.apply(*args[:2])  # pyright: ignore[reportUnknownMemberType]
+        if func is not F.scaled_dot_product_attention:
+            return func(*args, **kwargs)
+        query, key, value = args
+        self.flops += 2 * query.numel() * key.shape[-2] + 2 * query[..., 0].numel() * value[0, 0].numel()
+        return _Fused.apply(query, key, value, kwargs.get("attn_mask"))  # pyright: ignore[reportUnknownMemberType]
+
+
+class _Answer(NamedTuple):
+    """What an adaptive softmax gives, as far as it is read."""
+
+    output: Tensor
+
+
+def all_words(head: nn.AdaptiveLogSoftmaxWithLoss, hidden: Tensor, target: Tensor) -> _Answer:
+    """As if every token could be any word: which are rare, only content would tell."""
+    output = head.log_prob(hidden).gather(1, target[:, None]).squeeze(1)
+    return _Answer(output)
+
+
+def _split_axis(module: nn.Module, kind: str, name: str, tensor: int) -> int | None:
+    """Axis that tensor parallelism splits a parameter along; None for what every worker has whole."""
+    if name == "lora_down" and kind in COLUMN:
+        return None  # it is, by its rank, but what it gives is put together
+    if isinstance(module, HeadParameter) or (isinstance(module, nn.Linear) and kind in COLUMN):
+        return 0
+    if isinstance(module, (nn.Embedding, Vocabulary)) and module.weight.shape[0] % tensor == 0:
+        return 0
+    if isinstance(module, nn.Linear) and kind in ROW and name in ("weight", "lora_down"):
+        return 1
+    return None
