@@ -16,7 +16,7 @@ PEERS = ("torch==2.13.0", "numpy==2.4.6", "pydantic==2.14.4", "accelerate==1.15.
 DEVICE = gpu() or "a CPU"
 TEXTS = WORK / "corpus-texts" / "output"
 STEPS = 400 if gpu() else 300
-DENSITY = 0.05
+DENSITY, COMPRESSED_STEPS = 0.1, 1500
 BUBBLES = (("gpipe", 4), ("1f1b", 4), ("1f1b", 8), ("zero-bubble", 8))
 """Schedules and microbatches whose bubble is measured, of two pipeline workers."""
 
@@ -107,12 +107,15 @@ def compression(repeats: int) -> list[Claim]:
     print(f"text model on {DEVICE}, Adagrad: compressed gradients", flush=True)
     folder = TEXTS if gpu() else texts()
     contenders = [
-        Contender(name, "precision_text.py", sys.executable, ("fp32", str(STEPS), str(folder), density))
+        Contender(
+            name, "precision_text.py", sys.executable, ("fp32", str(COMPRESSED_STEPS), str(folder), density)
+        )
         for name, density in (("top-k", str(DENSITY)), ("dense", "1"))
     ]
     losses = medians(compare(contenders, 1), "val_loss")
     off = losses["top-k"] / losses["dense"] - 1
-    title = f"text model, Adagrad, {STEPS} steps, top-k of density {DENSITY:g}, four sources, on {DEVICE}"
+    kind = f"top-k of density {DENSITY:g}, four sources"
+    title = f"text model, Adagrad, {COMPRESSED_STEPS} steps, {kind}, on {DEVICE}"
     claims.append(
         claim(
             f"{title}: validation loss beside whole gradients', nats",
