@@ -16,6 +16,7 @@ from eagleray.models.text import TextEncoder
 from eagleray.models.vision import VisionEncoder
 
 VISION = VisionSpec(image_size=28, window_size=4, embed_dim=8, depths=(2, 2), num_heads=(2, 4))
+TOKENS = 21  # which two workers don't divide, so that each has all logits
 AUDIO = AudioSpec(n_mels=8, max_frames=32, num_convs=2, d_model=8, num_layers=2, num_heads=2)
 
 
@@ -25,16 +26,16 @@ class Parts(nn.Module):
     def __init__(self):
         super().__init__()
         self.vision = VisionEncoder(VISION)
-        self.text = TextEncoder(TextSpec(d_model=8, num_layers=2, num_heads=2, memory_length=4), 20)
+        self.text = TextEncoder(TextSpec(d_model=8, num_layers=2, num_heads=2, memory_length=4), TOKENS)
         self.audio = AudioEncoder(AUDIO)
         widths = {"image": self.vision.width, "speech": self.audio.width}
-        self.decoder = JointDecoder(DecoderSpec(d_model=8, num_layers=2, num_heads=2), 20, widths)
+        self.decoder = JointDecoder(DecoderSpec(d_model=8, num_layers=2, num_heads=2), TOKENS, widths)
 
     def forward(self):
         generator = torch.Generator().manual_seed(5)
         images = torch.randn(2, 3, 28, 28, generator=generator).double()
         mel = torch.randn(2, 32, 8, generator=generator).double()
-        tokens = torch.randint(0, 20, (2, 6), generator=generator)
+        tokens = torch.randint(0, TOKENS, (2, 6), generator=generator)
         image = self.vision(images)
         speech, mask = self.audio(mel, torch.arange(32) < torch.tensor([[20], [32]]))
         _, memory = self.text(tokens)
