@@ -20,7 +20,7 @@ from eagleray.actors.training.loop import Trainer, TrainingJob
 
 from .conftest import job_of
 
-TIMEOUT_S = 3
+TIMEOUT_S = 6
 FOUND_WITHIN_S = 30
 BAD = 1
 
