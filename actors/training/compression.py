@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from math import ceil, prod
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...models.layers import ROW
 from .spec import CompressionSpec
@@ -156,10 +156,9 @@ class Packing:
         return [(found[i], found[half + i].to(torch.int64)) for i in range(half)]
 
 
-def dense_bytes(parameters: Sequence[nn.Parameter], workers: int) -> float:
-    """What each of some workers sends when gradients of these are summed up by a ring."""
-    size = sum(p.numel() * p.element_size() for p in parameters)
-    return 2 * (workers - 1) / workers * size
+def ring_bytes(size_bytes: float, workers: int) -> float:
+    """What each of some workers sends when so many bytes are summed up by a ring."""
+    return 2 * (workers - 1) / workers * size_bytes
 
 
 def _place_type(length: int) -> torch.dtype:

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from ...models.layers import HALF
 from .certificate import Training
 from .memory import memory_of
-from .precision import first_state
 from .schedules import Pass, waiting
 from .slicing import place_layers
 from .tracing import trace
@@ -81,8 +81,8 @@ def estimate(training: Training, max_tokens: int, vocab_size: int, num_classes: 
         costs[places[name]] += one.flops[0]
     waits = waiting(parallel, lambda one: _cost(one) * costs[one.slice])
     workers = [Worker(training, traced, places, number) for number in range(parallel.pipeline)]
-    formats = first_state(traced.model.layer_names, training.spec.precision, training.spec.precision_control)
-    half = sum(f in ("bf16", "fp16") for f in formats.formats.values()) * 2 > len(formats.formats)
+    formats = workers[0].formats.values()
+    half = 2 * sum(dtype in HALF for dtype in formats) > len(formats)
     dense = 0.0
     if training.spec.optimizer.compression is not None:
         dense = max(map(dense_bytes, workers))

@@ -12,7 +12,7 @@ import time
 import zlib
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -55,13 +55,13 @@ class Doing:
     place: str
     step: int = 0
     what: str = "starting"
-    sums: Mapping[str, int] | None = None
+    sums: Mapping[str, int] = field(default_factory=dict[str, int])
     beat: int = 0
     error: str = ""
     waits: bool = False
 
     def __str__(self) -> str:
-        found = [f"{count} over {axis}" for axis, count in (self.sums or {}).items() if count]
+        found = [f"{count} over {axis}" for axis, count in self.sums.items() if count]
         last = f", its last collectives: number {', '.join(found)}" if found else ""
         return f"{self.place} in step {self.step}, {self.what}{last}"
 
@@ -130,7 +130,7 @@ class Board:
             cause = f"a worker does not answer any more: last seen was {silent[0] or 'nothing of it'}"
         else:
             others = [one for one in after.values() if not one.waits] or list(waiting.values())
-            behind = min(others, key=lambda one: (one.step, sum((one.sums or {}).values())))
+            behind = min(others, key=lambda one: (one.step, sum(one.sums.values())))
             cause = f"the others wait for {behind}"
         fault = Fault(
             cause,

@@ -26,7 +26,17 @@ from .momentum import follow
 from .objective import Objective
 from .optimizer import LocalOptimizer, clip_gradients, learning_rate
 from .pipeline import make_schedule
-from .precision import DTYPES, Change, Format, PrecisionState, decide, escape, first_state, scale_after
+from .precision import (
+    DTYPES,
+    Change,
+    Format,
+    PrecisionState,
+    decide,
+    escape,
+    first_state,
+    scale_after,
+    weights_dtype,
+)
 from .slicing import ModelSlice, place_layers, slice_model
 from .spec import AdaptationSpec, TrainingSpec
 from .tensor import local_part, num_holders, split_tensors
@@ -115,7 +125,7 @@ class Learner:
     ) -> None:
         self.spec = spec
         self.device = device or _device()
-        self.dtype = torch.float64 if spec.precision == "fp64" else torch.float32
+        self.dtype = weights_dtype(spec.precision)
         self.mesh: DeviceMesh = build_mesh(spec.parallel, self.device.type)
         self._adaptation = adaptation or AdaptationSpec()
         self._is_last = self.mesh["pipeline"].get_local_rank() == spec.parallel.pipeline - 1
@@ -223,11 +233,7 @@ class Learner:
             with torch.no_grad():
                 for name, parameter in new.named_parameters():
                     local_part(parameter).copy_(local_part(known[name]))
-        if isinstance(self.optimizer, ZeroOptimizer):
-            self.optimizer.load(optimizer.state())
-        else:
-            assert isinstance(optimizer, LocalOptimizer)
-            self.optimizer.take_over(optimizer)
+        self.optimizer.load(optimizer.state())
         self.objective.model = self.model
         self._schedule()
 

@@ -31,7 +31,7 @@ def memory_of(worker: Worker) -> dict[str, int]:
         if one.kind == "forward":
             moments.append(
                 always
-                | _gathered(worker, whole, n, AHEAD)
+                | _gathered(worker, whole, n)
                 | {
                     "activations": active + put_off + _most_forward(layers),
                     "gradients": sum(summing.values()),
@@ -46,7 +46,7 @@ def memory_of(worker: Worker) -> dict[str, int]:
         loss = worker.traced.loss if last and n == max(worker.slices) else Trace(0, 0, 0)
         moments.append(
             always
-            | _gathered(worker, whole, n, AHEAD)
+            | _gathered(worker, whole, n)
             | {
                 "activations": active
                 + put_off
@@ -106,11 +106,11 @@ def _given(worker: Worker, n: int) -> int:
     return sum(worker.leaving(n).values())
 
 
-def _gathered(worker: Worker, whole: Mapping[int, int], n: int, ahead: int) -> dict[str, int]:
+def _gathered(worker: Worker, whole: Mapping[int, int], n: int) -> dict[str, int]:
     """Whole copies of sharded parameters while a slice runs."""
     if not worker.shards:
         return {}
-    largest = sorted((group.whole for group in worker.groups[n] if not group.stays), reverse=True)[:ahead]
+    largest = sorted((group.whole for group in worker.groups[n] if not group.stays), reverse=True)[:AHEAD]
     running = max(whole[n], _stays(worker, n) + sum(largest))
     return {"whole layers": sum(whole.values()) - whole[n] + running}
 

@@ -159,11 +159,6 @@ class LocalOptimizer:
                 for key, value in self.kept(name).items():
                     value.copy_(local_part(state[f"{name}.{key}"]))
 
-    def take_over(self, other: LocalOptimizer) -> None:
-        """Go on where another one of the same parameters stands."""
-        for name, p in self._local.items():
-            self._inner.state[p] = other.kept(name)
-
     @staticmethod
     def split_as(value: Tensor, parameter: Tensor) -> Tensor:
         """A worker's part of something of a parameter's shape, as a part of the whole."""

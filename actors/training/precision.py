@@ -90,6 +90,11 @@ class PrecisionState(BaseModel):
         return "fp16" in self.formats.values()
 
 
+def weights_dtype(precision: str) -> torch.dtype:
+    """Of weights, gradients and the optimizer's state, whatever layers compute in."""
+    return torch.float64 if precision == "fp64" else torch.float32
+
+
 def first_state(layers: Sequence[str], precision: str, control: PrecisionControlSpec) -> PrecisionState:
     """What a training starts from."""
     start = control.start if precision == "dynamic" else precision

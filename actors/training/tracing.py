@@ -17,7 +17,7 @@ from ...models.spec import EMBEDDED, MODALITIES
 from .adapting import adapt
 from .certificate import Training
 from .counting import Live, Weighted, storage_of
-from .precision import DTYPES, first_state
+from .precision import DTYPES, first_state, weights_dtype
 from .standins import StandIns, all_words, cast, materialise
 
 Shapes = dict[str, Tensor]
@@ -109,7 +109,7 @@ def trace(training: Training, max_tokens: int, vocab_size: int, num_classes: int
         model = MultimodalModel(training.model, vocab_size, num_classes, tasks)
         model.focus(tasks)
         adapt(model, training.adaptation)
-    dtype = torch.float64 if spec.precision == "fp64" else torch.float32
+    dtype = weights_dtype(spec.precision)
     formats = first_state(model.layer_names, spec.precision, spec.precision_control).formats
     own = {name: p.requires_grad for name, p in model.named_parameters(remove_duplicate=False)}
     with torch.device("meta"), StandIns() as attention:
@@ -176,22 +176,21 @@ class _Tracer:
         self.learned: set[str] = set()
         self._state: dict[str, Tensor] = {}
         self.outputs: dict[str, Tensor] = {}
-        self._seen: dict[object, tuple[Trace, dict[str, Tensor]]] = {}
-        self._like: dict[object, str] = {}
+        self._seen: dict[object, tuple[str, Trace, dict[str, Tensor]]] = {}
         self._kept: frozenset[str] = frozenset()
 
     def run(self, name: str) -> None:
         """Run a layer on what those before it left."""
         key = self._key(name)
         if key is not None and key in self._seen:
-            (found, state), like = self._seen[key], self._like[key]
+            like, found, state = self._seen[key]
             found = replace(
                 found, learning=frozenset(name + one.removeprefix(like) for one in found.learning)
             )
         else:
             found, state = self._run(name)
             if key is not None:
-                self._seen[key], self._like[key] = (found, state), name
+                self._seen[key] = name, found, state
         kept = found.keeps - self._kept
         self.traces[name] = replace(found, held=found.held + sum(self._state[key].nbytes for key in kept))
         if name == "heads":
@@ -260,7 +259,7 @@ class _Tracer:
             return Trace(0, 0, 0)
         own = rows if objective.is_slow else spec.batch_size
         widths = {name: t.shape[1] for name, t in self.outputs.items() if _is_embedding(name)}
-        dtype = torch.float64 if spec.precision == "fp64" else torch.float32
+        dtype = weights_dtype(spec.precision)
 
         def draw(count: int, learns: bool) -> Rows:
             return Rows(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...models.spec import MODALITIES
-from .compression import Packing
+from .compression import Packing, ring_bytes
 from .schedules import order
 from .worker import Group, Worker, shard_size
 
@@ -12,9 +12,8 @@ def sent_by(worker: Worker) -> dict[str, float]:
     """Bytes a step that a worker sends along each axis, by ring algorithms where all sum up."""
     count = worker.parallel.num_microbatches
     times = count * worker.passes
-    tensor, pipeline = worker.parallel.tensor, 0.0
     ahead = 1 if worker.looks_ahead else 0
-    summed = 0
+    summed, pipeline = 0, 0
     for n, layers in worker.slices.items():
         for name in layers:
             forward, backward = worker.traced.layers[name].summed
@@ -24,7 +23,7 @@ def sent_by(worker: Worker) -> dict[str, float]:
             size for name, size in worker.entering(n).items() if name in worker.traced.learned
         )
     return {
-        "tensor": 2 * (tensor - 1) / tensor * summed,
+        "tensor": ring_bytes(summed, worker.parallel.tensor),
         "pipeline": pipeline + _tied(worker),
         "data": _sent_for_gradients(worker) + _sent_for_bank(worker),
     }
@@ -69,7 +68,7 @@ def _sent_by_zero(worker: Worker) -> float:
     found = [(p, worker.rows(p)) for p in learning]
     matrices = [rows for _, rows in found if rows is not None]
     vectors = sum(p.numel for p, rows in found if rows is None) * size
-    total = 2 * (data - 1) / data * vectors
+    total = ring_bytes(vectors, data)
     whole = (data - 1) * sum(rows.owned * rows.length for rows in matrices) * size
     compression = worker.spec.optimizer.compression
     if compression is None:
@@ -100,10 +99,5 @@ def _tied(worker: Worker) -> float:
 
 def dense_bytes(worker: Worker) -> float:
     """Bytes that it sends when gradients are summed up whole by a ring."""
-    data = worker.parallel.data
-    return (
-        2
-        * (data - 1)
-        / data
-        * sum(p.numel * worker.dtype.itemsize for p in worker.all_parameters if p.learns)
-    )
+    entries = sum(p.numel for p in worker.all_parameters if p.learns)
+    return ring_bytes(entries * worker.dtype.itemsize, worker.parallel.data)

@@ -20,8 +20,8 @@ from ...models.heads.vocabulary import Vocabulary
 from ...models.losses import IGNORED, promoted
 
 
-class ParallelEmbedding(nn.Embedding):
-    """Embeds a part of the tokens; the workers' sum has all of them.
+class Divided:
+    """Has a part of the tokens.
 
     Attributes:
         group: the tensor-parallel process group.
@@ -30,6 +30,10 @@ class ParallelEmbedding(nn.Embedding):
 
     group: dist.ProcessGroup
     first: int
+
+
+class ParallelEmbedding(Divided, nn.Embedding):
+    """Embeds a part of the tokens; the workers' sum has all of them."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Embed tokens (...) as (..., D)."""
@@ -39,16 +43,8 @@ class ParallelEmbedding(nn.Embedding):
         return _Sum.apply(found, self.group)  # pyright: ignore[reportReturnType]
 
 
-class ParallelVocabulary(Vocabulary):
-    """Logits of a part of the tokens.
-
-    Attributes:
-        group: the tensor-parallel process group.
-        first: the first token that this worker has.
-    """
-
-    group: dist.ProcessGroup
-    first: int
+class ParallelVocabulary(Divided, Vocabulary):
+    """Logits of a part of the tokens."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Logits (..., V / workers) of this worker's tokens after hidden states (..., D)."""

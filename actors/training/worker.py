@@ -8,10 +8,11 @@ from math import ceil
 
 import torch
 
+from ...models.layers import HALF
 from ...models.spec import EMBEDDED, MODALITIES
 from .certificate import Training
 from .compression import Rows, rows_of
-from .precision import DTYPES, first_state
+from .precision import DTYPES, first_state, weights_dtype
 from .tracing import Parameter, Traced
 
 
@@ -56,7 +57,7 @@ class Worker:
         self.spec, self.traced, self.number = training.spec, traced, number
         self.parallel = training.spec.parallel
         self.embed_dim = training.model.embed_dim
-        self.dtype = torch.float64 if self.spec.precision == "fp64" else torch.float32
+        self.dtype = weights_dtype(self.spec.precision)
         state = first_state(traced.model.layer_names, self.spec.precision, self.spec.precision_control)
         self.formats = {name: DTYPES[found] for name, found in state.formats.items()}
         mine = range(number, self.parallel.num_slices, self.parallel.pipeline)
@@ -68,7 +69,7 @@ class Worker:
             n: [p for name, p in traced.parameters.items() if placed[name] == n] for n in self.slices
         }
         self.learning = frozenset[str]().union(*(one.learning for one in traced.layers.values()))
-        halves = any(dtype.itemsize < 4 for dtype in self.formats.values())
+        halves = not HALF.isdisjoint(self.formats.values())
         self.shards = self.parallel.sharding == "full" and (self.parallel.data > 1 or halves)
         self.passes = self.parallel.passes(self.spec.optimizer.compression)
         self.groups = {n: list(self._groups(n)) for n in self.slices}

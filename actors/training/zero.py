@@ -16,7 +16,7 @@ from torch import distributed as dist
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Replicate, Shard
 
-from .compression import Packing, Rows, rows_of, sizes, take_largest
+from .compression import Packing, Rows, ring_bytes, rows_of, sizes, take_largest
 from .optimizer import LocalOptimizer, Part
 from .spec import OptimizerSpec
 from .tensor import local_part, num_holders
@@ -120,7 +120,7 @@ class ZeroOptimizer:
         if vectors:
             flat = torch.cat(vectors)
             dist.all_reduce(flat, group=self._group)
-            self.sent_bytes += round(2 * (self._size - 1) / self._size * flat.nbytes)
+            self.sent_bytes += round(ring_bytes(flat.nbytes, self._size))
             names = [name for name in self._own if name not in self._matrices]
             for name, part in zip(names, flat.split([v.numel() for v in vectors]), strict=True):
                 self._own[name].grad = part.view_as(self._own[name])

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from eagleray.actors.training.compression import Packing, Rows, dense_bytes, take_largest
+from eagleray.actors.training.compression import Packing, Rows, ring_bytes, take_largest
 from eagleray.actors.training.group import run_group
 from eagleray.actors.training.mesh import build_mesh
 from eagleray.actors.training.optimizer import clip_gradients
@@ -36,7 +36,7 @@ def step(rank: int, size: int, sources: int) -> tuple[int, float]:
         optimizer.take(number, 1.0)
     optimizer.gather()
     optimizer.step(0.1)
-    return optimizer.sent_bytes, dense_bytes(model.parameters(), size)
+    return optimizer.sent_bytes, ring_bytes(sum(p.nbytes for p in model.parameters()), size)
 
 
 @pytest.mark.parametrize("size", [2, 4, 8, 16])
