@@ -177,7 +177,7 @@ def _progress(fields: Mapping[str, Any]) -> str:
     metrics = dict(fields.get("metrics") or {})
     left_s = metrics.pop("left_s", None)
     parts = [f"{fields.get('step')}/{fields.get('total')}"]
-    parts += [f"{name} {metrics[name]:.4g}" for name in ("loss", "samples_per_s") if name in metrics]
+    parts += [f"{name} {metrics[name]:.4g}" for name in ("loss", "samples_per_s", "fill") if name in metrics]
     if left_s:
         parts.append(f"{seconds(left_s)} left")
     return "  ".join(parts)

@@ -20,12 +20,13 @@ import torch
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel, Swinv2Config, Swinv2ForImageClassification
 
-from eagleray.actors.training.data import worker_shares
+from eagleray.actors.training.data import worker_steps
 from eagleray.actors.training.metrics import Bootstrap, report, shown
 from eagleray.actors.training.optimizer import LocalOptimizer, learning_rate
 from eagleray.actors.training.retrieval import accuracy
 from eagleray.models.spec import ModelSpec
 from eagleray.pipelines.reading import CorpusReader
+from eagleray.pipelines.sequences import Sequences
 from eagleray.pipelines.spec import PAD
 from eagleray.session import Session
 from eagleray.workflows.plan import Decision
@@ -45,8 +46,8 @@ def train(
     torch.manual_seed(spec.seed)
     reader = CorpusReader(corpus, "train")
     optimizer = LocalOptimizer(spec.optimizer, dict(model.train().named_parameters()))
-    for step, part in enumerate(worker_shares(reader, spec.model, spec, 0, 0, CPU)):
-        loss = loss_of(part.batch)
+    for step, read in enumerate(worker_steps(Sequences(reader), spec.model, spec, 0, 0, 0, CPU)):
+        loss = loss_of(read.passes[0][0])
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), spec.optimizer.max_grad_norm)
         optimizer.step(learning_rate(spec.optimizer, step, spec.steps))

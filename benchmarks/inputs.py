@@ -105,6 +105,24 @@ def texts() -> Path:
     return folder
 
 
+def stamps() -> Path:
+    """A corpus of Tux Paint's pictures, captions and spoken descriptions."""
+    return _corpus("stamps", {"kind": "tuxpaint"}, {}, {"train": 1.0, "val": 0.0, "test": 0.0})
+
+
+def prompts() -> Path:
+    """A corpus of Asterisk's English prompts and their texts."""
+    sizes = {
+        "max_frames": 800,
+        "max_tokens": 160,
+        "vocab_size": 300,
+        "speech_languages": ["en"],
+        "image_size": 8,
+        "stored_image_size": 8,
+    }
+    return _corpus("prompts", {"kind": "asterisk"}, sizes, {"train": 1.0, "val": 0.0, "test": 0.0})
+
+
 def corpus(pictures: Path, size: int) -> Path:
     """A corpus of a folder of pictures, all of it in the training split."""
     source = {"kind": "pictures", "path": str(pictures)}

@@ -83,6 +83,8 @@ def _estimate(workflow: Workflow, stage: PlannedStage) -> Estimate | None:
     if not isinstance(stage.spec, TrainingSpec):
         return None
     from ..actors.training.certificate import training_of
+    from ..pipelines.catalog import source_of
+    from ..pipelines.source import SourceSpec
     from ..pipelines.spec import Preparation
 
     try:
@@ -99,7 +101,15 @@ def _estimate(workflow: Workflow, stage: PlannedStage) -> Estimate | None:
     preparation = getattr(corpus, "preparation", None)
     if not isinstance(preparation, Preparation):
         preparation = Preparation()
-    return estimate(training, preparation.max_tokens, preparation.vocab_size, CLASSES)
+    batching, source = stage.spec.batching, getattr(corpus, "source", None)
+    longest = preparation.max_tokens
+    if (
+        batching is not None
+        and isinstance(source, SourceSpec)
+        and "text" in source_of(source).columns(source)
+    ):
+        longest = batching.max_tokens  # a document is cut into as much
+    return estimate(training, longest, preparation.vocab_size, CLASSES)
 
 
 def _times(stage: PlannedStage, found: Estimate, name: DeviceName) -> dict[str, Any]:

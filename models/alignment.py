@@ -55,13 +55,17 @@ class Rows:
             torch.cat((self.groups, other.groups)),
         )
 
+    def first(self, size: int) -> Rows:
+        """The first `size` rows."""
+        return self._part(slice(size))
+
     def last(self, size: int) -> Rows:
         """The last `size` rows."""
-        start = max(0, len(self.groups) - size)
+        return self._part(slice(max(0, len(self.groups) - size), None))
+
+    def _part(self, some: slice) -> Rows:
         return Rows(
-            {m: rows[start:] for m, rows in self.embeddings.items()},
-            self.present[start:],
-            self.groups[start:],
+            {m: rows[some] for m, rows in self.embeddings.items()}, self.present[some], self.groups[some]
         )
 
 

@@ -32,12 +32,14 @@ class Entry(Spec):
     Attributes:
         start: first position.
         stop: one more than the last.
+        step: steps of the training up to there.
         total: sum of the hashes of all positions and ids, hex.
         chain: hash of this entry and of the chain before it, hex.
     """
 
     start: int
     stop: int
+    step: int
     total: str
     chain: str
 
@@ -48,8 +50,9 @@ class Ledger(Spec):
     Attributes:
         corpus: digest of the corpus's content: its `corpus.json`.
         split: whose records.
-        num_records: of the split.
+        num_records: of the split: records, or sequences that they are cut into.
         seed: of the order.
+        max_tokens: that documents are cut into sequences of, if they are; see `Sequences`.
         entries: one for each checkpoint.
     """
 
@@ -57,6 +60,7 @@ class Ledger(Spec):
     split: str
     num_records: int
     seed: int
+    max_tokens: int | None = None
     entries: tuple[Entry, ...] = ()
 
     @property
@@ -64,11 +68,17 @@ class Ledger(Spec):
         """Positions used."""
         return self.entries[-1].stop if self.entries else 0
 
-    def extended(self, stop: int, totals: Iterable[int]) -> Ledger:
-        """The ledger with one more entry, up to position `stop`, of all workers' sums."""
+    @property
+    def step(self) -> int:
+        """Steps taken."""
+        return self.entries[-1].step if self.entries else 0
+
+    def extended(self, stop: int, step: int, totals: Iterable[int]) -> Ledger:
+        """The ledger with one more entry, up to position `stop` and `step`, of all workers' sums."""
         total = f"{sum(totals) % MODULUS:032x}"
         before = self.entries[-1].chain if self.entries else BEGINNING
-        entry = Entry(start=self.stop, stop=stop, total=total, chain=_chain(before, self.stop, stop, total))
+        chain = _chain(before, self.stop, stop, step, total)
+        entry = Entry(start=self.stop, stop=stop, step=step, total=total, chain=chain)
         return self.model_copy(update={"entries": (*self.entries, entry)})
 
 
@@ -78,9 +88,9 @@ class Tally:
     def __init__(self) -> None:
         self.total = 0
 
-    def add(self, start: int, ids: Sequence[str]) -> None:
-        """Count the records at positions `start` … as used."""
-        self.total = (self.total + _sum(start, ids)) % MODULUS
+    def add(self, positions: Iterable[int], ids: Sequence[str]) -> None:
+        """Count the records at some positions (N,) as used."""
+        self.total = (self.total + _sum(positions, ids)) % MODULUS
 
 
 def read_ledger(path: Path) -> Ledger:
@@ -114,13 +124,13 @@ def verify(ledger: Ledger, ids: Callable[[Rows], Sequence[str]]) -> None:
             raise EaglerayError(
                 f"the ledger has a gap or an overlap: it stood at {position}", "don't trust it", where
             )
-        if entry.chain != _chain(before, entry.start, entry.stop, entry.total):
+        if entry.chain != _chain(before, entry.start, entry.stop, entry.step, entry.total):
             raise EaglerayError("the ledger's chain is broken: it was changed", "don't trust it", where)
         total = 0
         for start in range(entry.start, entry.stop, AT_ONCE):
             stop = min(start + AT_ONCE, entry.stop)
             rows, _ = rows_at(ledger.seed, ledger.num_records, start, stop)
-            total += _sum(start, ids(rows))
+            total += _sum(range(start, stop), ids(rows))
         if f"{total % MODULUS:032x}" != entry.total:
             raise EaglerayError(
                 "other records were used there than the order says, or some twice, or some not",
@@ -141,11 +151,12 @@ def verify_checkpoint(checkpoint: Path, corpus: Path) -> dict[str, Any]:
         EaglerayError: when they don't belong together, or the ledger isn't what corpus and order give.
     """
     from .reading import CorpusReader
+    from .sequences import Sequences
 
     ledger = read_ledger(checkpoint / LEDGER)
     if ledger.corpus != corpus_digest(corpus):
         raise EaglerayError("the ledger is of another corpus", "name the one it was trained on", str(corpus))
-    verify(ledger, CorpusReader(corpus, ledger.split).ids_of)
+    verify(ledger, Sequences(CorpusReader(corpus, ledger.split), ledger.max_tokens).ids_of)
     least, most = usage(ledger)
     return {
         "records": ledger.num_records,
@@ -168,13 +179,13 @@ def corpus_digest(folder: Path) -> str:
     return hashlib.sha256((folder / "corpus.json").read_bytes()).hexdigest()
 
 
-def _sum(start: int, ids: Sequence[str]) -> int:
+def _sum(positions: Iterable[int], ids: Sequence[str]) -> int:
     total = 0
-    for position, record in enumerate(ids, start):
+    for position, record in zip(positions, ids, strict=True):
         digest = hashlib.sha256(f"{position} {record}".encode("utf-8", "surrogatepass")).digest()
         total += int.from_bytes(digest[:16], "big")
     return total
 
 
-def _chain(before: str, start: int, stop: int, total: str) -> str:
-    return hashlib.sha256(f"{before} {start} {stop} {total}".encode()).hexdigest()
+def _chain(before: str, start: int, stop: int, step: int, total: str) -> str:
+    return hashlib.sha256(f"{before} {start} {stop} {step} {total}".encode()).hexdigest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,15 @@ Arrays = dict[str, NDArray[Any]]
 
 # Each use of a row's seed draws from a stream of its own.
 _CROP, _MASK, *_CHOICES = range(6)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How long a row's sequences are, or how long a batch's rows are filled up to."""
+
+    tokens: int
+    answer: int
+    frames: int
 
 
 class CorpusReader:
@@ -84,6 +94,15 @@ class CorpusReader:
         """Columns of rows (B,), as they are stored."""
         return self._rows.take(rows, columns)
 
+    @cached_property
+    def chunk_starts(self) -> NDArray[np.int64]:
+        """The first row of each chunk of rows that lie together, and the number of all rows."""
+        return self._rows.starts
+
+    def document_lengths(self, chunk: int) -> NDArray[np.int64]:
+        """Tokens of each record's document in a chunk; 0 where there is none, or captions are the text."""
+        return self._chunk(chunk).document_lengths
+
     @property
     def num_packs(self) -> int:
         """Sequences that the split's documents are packed into; 0 if they aren't packed."""
@@ -110,7 +129,6 @@ class CorpusReader:
             rows = np.array([piece["row"] for piece in pieces], np.int64)
             for number, (piece, (chunk, row)) in enumerate(zip(pieces, self._locate(rows), strict=True), 1):
                 document = chunk.document(row)
-                assert document is not None
                 start, stop = piece["start"], piece["stop"]
                 place = slice(filled, filled + stop - start)
                 tokens[i, place], segment[i, place] = document[start:stop], number
@@ -126,7 +144,9 @@ class CorpusReader:
         self,
         rows: Rows,
         seeds: Seeds | None,
+        stretches: Sequence[slice] | None = None,
         *,
+        sizes: Sizes | None = None,
         caption_language: str | None = None,
         transcript: bool = False,
     ) -> Arrays:
@@ -136,6 +156,8 @@ class CorpusReader:
             rows: positions in the split.
             seeds: of each row's augmentation and choices; None takes no augmentation, the reference
                 caption and the first speech language there is.
+            stretches: of the documents, by row; see below for None.
+            sizes: that sequences are filled up to; None takes the longest that the preparation allows.
             caption_language: of the text; None takes the reference language (the first of
                 `caption_languages`), and with seeds, half the time, the language of the speech.
             transcript: the text is the caption in the language of the speech, always.
@@ -149,21 +171,17 @@ class CorpusReader:
             without a caption is its document: the beginning, or with seeds any stretch of it.
         """
         records = self._locate(rows)
-        texts: list[Sequence[int]] = []
-        clips: list[NDArray[np.float16] | None] = []
-        for (chunk, row), draws in zip(records, _draws(len(rows), seeds), strict=True):
-            clip, caption = self._choose(chunk, row, draws, caption_language, transcript)
-            found = self._document(chunk, row, draws) if caption is None else chunk.tokens(caption)
-            texts.append(found.tolist())
-            clips.append(None if clip is None else chunk.mel(clip))
-        tokens, token_mask = text.pad(texts, self.info.preparation.max_tokens)
-        mel, mel_mask = self._speech(clips, seeds)
+        preparation = self.info.preparation
+        longest = sizes or Sizes(preparation.max_tokens, preparation.max_tokens, preparation.max_frames)
+        chosen = self._chosen(records, seeds, stretches, caption_language, transcript)
+        tokens, token_mask = text.pad([said.tolist() for said, _ in chosen], longest.tokens)
+        mel, mel_mask = self._speech([clip for _, clip in chosen], seeds, longest.frames)
         pictures, has_picture = self._pictures(records, seeds)
         present = {"image": has_picture, "text": token_mask.any(axis=1), "speech": mel_mask.any(axis=1)}
         answers: Arrays = {}
         if "answer_tokens" in self.info.columns:
             found = [chunk.answer(row).tolist() for chunk, row in records]
-            answers["answer"], answers["answer_mask"] = text.pad(found, self.info.preparation.max_tokens)
+            answers["answer"], answers["answer_mask"] = text.pad(found, longest.answer)
         return {
             **answers,
             "image": pictures,
@@ -175,6 +193,28 @@ class CorpusReader:
             "label": np.array([self._label(chunk, row) for chunk, row in records], np.int64),
             "group": np.array([chunk.group(row, self._reference) for chunk, row in records], np.int64),
         }
+
+    def lengths(
+        self,
+        rows: Rows,
+        seeds: Seeds | None,
+        stretches: Sequence[slice] | None = None,
+        *,
+        transcript: bool = False,
+    ) -> list[Sizes]:
+        """Lengths of what `examples` reads of rows (B,)."""
+        records, preparation = self._locate(rows), self.info.preparation
+        has_answers = "answer_tokens" in self.info.columns
+        return [
+            Sizes(
+                len(said),
+                len(chunk.answer(row)) if has_answers else 0,
+                0 if clip is None else min(len(clip) // preparation.n_mels, preparation.max_frames),
+            )
+            for (chunk, row), (said, clip) in zip(
+                records, self._chosen(records, seeds, stretches, None, transcript), strict=True
+            )
+        ]
 
     @property
     def _reference(self) -> str:
@@ -197,6 +237,27 @@ class CorpusReader:
             found = self._chunks[number] = Chunk(self._rows.batch(number))
             if len(self._chunks) > OPEN_BATCHES:
                 self._chunks.pop(next(iter(self._chunks)))
+        return found
+
+    def _chosen(
+        self,
+        records: Sequence[tuple[Chunk, int]],
+        seeds: Seeds | None,
+        stretches: Sequence[slice] | None,
+        caption_language: str | None,
+        transcript: bool,
+    ) -> list[tuple[NDArray[np.int32], NDArray[np.float16] | None]]:
+        """Of each record the tokens of its text, none if it has none, and its recording if it has one."""
+        found: list[tuple[NDArray[np.int32], NDArray[np.float16] | None]] = []
+        for i, ((chunk, row), draws) in enumerate(zip(records, _draws(len(records), seeds), strict=True)):
+            clip, caption = self._choose(chunk, row, draws, caption_language, transcript)
+            if caption is not None:
+                said = chunk.tokens(caption)
+            elif stretches is None:
+                said = self._document(chunk, row, draws)
+            else:
+                said = chunk.document(row)[stretches[i]]
+            found.append((said, None if clip is None else chunk.mel(clip)))
         return found
 
     def _choose(
@@ -223,8 +284,6 @@ class CorpusReader:
     def _document(self, chunk: Chunk, row: int, draws: Sequence[float] | None) -> NDArray[np.int32]:
         """Tokens of the record's document, no more than the text may have; none if it has no document."""
         tokens = chunk.document(row)
-        if tokens is None:
-            return np.empty(0, np.int32)
         size = self.info.preparation.max_tokens
         start = int(draws[3] * (max(0, len(tokens) - size) + 1)) if draws else 0
         return tokens[start : start + size]
@@ -259,11 +318,11 @@ class CorpusReader:
         return pixels.reshape(len(records), stored, stored, 3), real
 
     def _speech(
-        self, clips: Sequence[NDArray[np.float16] | None], seeds: Seeds | None
+        self, clips: Sequence[NDArray[np.float16] | None], seeds: Seeds | None, num_frames: int
     ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """(B, F, M) normalised and (B, F), bands masked if there are seeds; zeros where there is no clip."""
         preparation = self.info.preparation
-        mel = np.zeros((len(clips), preparation.max_frames, preparation.n_mels), np.float32)
+        mel = np.zeros((len(clips), num_frames, preparation.n_mels), np.float32)
         mask = np.zeros(mel.shape[:2], np.bool_)
         masking = None if seeds is None else mix(seeds, _MASK).tolist()
         for i, clip in enumerate(clips):
@@ -272,7 +331,7 @@ class CorpusReader:
             spectrum = audio.normalise(clip.reshape(-1, preparation.n_mels).astype(np.float32))
             if masking is not None:
                 spectrum = audio.mask_bands(spectrum, len(spectrum), masking[i])
-            mel[i], mask[i] = audio.pad(spectrum, preparation.max_frames)
+            mel[i], mask[i] = audio.pad(spectrum, num_frames)
         return mel, mask
 
 

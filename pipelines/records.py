@@ -47,13 +47,22 @@ class Chunk:
         ends, values = self._tokens
         return values[ends[number] : ends[number + 1]]
 
-    def document(self, row: int) -> NDArray[np.int32] | None:
-        """The tokens of its document; None if there is none."""
+    def document(self, row: int) -> NDArray[np.int32]:
+        """The tokens of its document; none if there is none: even an empty text has its BOS."""
         if "text_tokens" not in self._names:
-            return None
+            return np.empty(0, np.int32)
         ends, values = self._documents
-        found = values[ends[row] : ends[row + 1]]
-        return found if len(found) else None  # even an empty text has its BOS
+        return values[ends[row] : ends[row + 1]]
+
+    @property
+    def document_lengths(self) -> NDArray[np.int64]:
+        """Tokens of each record's document; 0 where there is none, or where captions are the text."""
+        if "text_tokens" not in self._names:
+            return np.zeros(self._batch.num_rows, np.int64)
+        lengths = np.diff(self._documents[0]).astype(np.int64)
+        if "captions" in self._names:
+            lengths[np.diff(self._caption_ends) > 0] = 0
+        return lengths
 
     def answer(self, row: int) -> NDArray[np.int32]:
         """The tokens of its answer; none if it has none."""

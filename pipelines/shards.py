@@ -120,7 +120,12 @@ class MappedRows:
         self._open: OrderedDict[int, pa.RecordBatch] = OrderedDict()
 
     def __len__(self) -> int:
-        return int(self._ends[-1]) if len(self._ends) else 0
+        return int(self.starts[-1])
+
+    @property
+    def starts(self) -> NDArray[np.int64]:
+        """The first row of each record batch, and the number of all rows."""
+        return np.concatenate([[0], self._ends])
 
     @property
     def schema(self) -> pa.Schema:
@@ -145,8 +150,7 @@ class MappedRows:
     def locate(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Rows (N,) → the number of each one's batch (N,), and its place there (N,)."""
         batches = np.searchsorted(self._ends, rows, side="right")
-        starts = np.concatenate([[0], self._ends])[batches]
-        return batches, rows - starts
+        return batches, rows - self.starts[batches]
 
     def take(self, rows: NDArray[np.int64], columns: Sequence[str]) -> pa.Table:
         """Copy rows (N,), in the order given."""

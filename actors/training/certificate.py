@@ -23,7 +23,7 @@ from ...models.spec import ModelSpec
 from ...workflows.errors import EaglerayError
 from ...workflows.fingerprint import digest_of
 from ...workflows.spec import StageSpec
-from .spec import AdaptationSpec, OptimizerSpec, ParallelSpec, TrainingSpec
+from .spec import AdaptationSpec, BatchingSpec, OptimizerSpec, ParallelSpec, TrainingSpec
 from .toy import toy_model
 
 FORMAT = 1
@@ -51,6 +51,8 @@ class Training:
         """The same on its mesh, as small as it can be, in double precision."""
         parallel, optimizer = self.spec.parallel, self.spec.optimizer
         rows = parallel.data * parallel.passes(optimizer.compression) * parallel.num_microbatches
+        # in groups a step need not be divisible, so let it not be
+        odd = 0 if self.spec.batching is None else 1
         # more of the past than a step's rows and fewer than all steps', so that some is forgotten
         negatives = min(self.spec.objective.negatives, 3 * rows)
         update = {
@@ -63,7 +65,8 @@ class Training:
                 max_grad_norm=optimizer.max_grad_norm,
             ),
             "parallel": parallel.model_copy(update={"timeout_s": PATIENCE_S}),
-            "batch_size": rows * max(2, -(-MIN_ROWS // rows)),
+            "batch_size": rows * max(2, -(-MIN_ROWS // rows)) + odd,
+            "batching": None if self.spec.batching is None else BatchingSpec(fill=self.spec.batching.fill),
             "steps": 2 * STEPS,
             "precision": "fp64",
             "seed": 0,
@@ -74,7 +77,7 @@ class Training:
     def proven(self) -> dict[str, Any]:
         """Everything that its proof depends on, as JSON values."""
         toy = self.at_toy_width()
-        fields = {"batch_size", "steps", "precision", "objective", "optimizer", "parallel"}
+        fields = {"batch_size", "batching", "steps", "precision", "objective", "optimizer", "parallel"}
         return {
             "format": FORMAT,
             "training": toy.spec.model_dump(mode="json", include=fields),

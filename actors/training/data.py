@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -12,28 +12,44 @@ from torch import Tensor
 
 from ...models.checks import check_batch
 from ...models.spec import ModelSpec
-from ...pipelines.order import Rows, rows_at, share
-from ...pipelines.reading import Arrays, CorpusReader
+from ...pipelines.order import Rows, Seeds, rows_at
+from ...pipelines.reading import Arrays, CorpusReader, Sizes
+from ...pipelines.sequences import Sequences
 from ...pipelines.spec import CorpusInfo
+from .batching import MIN_TOKENS, Ints, divide, fill_of, num_rows
 from .metrics import Progress
 from .spec import TrainingSpec
 
 Batch = dict[str, Tensor]
 
 
+Passes = Sequence[Sequence[Batch]]
+"""A worker's rows of a step: for each pass its groups, of shapes that are the same at all workers."""
+READ_AHEAD = 64
+"""Rows whose lengths are looked up at once."""
+ABSENT = {"label": -1, "group": -1, "position": -1, "question_type": -1}
+"""What a row that is none has in these columns; in all others 0."""
+
+
 @dataclass(frozen=True)
-class Share:
-    """A worker's part of one step's rows.
+class Step:
+    """A step, and a worker's part of it.
 
     Attributes:
-        start: position of the first in the order of training.
-        ids: of the records.
-        batch: what the model gets.
+        stop: position in the order of training at which the next one begins.
+        num_rows: of all workers.
+        fill: share of the positions of all workers that are no padding; None where steps are of rows.
+        positions: of this worker's rows.
+        ids: of its records.
+        passes: what the model gets.
     """
 
-    start: int
+    stop: int
+    num_rows: int
+    fill: float | None
+    positions: Sequence[int]
     ids: Sequence[str]
-    batch: Batch
+    passes: Passes
 
 
 INPUTS = {"image": "vision", "mel": "audio", "mel_mask": "audio"}
@@ -76,42 +92,150 @@ def batches(
         progress(start + len(rows), len(reader))
 
 
-def worker_shares(
-    reader: CorpusReader,
+def positions_of(rows: Sequence[Sizes], model: ModelSpec) -> Ints:
+    """Positions (N, 3) of a model's texts, answers and recordings, as attention sees them."""
+    stride = _stride(model)
+    heard = [-(-one.frames // stride) if model.audio is not None else 0 for one in rows]
+    found = [(one.tokens, one.answer, positions) for one, positions in zip(rows, heard, strict=True)]
+    return np.array(found, np.int64).reshape(-1, 3)
+
+
+def counted_of(model: ModelSpec) -> Ints:
+    """Which of those positions (3,) a model attends to: a text may be no more than what is to be said."""
+    reads = int(model.text is not None or model.decoder is not None)
+    return np.array([reads, reads, int(model.audio is not None)], np.int64)
+
+
+def sizes_for(lengths: Ints, model: ModelSpec, max_frames: int) -> Sizes:
+    """What sequences are filled up to, for so many positions (3,) each."""
+    tokens, answer, heard = (max(MIN_TOKENS, length) for length in lengths.tolist())
+    return Sizes(tokens, answer, min(heard * _stride(model), max_frames))
+
+
+def _stride(model: ModelSpec) -> int:
+    return 1 if model.audio is None else 2**model.audio.num_convs
+
+
+def fill_rows(batch: Batch, num_rows: int) -> Batch:
+    """A batch with rows that are none, as many as it lacks."""
+    missing = num_rows - len(batch["label"])
+    if not missing:
+        return batch
+    return {
+        name: torch.cat((tensor, tensor.new_full((missing, *tensor.shape[1:]), ABSENT.get(name, 0))))
+        for name, tensor in batch.items()
+    }
+
+
+class StepReader:
+    """Reads a worker's part of steps. What a step is made of is the same on every mesh.
+
+    Args:
+        sequences: of the split.
+        model: what reads them.
+        spec: how to train.
+        rank: of the data-parallel worker.
+    """
+
+    def __init__(self, sequences: Sequences, model: ModelSpec, spec: TrainingSpec, rank: int) -> None:
+        self._sequences, self._model, self._spec = sequences, model, spec
+        passes = spec.parallel.passes(spec.optimizer.compression)
+        self._mine = range(rank * passes, (rank + 1) * passes)
+        self._transcribes = spec.objective.transcription > 0
+
+    def read(self, start: int) -> Step:
+        """The step that begins at a position."""
+        numbers, seeds, lengths = self._next(start)
+        counted = counted_of(self._model)
+        groups = divide(self._spec, lengths, counted)
+        used = np.concatenate([group.rows[self._mine].ravel() for group in groups])
+        used = used[used >= 0]
+        return Step(
+            stop=start + len(numbers),
+            num_rows=len(numbers),
+            fill=None if self._spec.batching is None else fill_of(groups, lengths, counted),
+            positions=(start + used).tolist(),
+            ids=self._sequences.ids_of(numbers[used]),
+            passes=[
+                [self._batch(start, numbers, seeds, group.rows[part], group.lengths) for group in groups]
+                for part in self._mine
+            ],
+        )
+
+    def _batch(self, start: int, numbers: Rows, seeds: Seeds, rows: Ints, lengths: Ints | None) -> Batch:
+        real = rows[rows >= 0]
+        reader = self._sequences.reader
+        sizes = None
+        if lengths is not None:
+            sizes = sizes_for(lengths, self._model, reader.info.preparation.max_frames)
+        arrays = self._sequences.examples(
+            numbers[real], self._seeds(seeds[real]), sizes, transcript=self._transcribes
+        )
+        batch = make_batch(arrays, self._model, reader.info)
+        batch["position"] = torch.from_numpy(start + real)
+        if self._model.drops:
+            batch["seed"] = torch.from_numpy(seeds[real].view(np.int64))
+        check_batch(self._model, reader.info.vocab_size, batch)
+        return fill_rows(batch, len(rows))
+
+    def _next(self, start: int) -> tuple[Rows, Seeds, Ints]:
+        """Sequences of the step that begins at a position, their seeds and, if they count, lengths (N, S)."""
+        batching = self._spec.batching
+        if batching is None:
+            numbers, seeds = self._order(start, start + self._spec.batch_size)
+            return numbers, seeds, np.zeros((len(numbers), 3), np.int64)
+        numbers, seeds = self._order(start, start + batching.max_rows)
+        lengths: list[Ints] = []
+
+        def totals() -> Iterator[int]:
+            for first in range(0, batching.max_rows, READ_AHEAD):
+                some = slice(first, first + READ_AHEAD)
+                found = self._sequences.lengths(
+                    numbers[some], self._seeds(seeds[some]), transcript=self._transcribes
+                )
+                lengths.append(positions_of(found, self._model))
+                yield from (lengths[-1] @ counted_of(self._model)).tolist()
+
+        count = num_rows(totals(), batching.tokens, batching.max_rows)
+        return numbers[:count], seeds[:count], np.concatenate(lengths)[:count]
+
+    def _order(self, start: int, stop: int) -> tuple[Rows, Seeds]:
+        return rows_at(self._spec.seed, len(self._sequences), start, stop)
+
+    def _seeds(self, seeds: Seeds) -> Seeds | None:
+        return seeds if self._spec.augment else None
+
+
+def worker_steps(
+    sequences: Sequences,
     model: ModelSpec,
     spec: TrainingSpec,
     cursor: int,
+    step: int,
     rank: int,
     device: torch.device,
     dtype: torch.dtype = torch.float32,
-) -> Iterator[Share]:
-    """Yield data-parallel worker `rank`'s part of every step, from position `cursor` on.
+) -> Iterator[Step]:
+    """Yield data-parallel worker `rank`'s part of every step after `step`, from position `cursor` on."""
+    reader = StepReader(sequences, model, spec, rank)
 
-    The order is a pure function of seed and position, so a step's rows are the same on every mesh:
-    worker r of d takes the r-th of d contiguous parts.
-    """
-
-    def read(position: int) -> Share:
-        start, stop = share(position, position + spec.batch_size, rank, spec.parallel.data)
-        rows, seeds = rows_at(spec.seed, len(reader), start, stop)
-        arrays = reader.examples(
-            rows, seeds if spec.augment else None, transcript=spec.objective.transcription > 0
+    def read(position: int) -> Step:
+        found = reader.read(position)
+        return replace(
+            found, passes=[[_placed(batch, device, dtype) for batch in groups] for groups in found.passes]
         )
-        batch = make_batch(arrays, model, reader.info)
-        if model.drops:
-            batch["seed"] = torch.from_numpy(seeds.view(np.int64))
-        check_batch(model, reader.info.vocab_size, batch)
-        placed = {
-            name: tensor.to(device, dtype if tensor.is_floating_point() else tensor.dtype)
-            for name, tensor in batch.items()
-        }
-        return Share(start, reader.ids_of(rows), placed)
 
-    positions = range(cursor, spec.steps * spec.batch_size, spec.batch_size)
     with ThreadPoolExecutor(1, thread_name_prefix="reader") as pool:
         ahead = pool.submit(read, cursor)
-        for position in positions:
-            part = ahead.result()
-            if position != positions[-1]:
-                ahead = pool.submit(read, position + spec.batch_size)
-            yield part
+        for number in range(step, spec.steps):
+            found = ahead.result()
+            if number + 1 < spec.steps:
+                ahead = pool.submit(read, found.stop)
+            yield found
+
+
+def _placed(batch: Batch, device: torch.device, dtype: torch.dtype) -> Batch:
+    return {
+        name: tensor.to(device, dtype if tensor.is_floating_point() else tensor.dtype)
+        for name, tensor in batch.items()
+    }

@@ -93,8 +93,9 @@ class DeferringStage(PipelineStage):
 
 
 def defer(module: nn.Module) -> Deferred:
-    """Let the linear layers of a module put their weights' gradients off."""
-    deferred = Deferred()
+    """Let the linear layers of a module put their weights' gradients off, all to one place."""
+    known = (layer.deferred for layer in module.modules() if isinstance(layer, DeferringLinear))
+    deferred = next(known, None) or Deferred()
     for layer in module.modules():
         if type(layer) is nn.Linear:
             layer.__class__ = DeferringLinear

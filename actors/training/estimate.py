@@ -7,9 +7,10 @@ Made without data, devices or processes: a trace of the model's layers (`tracing
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ...models.layers import HALF
+from .batching import MIN_TOKENS
 from .certificate import Training
 from .memory import memory_of
 from .schedules import Pass, waiting
@@ -65,7 +66,7 @@ class Estimate:
 
 
 def estimate(training: Training, max_tokens: int, vocab_size: int, num_classes: int) -> Estimate:
-    """What a training will take.
+    """What a training will take; where its steps are of tokens, what the one that needs most memory takes.
 
     Args:
         training: of a model on a mesh that can work.
@@ -73,6 +74,31 @@ def estimate(training: Training, max_tokens: int, vocab_size: int, num_classes: 
         vocab_size: of the corpus's tokenizer.
         num_classes: of its categories.
     """
+    shapes = _extremes(training, max_tokens)
+    found = [_of_shapes(one, length, vocab_size, num_classes) for one, length in shapes]
+    return max(found, key=lambda one: max(worker.total for worker in one.workers))
+
+
+def _extremes(training: Training, max_tokens: int) -> list[tuple[Training, int]]:
+    """Steps of as many rows as the spec says; where they are of tokens, one of the longest sequences, and one
+    of as many rows as may be.
+    """
+    spec, batching = training.spec, training.spec.batching
+    if batching is None:
+        return [(training, max_tokens)]
+    parts = spec.parallel.data * spec.parallel.passes(spec.optimizer.compression)
+    unit = parts * spec.parallel.num_microbatches
+    longest = min(max_tokens, batching.max_tokens)
+    shapes: dict[tuple[int, int], Training] = {}
+    for wished in (batching.tokens // longest, batching.max_rows):
+        length = min(longest, max(MIN_TOKENS, batching.tokens // wished))
+        rows = -(-wished // unit) * unit
+        changed = spec.model_copy(update={"batch_size": rows, "batching": None})
+        shapes[rows, length] = replace(training, spec=changed)
+    return [(one, length) for (_, length), one in shapes.items()]
+
+
+def _of_shapes(training: Training, max_tokens: int, vocab_size: int, num_classes: int) -> Estimate:
     traced = trace(training, max_tokens, vocab_size, num_classes)
     parallel = training.spec.parallel
     places = place_layers(traced.model, parallel.num_slices, traced.costs)

@@ -10,7 +10,7 @@ import json
 import threading
 import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -176,14 +176,16 @@ class Board:
         return f"eagleray/doing/{rank}"
 
 
-def agree(batch: Mapping[str, Tensor]) -> None:
+def agree(passes: Sequence[Sequence[Mapping[str, Tensor]]]) -> None:
     """Refuse rows whose shapes are not the same on all workers, which call this together.
 
     Raises:
         EaglerayError: naming a worker and what it has.
     """
     shapes: dict[str, Any] = {
-        name: (tuple(tensor.shape), str(tensor.dtype)) for name, tensor in sorted(batch.items())
+        name if number == 0 else f"{name} of group {number}": (tuple(tensor.shape), str(tensor.dtype))
+        for number, batch in enumerate(batch for groups in passes for batch in groups)
+        for name, tensor in sorted(batch.items())
     }
     digest = zlib.crc32(json.dumps(shapes).encode())
     ends = torch.tensor([digest, -digest])

@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,12 @@ from ...models.spec import ModelSpec, Task
 from .adapting import adapt, layer_rates
 from .certificate import Training
 from .checkpoint import load_weights
+from .data import Batch, Passes
 from .mesh import build_mesh
 from .momentum import follow
 from .objective import Objective
 from .optimizer import LocalOptimizer, clip_gradients, learning_rate
-from .pipeline import make_schedule
+from .pipeline import Schedule, make_schedule
 from .precision import (
     DTYPES,
     Change,
@@ -59,6 +61,18 @@ class Part:
     model: MultimodalModel
     slices: Mapping[int, ModelSlice]
     tied: TiedWeights
+
+
+KEPT_SHAPES = 16
+"""Shapes of a pipeline's rows whose buffers are kept."""
+
+
+@dataclass(frozen=True)
+class Schedules:
+    """A worker's passes over rows of some shapes: forward and backward, and forward alone."""
+
+    train: Schedule
+    forward: Schedule
 
 
 @dataclass(frozen=True)
@@ -162,27 +176,29 @@ class Learner:
             spec.objective,
             self.model,
             self.mesh["data"].get_group(),
-            spec.parallel.num_microbatches * self.optimizer.passes,
+            spec.parallel.num_microbatches,
             self.device,
             self.dtype,
         )
-        self._schedule()
 
-    def backward(self, batch: dict[str, Tensor]) -> dict[str, float]:
+    def backward(self, passes: Passes) -> dict[str, float]:
         """Give parameters the gradient of this worker's rows; returns the loss and its terms."""
-        self.objective.start_step(batch, self.precision.scale)
-        inputs: dict[str, Any] = {k: v for k, v in batch.items() if k != "group"}
+        groups = [batch for groups in passes for batch in groups]
+        self.objective.start_step(groups, self.precision.scale)
+        inputs: list[dict[str, Any]] = [
+            {name: tensor for name, tensor in batch.items() if name not in ("group", "position")}
+            for batch in groups
+        ]
         if self.objective.looks_ahead:
-            # the model that follows drops nothing; the trained one the same in both of its passes
-            ahead = {k: v for k, v in inputs.items() if k != "seed" or self.keys is self.model}
-            with torch.no_grad():
-                outputs = self._forward.step(**ahead)
-            if outputs is not None:  # the last pipeline rank's
-                self.objective.fill_bank(outputs)
-        rows = torch.arange(batch["label"].shape[0], device=self.device)
-        for number, some in enumerate(rows.chunk(self.optimizer.passes)):
-            part = {name: tensor[some[0] : some[-1] + 1] for name, tensor in inputs.items()}
-            self._train.step(target=some if self._is_last else None, return_outputs=False, **part)
+            self._look_ahead(inputs)
+        counts = [len(batch["label"]) for batch in groups]
+        targets = torch.arange(sum(counts), device=self.device).split(counts)
+        waiting = iter(zip(inputs, targets, strict=True))
+        for number, several in enumerate(passes):
+            for some, target in islice(waiting, len(several)):
+                self._schedules(some).train.step(
+                    target=target if self._is_last else None, return_outputs=False, **some
+                )
             self._tied.sum_gradients()
             self.optimizer.take(number, self.precision.scale)
         self.optimizer.gather()
@@ -235,7 +251,6 @@ class Learner:
                     local_part(parameter).copy_(local_part(known[name]))
         self.optimizer.load(optimizer.state())
         self.objective.model = self.model
-        self._schedule()
 
     def past(self) -> dict[str, Tensor]:
         """What negatives of earlier batches need; the embeddings are at the last pipeline workers."""
@@ -249,6 +264,7 @@ class Learner:
 
     def _assemble(self, load: Callable[[Part], None] | None) -> None:
         """Build this worker's part, and that of the model that follows if there is one."""
+        self._by_shapes: dict[tuple[torch.Size, ...], Schedules] = {}
 
         def build() -> Part:
             part = self._part_of(self._draw().to(self.device, self.dtype))
@@ -275,11 +291,36 @@ class Learner:
             holders = {name: num_holders(p, workers) for name, p in parameters.items()}
             self.optimizer = LocalOptimizer(self.spec.optimizer, parameters, rates, copies, holders)
 
-    def _schedule(self) -> None:
-        where = self.device, self.mesh["pipeline"].get_group()
-        # stages of their own, since one keeps buffers for one kind of pass
-        self._train = make_schedule(self._slices, self.spec.parallel, self.objective, *where)
-        self._forward = make_schedule(self._followers, self.spec.parallel, None, *where)
+    def _look_ahead(self, inputs: Sequence[Batch]) -> None:
+        """Fill the bank with embeddings of all this worker's rows."""
+        outputs: list[tuple[Tensor, ...]] = []
+        for batch in inputs:
+            # the model that follows drops nothing; the trained one the same in both of its passes
+            ahead: dict[str, Any] = {
+                name: tensor for name, tensor in batch.items() if name != "seed" or self.keys is self.model
+            }
+            with torch.no_grad():
+                found = self._schedules(batch).forward.step(**ahead)
+            if found is not None:  # the last pipeline rank's
+                outputs.append(found)
+        if outputs:
+            self.objective.fill_bank(tuple(torch.cat(parts) for parts in zip(*outputs, strict=True)))
+
+    def _schedules(self, batch: Batch) -> Schedules:
+        """For rows of a group's shapes: a pipeline's stage keeps buffers for those that it saw first."""
+        shapes = tuple(tensor.shape for tensor in batch.values()) if self.spec.parallel.num_slices > 1 else ()
+        found = self._by_shapes.pop(shapes, None)
+        if found is None:
+            parallel, where = self.spec.parallel, (self.device, self.mesh["pipeline"].get_group())
+            # stages of their own, since one keeps buffers for one kind of pass
+            found = Schedules(
+                make_schedule(self._slices, parallel, self.objective, *where),
+                make_schedule(self._followers, parallel, None, *where),
+            )
+            if len(self._by_shapes) == KEPT_SHAPES:
+                self._by_shapes.pop(next(iter(self._by_shapes)))
+        self._by_shapes[shapes] = found
+        return found
 
     def _part_of(self, model: MultimodalModel) -> Part:
         parallel, group = self.spec.parallel, self.mesh["pipeline"].get_group()

@@ -16,14 +16,17 @@ from torch import distributed as dist
 from ...models.spec import ModelSpec, Task
 from ...pipelines.ledger import LEDGER, Ledger, Tally, corpus_digest
 from ...pipelines.reading import CorpusReader
+from ...pipelines.sequences import Sequences
 from ...workflows.errors import EaglerayError
 from .checkpoint import Photographer, Snapshot, load_state
-from .data import worker_shares
+from .data import worker_steps
 from .faults import Board, agree
 from .learner import Learner, Update
 from .precision import PrecisionState
 from .spec import AdaptationSpec, TrainingSpec
 
+STEPS_TO_JUDGE = 10
+"""After which people are told that much is padding."""
 PRECISION = "precision.json"
 """In a training checkpoint: what each layer computes in, the loss's scale, and every change so far."""
 
@@ -65,6 +68,7 @@ class StepReport:
         terms: the loss and its terms.
         grad_norm: before clipping.
         samples_per_s: rows of the global batch per second.
+        fill: share of the positions computed that were no padding; None where steps are of rows.
         notes: what happened, for people.
         precision: what each layer computes in from now on.
     """
@@ -73,6 +77,7 @@ class StepReport:
     terms: Mapping[str, float]
     grad_norm: float
     samples_per_s: float
+    fill: float | None
     notes: Sequence[str]
     precision: PrecisionState
 
@@ -84,6 +89,8 @@ class Trainer:
         self.job = job
         self.spec = job.spec
         self.reader = CorpusReader(job.corpus, "train")
+        batching = self.spec.batching
+        self.sequences = Sequences(self.reader, None if batching is None else batching.max_tokens)
         self.learner = Learner(
             job.spec,
             job.model,
@@ -97,7 +104,11 @@ class Trainer:
         )
         self.photographer = Photographer()
         self.ledger = Ledger(
-            corpus=corpus_digest(job.corpus), split="train", num_records=len(self.reader), seed=self.spec.seed
+            corpus=corpus_digest(job.corpus),
+            split="train",
+            num_records=len(self.sequences),
+            seed=self.spec.seed,
+            max_tokens=self.sequences.max_tokens,
         )
 
     def run(
@@ -129,29 +140,33 @@ class Trainer:
         # Workers that share a part of the batch count it once.
         counts = all(learner.mesh[axis].get_local_rank() == 0 for axis in ("tensor", "pipeline"))
         tally = Tally()
+        fills: list[float] = []
         board.note(learner.step + 1, "reading its rows")
-        for part in worker_shares(
-            self.reader, self.job.model, self.spec, self.ledger.stop, rank, learner.device, learner.dtype
-        ):
+        begins = self.ledger.stop, self.ledger.step
+        where = rank, learner.device, learner.dtype
+        for read in worker_steps(self.sequences, self.job.model, self.spec, *begins, *where):
             started = time.monotonic()
             board.note(learner.step + 1, "computing gradients")
-            agree(part.batch)
-            terms = learner.backward(part.batch)
+            agree(read.passes)
+            terms = learner.backward(read.passes)
             board.note(learner.step + 1, "copying the last checkpoint")
             self.photographer.wait_for_copy()
             board.note(learner.step + 1, "updating weights")
             update = learner.update()
-            speed = self.spec.batch_size / (time.monotonic() - started)
+            speed = read.num_rows / (time.monotonic() - started)
             notes = self._notes(update, terms)
-            report = StepReport(learner.step, terms, update.norm, speed, notes, learner.precision)
+            if read.fill is not None:
+                fills.append(read.fill)
+                notes += self._tell_fill(fills)
+            report = StepReport(learner.step, terms, update.norm, speed, read.fill, notes, learner.precision)
             if counts:
-                tally.add(part.start, part.ids)
+                tally.add(read.positions, read.ids)
             board.note(learner.step, "telling of it")
             on_step(report)
             if report.step % self.spec.checkpoint_every == 0 or report.step == self.spec.steps:
                 totals: list[Any] = [0] * dist.get_world_size()
                 dist.all_gather_object(totals, tally.total)
-                self.ledger = self.ledger.extended(report.step * self.spec.batch_size, totals)
+                self.ledger = self.ledger.extended(read.stop, report.step, totals)
                 tally = Tally()
                 board.note(learner.step, "saving a checkpoint")
                 on_checkpoint(self, report)
@@ -180,6 +195,17 @@ class Trainer:
             )
         return [*notes, f"{cause}: its batch is left out"]
 
+    def _tell_fill(self, fills: Sequence[float]) -> list[str]:
+        """Once, after some steps, whether more is padding than the spec wishes for."""
+        batching, fill = self.spec.batching, sum(fills) / len(fills)
+        if batching is None or len(fills) != STEPS_TO_JUDGE or fill >= batching.fill:
+            return []
+        return [
+            f"{fill:.0%} of what {STEPS_TO_JUDGE} steps computed was tokens, less than batching.fill="
+            f"{batching.fill:g}: too few rows a step for {self.spec.parallel.num_microbatches} microbatches "
+            f"at each of {self.spec.parallel.data} data-parallel workers; raise batching.tokens"
+        ]
+
     def snapshot(self) -> Snapshot:
         """This worker's part of a training checkpoint; it must be written, beside training or at once."""
         learner = self.learner
@@ -193,7 +219,7 @@ class Trainer:
         if precision != learner.precision:
             learner.use_precision(precision)
         self.ledger = load_state(folder, learner.model, learner.optimizer, learner.past())
-        learner.step = self.ledger.stop // self.spec.batch_size
+        learner.step = self.ledger.step
 
 
 def use_threads(num_workers_here: int) -> None:

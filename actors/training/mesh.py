@@ -7,9 +7,9 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from ...models.spec import ModelSpec, Task
-from ...pipelines.spec import Preparation
+from ...pipelines.spec import CorpusInfo, Preparation
 from ...workflows.errors import EaglerayError
-from .spec import ObjectiveSpec, ParallelSpec, TrainingSpec
+from .spec import BatchingSpec, ObjectiveSpec, ParallelSpec, TrainingSpec
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -65,7 +65,7 @@ def check_topology(spec: TrainingSpec, model: ModelSpec, where: str) -> None:
     Raises:
         EaglerayError: with the numbers, and the nearest value that works.
     """
-    parallel, batch_size = spec.parallel, spec.batch_size
+    parallel = spec.parallel
     heads = head_counts(model)
     for name, counts in heads.items():
         if any(count % parallel.tensor for count in counts):
@@ -76,17 +76,7 @@ def check_topology(spec: TrainingSpec, model: ModelSpec, where: str) -> None:
                 where,
             )
     _check_compression(spec, where)
-    passes = parallel.passes(spec.optimizer.compression)
-    rows = parallel.data * passes * parallel.num_microbatches
-    if batch_size % rows:
-        fits = max(rows, round(batch_size / rows) * rows)
-        parts = f"{passes} passes of " if passes > 1 else ""
-        raise EaglerayError(
-            f"batch_size={batch_size} can't be divided over {parallel.data} data-parallel workers of "
-            f"{parts}{parallel.num_microbatches} microbatches each",
-            f"set {where}.batch_size={fits}, or fewer workers or microbatches",
-            where,
-        )
+    _check_rows(spec, where)
     if (
         parallel.pipeline > 1
         and parallel.schedule == "1f1b"
@@ -104,6 +94,24 @@ def check_topology(spec: TrainingSpec, model: ModelSpec, where: str) -> None:
         raise EaglerayError(
             f"{parallel.pipeline} pipeline workers of {each} slices, but the model has {layers} layers",
             f"set {where}.parallel.pipeline={layers // each} or less",
+            where,
+        )
+
+
+def _check_rows(spec: TrainingSpec, where: str) -> None:
+    """Refuse rows that can't be divided; where steps are of tokens, what is missing is filled up."""
+    if spec.batching is not None:
+        return
+    parallel, batch_size = spec.parallel, spec.batch_size
+    passes = parallel.passes(spec.optimizer.compression)
+    rows = parallel.data * passes * parallel.num_microbatches
+    if batch_size % rows:
+        fits = max(rows, round(batch_size / rows) * rows)
+        parts = f"{passes} passes of " if passes > 1 else ""
+        raise EaglerayError(
+            f"batch_size={batch_size} can't be divided over {parallel.data} data-parallel workers of "
+            f"{parts}{parallel.num_microbatches} microbatches each",
+            f"set {where}.batch_size={fits}, or fewer workers or microbatches",
             where,
         )
 
@@ -145,6 +153,22 @@ def _check_slices(parallel: ParallelSpec, where: str) -> None:
         raise EaglerayError(
             f"{parallel.num_microbatches} microbatches don't make {rounds} equal rounds ({schedule})",
             f"set {where}.parallel.microbatches={rounds * parallel.pipeline}",
+            where,
+        )
+
+
+def check_batching(batching: BatchingSpec | None, corpus: CorpusInfo, where: str) -> None:
+    """Refuse sequences that are shorter than what isn't cut.
+
+    Raises:
+        EaglerayError: with the least that works.
+    """
+    least = corpus.preparation.max_tokens
+    if batching is not None and "captions" in corpus.columns and batching.max_tokens < least:
+        raise EaglerayError(
+            f"a caption is not cut, and may have {least} tokens, more than batching.max_tokens="
+            f"{batching.max_tokens}",
+            f"set {where}.batching.max_tokens={least} or more",
             where,
         )
 

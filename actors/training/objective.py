@@ -11,7 +11,7 @@ All other terms are sums over rows, divided by what the global batch has of them
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -31,12 +31,15 @@ class Bank:
     """The global batch as the contrastive loss sees it.
 
     Attributes:
-        rows: of all data-parallel workers, detached; its embeddings are the model's outputs of that kind.
-        start: this worker's first row.
+        rows: of all data-parallel workers in the order of training, detached, and after them those that are
+            none; its embeddings are the model's outputs of that kind.
+        own: places of this worker's rows.
+        size: rows that are some.
     """
 
     rows: Rows
-    start: int
+    own: Tensor
+    size: int
 
 
 class Objective:
@@ -46,7 +49,7 @@ class Objective:
         spec: weights of the terms.
         model: this worker's part of it.
         data_group: the data-parallel process group.
-        num_microbatches: per worker and step.
+        num_microbatches: that a worker's rows of one shape are computed in.
         device: of the model.
         dtype: of the losses.
 
@@ -66,7 +69,7 @@ class Objective:
     ) -> None:
         self.spec = spec
         self.group = data_group
-        self.num_microbatches = num_microbatches
+        self.num_microbatches = self._microbatches_each = num_microbatches
         self.model = model
         self._names = model.output_names
         self._embedded = [name for name in self._names if name in MODALITIES or name.startswith("found.")]
@@ -79,7 +82,7 @@ class Objective:
             device,
             dtype,
         )
-        self._batch: Mapping[str, Tensor] = {}
+        self._batches: Sequence[Mapping[str, Tensor]] = ()
         self._scale = 1.0
         self._bank: Bank | None = None
         self._counts: dict[str, float] = {}
@@ -90,31 +93,38 @@ class Objective:
         """Whether `fill_bank` must be called before the loss."""
         return self.spec.uses_bank and (self.spec.is_slow or self.num_microbatches > 1)
 
-    def start_step(self, batch: Mapping[str, Tensor], scale: float = 1.0) -> None:
+    def start_step(self, batches: Sequence[Mapping[str, Tensor]], scale: float = 1.0) -> None:
         """Take this worker's rows of the next step; the bank is empty until `fill_bank`.
 
         Args:
-            batch: the rows.
+            batches: the rows, by shape; they are numbered through.
             scale: what the loss is multiplied by, and so its gradient; the terms are reported without.
         """
-        self._batch, self._scale = batch, scale
+        self._batches, self._scale = batches, scale
+        self.num_microbatches = self._microbatches_each * len(batches)
         self._bank = None
         self._terms = {}
         self._counts = {}
-        if counts := self._count(batch):
-            sums = torch.stack([count.double() for count in counts.values()])
+        each = [self._count(batch) for batch in batches]
+        if counts := each[0]:
+            sums = torch.stack([torch.stack([found[name] for found in each]).sum() for name in counts])
+            sums = sums.double()
             dist.all_reduce(sums, group=self.group)
             self._counts = {name: max(n, 1.0) for name, n in zip(counts, sums.tolist(), strict=True)}
 
     def fill_bank(self, outputs: tuple[Tensor, ...]) -> None:
         """Gather the embeddings of all workers' rows, from the outputs for all this worker's rows."""
         named = self._named(outputs)
+        positions = self._gather(self._column("position"))
+        is_some = positions >= 0
+        order = positions.where(is_some, positions.max() + 1).argsort(stable=True)
         rows = Rows(
-            {name: self._gather(promoted(named[name].detach())) for name in self._embedded},
-            self._gather(self._batch["present"].to(torch.int64)).bool(),
-            self._gather(self._batch["group"]),
+            {name: self._gather(promoted(named[name].detach()))[order] for name in self._embedded},
+            self._gather(self._column("present").to(torch.int64)).bool()[order],
+            self._gather(self._column("group"))[order],
         )
-        self._bank = Bank(rows, dist.get_rank(self.group) * self._batch["group"].shape[0])
+        own = order.argsort().chunk(dist.get_world_size(self.group))[dist.get_rank(self.group)]
+        self._bank = Bank(rows, own, int(is_some.sum()))
 
     def __call__(self, outputs: tuple[Tensor, ...], rows: Tensor) -> Tensor:
         """Loss of the worker's rows `rows` (b,) given the outputs for them; scalar, to be summed."""
@@ -138,7 +148,8 @@ class Objective:
     def end_step(self) -> None:
         """Keep the step's embeddings as negatives of the steps that follow."""
         if self._bank is not None and self.spec.is_slow:
-            self.past = self.past.followed_by(self._bank.rows).last(len(self.past.groups))
+            seen = self._bank.rows.first(self._bank.size)
+            self.past = self.past.followed_by(seen).last(len(self.past.groups))
 
     def sum_terms(self, counts: bool) -> dict[str, float]:
         """The step's loss and its terms over all workers, which call this together.
@@ -153,6 +164,10 @@ class Objective:
         dist.all_reduce(sums)
         terms = dict(zip(self._weights, sums.tolist(), strict=True))
         return {"loss": sum(self._weights[name] * term for name, term in terms.items()), **terms}
+
+    def _column(self, name: str) -> Tensor:
+        """Of all this worker's rows."""
+        return torch.cat([batch[name] for batch in self._batches])
 
     def _named(self, outputs: tuple[Tensor, ...] | Tensor) -> dict[str, Tensor]:
         # a pipeline's stage hands on a single output as it is
@@ -182,7 +197,7 @@ class Objective:
         """The terms that need the whole batch."""
         if self._bank is None:
             raise RuntimeError("fill_bank comes before the loss")
-        batch, own = self._bank.rows, rows + self._bank.start
+        batch, own = self._bank.rows, self._bank.own[rows]
         live = {name: promoted(out[name]) for name in self._embedded}
         if self.spec.is_slow:
             queries = Rows(live, batch.present[own], batch.groups[own])

@@ -12,7 +12,7 @@ from ...models.spec import ModelSpec
 from ...workflows.errors import EaglerayError
 from ...workflows.stage import Emit, StageContext
 from .checkpoint import CheckpointInfo, write_artifact
-from .mesh import check_inputs, check_objective, check_topology
+from .mesh import check_batching, check_inputs, check_objective, check_topology
 from .spec import AdaptationSpec, TrainingSpec
 
 if TYPE_CHECKING:
@@ -111,6 +111,7 @@ def train_checkpoint(
     check_topology(spec, model, ctx.stage)
     info = read_info(corpus)
     check_inputs(model, info.preparation, ctx.stage)
+    check_batching(spec.batching, info, ctx.stage)
     other = before is not None and before.classes != info.classes
     if before is not None and other and "classification" in before.tasks:
         ctx.log("the corpus has other categories than the checkpoint: their classifier starts at random")
@@ -178,6 +179,8 @@ def _work(config: dict[str, Any]) -> None:
             "samples_per_s": report.samples_per_s,
             "left_s": left_s,
         }
+        if report.fill is not None:
+            metrics["fill"] = report.fill
         for note in report.notes:
             worker.emit("log", message=note)
         worker.emit("progress", step=report.step, total=steps, metrics=metrics)

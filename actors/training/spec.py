@@ -187,6 +187,28 @@ class LoraSpec(Spec):
     """Names of the layers that get one: query, key, value, output, up, down."""
 
 
+class BatchingSpec(Spec):
+    """Fill a step with tokens, not rows, and compute rows of like length together.
+
+    A token is a position of a text, of an answer, or of a recording as attention sees it; pictures have none.
+    """
+
+    tokens: int = Field(default=4096, ge=1)
+    """Tokens of a step over all workers, at the most; padding isn't counted."""
+    max_tokens: int = Field(default=2048, ge=4)
+    """Tokens of a sequence: a longer document is cut into several, and none of it is dropped."""
+    max_rows: int = Field(default=512, ge=2)
+    """Rows of a step over all workers, at the most: what bounds the pictures."""
+    fill: float = Field(default=0.92, gt=0, le=1)
+    """Share of what is computed that shall be tokens and not padding: more makes more and smaller groups."""
+
+    @model_validator(mode="after")
+    def _check(self) -> BatchingSpec:
+        if self.max_tokens > self.tokens:
+            raise ValueError(f"a sequence of {self.max_tokens} tokens is more than a step's {self.tokens}")
+        return self
+
+
 class AdaptationSpec(Spec):
     """What a training that goes on from a checkpoint changes, and how fast."""
 
@@ -204,7 +226,9 @@ class TrainingSpec(StageSpec):
     steps: int = Field(default=300, ge=1)
     """Optimizer steps."""
     batch_size: int = Field(default=64, ge=2)
-    """Rows per step over all workers."""
+    """Rows per step over all workers; of no meaning with `batching`."""
+    batching: BatchingSpec | None = None
+    """Fill steps by tokens instead, with rows of like length side by side."""
     seed: int = Field(default=0, ge=0)
     """Seed of initialisation, order and augmentation."""
     augment: bool = True
@@ -232,6 +256,12 @@ class TrainingSpec(StageSpec):
     uncertified: bool = Runtime(False)
     """Train on a mesh that has no certificate (`eagleray certify`); the checkpoint will say so."""
 
+    @model_validator(mode="after")
+    def _one_size(self) -> TrainingSpec:
+        if self.batching is not None and "batch_size" in self.model_fields_set:
+            raise ValueError("batch_size and batching: a step has so many rows or so many tokens, name one")
+        return self
+
     @property
     def is_one_process(self) -> bool:
         """Whether there is nothing to prove: one worker, which takes a batch's rows at once."""
@@ -240,6 +270,7 @@ class TrainingSpec(StageSpec):
             parallel.num_workers == parallel.num_microbatches == 1
             and parallel.sharding == "full"
             and self.optimizer.compression is None
+            and self.batching is None
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import gcd, lcm
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,8 @@ from ...models.spec import MODALITIES, AudioSpec, DecoderSpec, ModelSpec, TextSp
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from .batching import Ints
 
 VOCAB_SIZE = 48
 NUM_CLASSES = 5
@@ -50,6 +53,7 @@ def toy_batch(model: ModelSpec, num_rows: int, seed: int) -> dict[str, Tensor]:
     batch: dict[str, Tensor] = {
         "label": draw(NUM_CLASSES + 1, num_rows) - 1,
         "group": draw(max(2, 2 * num_rows // 3), num_rows),
+        "position": torch.arange(num_rows),
     }
     if model.vision is not None:
         side = model.vision.image_size
@@ -69,6 +73,18 @@ def toy_batch(model: ModelSpec, num_rows: int, seed: int) -> dict[str, Tensor]:
         mel = torch.randn(num_rows, frames, model.audio.n_mels, generator=generator, dtype=torch.float64)
         batch["mel"] = mel * batch["mel_mask"][..., None]
     return {**batch, "present": present}
+
+
+def toy_lengths(model: ModelSpec, batch: Mapping[str, Tensor]) -> Ints:
+    """Lengths of a batch's rows; see `positions_of`."""
+    from ...pipelines.reading import Sizes
+    from .data import positions_of
+
+    counts = [
+        batch[name].sum(dim=1).tolist() if name in batch else [0] * len(batch["label"])
+        for name in ("token_mask", "answer_mask", "mel_mask")
+    ]
+    return positions_of([Sizes(*row) for row in zip(*counts, strict=True)], model)
 
 
 def _vision(spec: VisionSpec) -> VisionSpec:

@@ -82,7 +82,8 @@ def _sent_for_bank(worker: Worker) -> float:
     if not (worker.is_last and worker.spec.objective.uses_bank):
         return 0.0
     data, size = worker.parallel.data, worker.dtype.itemsize
-    row = worker.embed_dim * size * sum(1 for _ in worker.embedded()) + 8 * len(MODALITIES) + 8
+    told = 8 * (len(MODALITIES) + 2)  # which modalities it has, its group, its position
+    row = worker.embed_dim * size * sum(1 for _ in worker.embedded()) + told
     return (data - 1) * worker.spec.batch_size / data * row
 
 

@@ -87,10 +87,10 @@ for step in range(steps):
     started = time.perf_counter()
     if step == 1 and "compiled" not in sys.argv:
         with FlopCounterMode(display=False) as counter:
-            learner.backward(batch)
+            learner.backward([[batch]])
         flops = counter.get_total_flops()
     else:
-        learner.backward(batch)
+        learner.backward([[batch]])
     update = learner.update()
     wait()
     took.append(time.perf_counter() - started)

@@ -62,7 +62,8 @@ def work(rank, schedule, count):
         dist.barrier()
         busy, started = 0.0, time.perf_counter()
         rows = torch.arange(len(tokens))
-        learner._train.step(target=rows, return_outputs=False, **_inputs(learner, batch))
+        inputs = _inputs(learner, batch)
+        learner._schedules(inputs).train.step(target=rows, return_outputs=False, **inputs)
         took = time.perf_counter() - started
         learner.optimizer.zero_grad()
         if step > 2:
@@ -71,7 +72,7 @@ def work(rank, schedule, count):
 
 
 def _inputs(learner, batch):
-    learner.objective.start_step(batch)
+    learner.objective.start_step([batch])
     return {name: tensor for name, tensor in batch.items() if name != "group"}
 
 

@@ -9,7 +9,7 @@ learner = Learner(SPEC, MODEL, VOCABULARY, CLASSES)
 
 
 def step(batch):
-    learner.backward(batch)
+    learner.backward([[batch]])
     learner.update()
 
 

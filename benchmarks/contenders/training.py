@@ -62,6 +62,7 @@ def batches() -> Iterator[dict[str, Tensor]]:
         "present": torch.ones(ROWS, 3, dtype=torch.bool),
         "label": torch.randint(0, CLASSES, (ROWS,), generator=generator),
         "group": torch.arange(ROWS),
+        "position": torch.arange(ROWS),
     }
     batch = {name: tensor.to(DEVICE) for name, tensor in batch.items()}
     while True:
@@ -84,7 +85,7 @@ def build() -> tuple[MultimodalModel, Optimizer, Callable[[MultimodalModel, dict
     objective = Objective(SPEC.objective, model, dist.group.WORLD, 1, torch.device(DEVICE))
 
     def loss_of(wrapped: MultimodalModel, batch: dict[str, Tensor]) -> Tensor:
-        objective.start_step(batch)
+        objective.start_step([batch])
         outputs = tuple(wrapped(batch).values())
         return objective(outputs, torch.arange(ROWS, device=DEVICE))
 

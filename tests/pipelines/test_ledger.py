@@ -38,11 +38,12 @@ class Training:
             for rank in range(ranks):
                 start, stop = share(cursor, cursor + batch_size, rank, ranks)
                 rows, _ = rows_at(self.seed, self.num_records, start, stop)
-                tallies[rank].add(start, [f"id {row}" for row in rows])
+                tallies[rank].add(range(start, stop), [f"id {row}" for row in rows])
                 since += rows.tolist()
             cursor += batch_size
             if step % every == 0:
-                self.checkpoint = self.checkpoint.extended(cursor, [tally.total for tally in tallies])
+                totals = [tally.total for tally in tallies]
+                self.checkpoint = self.checkpoint.extended(cursor, cursor // batch_size, totals)
                 self.used.append(since)
                 tallies, since = [Tally() for _ in range(ranks)], []
 
@@ -133,7 +134,7 @@ def test_a_real_corpus_is_recomputed(corpus):
         tallies = [Tally(), Tally()]
         for rank, tally in enumerate(tallies):
             part = share(start, start + 30, rank, 2)
-            tally.add(part[0], reader.ids_of(rows_at(5, len(reader), *part)[0]))
-        ledger = ledger.extended(start + 30, [tally.total for tally in tallies])
+            tally.add(range(*part), reader.ids_of(rows_at(5, len(reader), *part)[0]))
+        ledger = ledger.extended(start + 30, start // 30 + 1, [tally.total for tally in tallies])
     verify(ledger, reader.ids_of)
     assert usage(ledger) == (90 // len(reader), 90 // len(reader) + 1)

@@ -51,6 +51,8 @@ def losses(
             trainer.snapshot().write(save / str(trainer.learner.step)) if save is not None else None
         ),
     )
-    verify(trainer.ledger, trainer.reader.ids_of)
-    assert trainer.ledger.stop == job.spec.steps * job.spec.batch_size
+    verify(trainer.ledger, trainer.sequences.ids_of)
+    assert trainer.ledger.step == job.spec.steps
+    if job.spec.batching is None:
+        assert trainer.ledger.stop == job.spec.steps * job.spec.batch_size
     return reports

@@ -25,6 +25,7 @@ from eagleray.actors.training.group import run_group
 from eagleray.actors.training.objective import Objective
 from eagleray.actors.training.spec import (
     AdaptationSpec,
+    BatchingSpec,
     CompressionSpec,
     LoraSpec,
     ObjectiveSpec,
@@ -156,7 +157,7 @@ def uneven_microbatches_weigh_alike():
     call = Objective.__call__
 
     def mean_of_means(self, outputs, rows):
-        counts = self._count({name: tensor[rows] for name, tensor in self._batch.items()})
+        counts = self._count({name: tensor[rows] for name, tensor in self._batches[0].items()})
         self._counts = {name: float(count) * self.num_microbatches for name, count in counts.items()}
         return call(self, outputs, rows)
 
@@ -201,10 +202,11 @@ def tied_weights_reduced_once():
 def seeded(change):
     backward = learner.Learner.backward
 
-    def with_other_seeds(self, batch):
-        batch["seed"] = batch["seed"].clone()
-        change(batch["seed"])
-        return backward(self, batch)
+    def with_other_seeds(self, passes):
+        for batch in (batch for groups in passes for batch in groups):
+            batch["seed"] = batch["seed"].clone()
+            change(batch["seed"])
+        return backward(self, passes)
 
     learner.Learner.backward = with_other_seeds
 
@@ -219,6 +221,33 @@ def tensor_workers_drop_differently():
 
 def torch_divides_the_backward_pass():
     pipeline.DeferringStage = PipelineStage
+
+
+def groups_weigh_alike():
+    call = Objective.__call__
+
+    def mean_of_means(self, outputs, rows):
+        groups = torch.arange(sum(len(b["label"]) for b in self._batches)).split(
+            [len(b["label"]) for b in self._batches]
+        )
+        (batch,) = (
+            b for b, group in zip(self._batches, groups, strict=True) if group[0] <= rows[0] <= group[-1]
+        )
+        counts = self._count(batch)
+        self._counts = {name: max(1.0, float(n)) * len(self._batches) for name, n in counts.items()}
+        return call(self, outputs, rows)
+
+    Objective.__call__ = mean_of_means
+
+
+def negatives_are_kept_in_the_order_of_workers():
+    column = Objective._column
+
+    def by_worker(self, name):
+        found = column(self, name)
+        return found.abs() * 0 if name == "position" else found
+
+    Objective._column = by_worker
 
 
 EMBEDDED = {"contrastive": 1.0}, part(decoder=None, audio=None)
@@ -245,7 +274,10 @@ TRAPS = {
         0,
         ALL,
     ),
+    groups_weigh_alike: (TEXTS, {}, 0, ALL),
+    negatives_are_kept_in_the_order_of_workers: (EMBEDDED, {"data": 2}, 32, ALL),
 }
+GROUPED = {groups_weigh_alike, negatives_are_kept_in_the_order_of_workers}
 
 
 def trapped(rank, trap, *arguments):
@@ -258,7 +290,8 @@ def test_a_known_error_is_caught(trap, tmp_path):
     (objective, model), parallel, negatives, caught = TRAPS[trap]
     spec = spec_of({**objective, "negatives": negatives}, **parallel)
     # a clipped norm is the only way in which a wrong one changes weights
-    spec = spec.model_copy(update={"optimizer": OptimizerSpec(max_grad_norm=1e-3)})
+    batching = BatchingSpec(fill=0.99) if trap in GROUPED else None
+    spec = spec.model_copy(update={"optimizer": OptimizerSpec(max_grad_norm=1e-3), "batching": batching})
     arguments = (Training(spec, model).at_toy_width(), tmp_path)
     (expected,) = run_group(alone, 1, *arguments)
     found = compare(run_group(trapped, spec.parallel.num_workers, trap, *arguments), expected)

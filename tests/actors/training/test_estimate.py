@@ -87,6 +87,7 @@ def rows_of(model: ModelSpec, count: int, dtype: torch.dtype) -> dict[str, torch
         "present": torch.ones(count, 3, dtype=torch.bool),
         "label": torch.randint(CLASSES, (count,)),
         "group": torch.arange(count),
+        "position": torch.arange(count),
     }
     if model.vision is not None:
         batch["image"] = torch.randn(count, 3, 32, 32, dtype=dtype)
@@ -103,11 +104,18 @@ def measure(rank: int, training: Training) -> tuple[int, int, dict[str, float]]:
     with meter:
         learner = Learner(training.spec, training.model, VOCABULARY, CLASSES)
         count = ROWS // parallel.data
+        passes = parallel.passes(training.spec.optimizer.compression)
         batches = [rows_of(training.model, count, learner.dtype) for _ in range(2)]
         for step in range(3):
             meter.sent.clear()
             meter.peak = meter.now
-            learner.backward(batches[step % 2])
+            rows = torch.arange(count).chunk(passes)
+            learner.backward(
+                [
+                    [{name: tensor[some[0] : some[-1] + 1] for name, tensor in batches[step % 2].items()}]
+                    for some in rows
+                ]
+            )
             learner.update()
     sent = {}
     for axis in ("data", "tensor", "pipeline"):

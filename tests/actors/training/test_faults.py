@@ -114,15 +114,16 @@ def test_a_fault_is_found_and_told(corpus_folder, tmp_path, fault, expected, par
 
 
 def other_rows(rank: int, size: int, folder: Path, job: TrainingJob) -> None:
-    shares = loop.worker_shares
+    steps = loop.worker_steps
 
     def cut(*arguments):
-        for share in shares(*arguments):
+        for step in steps(*arguments):
             if rank == BAD:
-                share.batch["tokens"] = share.batch["tokens"][:, :-1]
-            yield share
+                batch = step.passes[0][0]
+                batch["tokens"] = batch["tokens"][:, :-1]
+            yield step
 
-    with patch.object(loop, "worker_shares", cut):
+    with patch.object(loop, "worker_steps", cut):
         work(rank, size, folder, job, fails)
 
 

@@ -204,16 +204,17 @@ def poison(rank, job, skip):
     """Train on a corpus of which one step has a picture that is NaN."""
     from eagleray.actors.training import loop
 
-    read = loop.worker_shares
+    read = loop.worker_steps
 
     def poisoned(*arguments):
-        for i, share in enumerate(read(*arguments)):
+        for i, step in enumerate(read(*arguments)):
             if i == 2:
-                share.batch["image"][0] = float("nan")
-                share.batch["present"][0] = True
-            yield share
+                batch = step.passes[0][0]
+                batch["image"][0] = float("nan")
+                batch["present"][0] = True
+            yield step
 
-    loop.worker_shares = poisoned
+    loop.worker_steps = poisoned
     return run(rank, job)
 
 
