@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 
 from harness import WORK, Claim, Contender, compare, environment, gpu, has_bf16, machine, medians, publish
 
@@ -129,12 +130,42 @@ def compression(repeats: int) -> list[Claim]:
     return claims
 
 
+def batching(repeats: int) -> list[Claim]:
+    """Real tokens over padded ones, and what that is worth."""
+    from inputs import prompts, stamps, texts
+
+    claims: list[Claim] = []
+    folders = {"captions": stamps(), "speeches": texts(), "clips": prompts()}
+    titles = {"captions": "Tux Paint captions", "speeches": "State of the Union", "clips": "speech clips"}
+    meshes = {
+        "alone": "one worker, 4,096 tokens a step",
+        "two": "two, 4,096",
+        "eight": "eight, 8 × 4,096",
+    }
+    ways = {"in groups": "0.92", "longest of a step": "0.01", "longest of all": "0"}
+
+    def contenders(name: str, what: str, hows: Sequence[str]) -> list[Contender]:
+        script = "train_batching.py", sys.executable
+        return [Contender(how, *script, (name, what, ways[how], str(folders[name]))) for how in hows]
+
+    for name, title in titles.items():
+        print(f"tokens and padding: {title}", flush=True)
+        runs = compare(contenders(name, "fill", ("in groups", "longest of a step")), 1)
+        for key, mesh in meshes.items():
+            found = medians(runs, key)
+            ours = found.pop("in groups")
+            claims.append(claim(f"{title}, {mesh}: real over padded tokens", ours, found, 0.92, ours))
+    found = medians(compare(contenders("clips", "speed", tuple(ways)), repeats), "tokens_per_s")
+    title = f"{titles['clips']}, one worker, on {DEVICE}: tokens/s of training"
+    return [*claims, claim(title, found.pop("in groups"), found, 1.0)]
+
+
 def precision(repeats: int) -> list[Claim]:
     """Half precision and the controller beside fp32: memory, steps/s, validation loss."""
     if not (gpu() or has_bf16()):
         print("neither a GPU nor a CPU with bf16: what half precision saves is not measured here", flush=True)
         return []
-    formats = ("fp32", "bf16", "fp16", "dynamic")
+    formats = ("fp32", "bf16", "fp16", "dynamic", *(("fp8",) if gpu() else ()))
     contenders = [
         Contender(name, "precision_text.py", sys.executable, (name, str(STEPS), str(TEXTS)))
         for name in formats
@@ -189,11 +220,61 @@ def compiled(repeats: int) -> list[Claim]:
     return [claim(title, speeds["compiled"], {"eager": speeds["eager"]}, 1.0)]
 
 
+def eight_bits(repeats: int) -> list[Claim]:
+    """A model whose products are large enough for 8 bits, beside 16."""
+    if not gpu():
+        print("no GPU: fp8 is not measured here", flush=True)
+        return []
+    contenders = [
+        Contender(name, "precision_text.py", sys.executable, (name, "40", str(TEXTS), "wide"))
+        for name in ("bf16", "fp8")
+    ]
+    runs = compare(contenders, repeats)
+    for name, share in medians(runs, "mfu").items():
+        print(f"  {name}: {share:.1%} of the device's best speed in that format (MFU)", flush=True)
+    title = f"text model of 400 million parameters in fp8 on {DEVICE}"
+    speeds, losses = medians(runs, "steps_per_s"), medians(runs, "val_loss")
+    off = abs(losses["fp8"] / losses["bf16"] - 1)
+    peer = {"bf16": losses["bf16"]}
+    return [
+        claim(f"{title}: steps/s", speeds["fp8"], {"bf16": speeds["bf16"]}, 1.0),
+        claim(f"{title}, 40 steps: validation loss, nats", losses["fp8"], peer, 0.005, off, below=True),
+    ]
+
+
+def plans(repeats: int) -> list[Claim]:
+    """What a plan foretells beside what a GPU takes."""
+    if not gpu():
+        print("no GPU: plans are not held to one here", flush=True)
+        return []
+    claims: list[Claim] = []
+    for name in ("text", "multimodal"):
+        for precision in ("fp32", "bf16"):
+            one = Contender("Eagleray", "train_plan.py", sys.executable, (name, precision))
+            runs = compare([one], repeats)
+            foretold, measured = (medians(runs, f"{how}_mb")["Eagleray"] for how in ("foretold", "measured"))
+            title = f"{name} model in {precision} on {DEVICE}: memory as planned, MB"
+            off = abs(foretold / measured - 1)
+            claims.append(claim(title, foretold, {"measured": measured}, 0.1, off, below=True))
+    return claims
+
+
 def main() -> None:
     """Run all of it, or a part."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=5)
-    parts = ("loops", "launched", "bubbles", "saving", "compression", "precision", "compiled")
+    parts = (
+        "loops",
+        "launched",
+        "bubbles",
+        "saving",
+        "compression",
+        "batching",
+        "precision",
+        "compiled",
+        "fp8",
+        "plans",
+    )
     parser.add_argument("--only", choices=parts, nargs="*", default=parts)
     parser.add_argument("--peers", help="interpreter that has the peers; by default one is made")
     options = parser.parse_args()
@@ -204,8 +285,11 @@ def main() -> None:
         ("bubbles", bubbles),
         ("saving", saving),
         ("compression", compression),
+        ("batching", batching),
         ("precision", precision),
         ("compiled", compiled),
+        ("fp8", eight_bits),
+        ("plans", plans),
     ):
         if name in options.only and (claims := part(options.repeats)):
             publish("train", claims)

@@ -23,6 +23,7 @@ from .adapting import adapt, layer_rates
 from .certificate import Training
 from .checkpoint import load_weights
 from .data import Batch, Passes
+from .fp8 import check_device, use_eight_bits
 from .mesh import build_mesh
 from .momentum import follow
 from .objective import Objective
@@ -139,6 +140,8 @@ class Learner:
     ) -> None:
         self.spec = spec
         self.device = device or _device()
+        if spec.precision == "fp8":
+            check_device(self.device)
         self.dtype = weights_dtype(spec.precision)
         self.mesh: DeviceMesh = build_mesh(spec.parallel, self.device.type)
         self._adaptation = adaptation or AdaptationSpec()
@@ -331,6 +334,9 @@ class Learner:
         if parallel.tensor > 1:
             split_tensors(model, self.mesh["tensor"])
         for part in slices.values():
+            for name in part.layers if self.spec.precision == "fp8" else ():
+                if name != "heads":  # what is told there are small differences
+                    use_eight_bits(part.model.get_submodule(name))
             if self.spec.compile_layers:
                 for name in part.layers:
                     part.model.get_submodule(name).compile()

@@ -75,6 +75,12 @@ def check_topology(spec: TrainingSpec, model: ModelSpec, where: str) -> None:
                 f"set {where}.parallel.tensor={fits}",
                 where,
             )
+    if spec.precision == "fp8" and parallel.tensor > 1:
+        raise EaglerayError(
+            "linear layers that multiply in 8 bits are not divided over tensor-parallel workers",
+            f"set {where}.parallel.tensor=1, or {where}.precision=bf16",
+            where,
+        )
     _check_compression(spec, where)
     _check_rows(spec, where)
     if (

@@ -97,7 +97,7 @@ def weights_dtype(precision: str) -> torch.dtype:
 
 def first_state(layers: Sequence[str], precision: str, control: PrecisionControlSpec) -> PrecisionState:
     """What a training starts from."""
-    start = control.start if precision == "dynamic" else precision
+    start = {"dynamic": control.start, "fp8": "bf16"}.get(precision, precision)
     formats: dict[str, Format] = {layer: start for layer in layers}  # pyright: ignore[reportAssignmentType]
     return PrecisionState(formats=formats, scale=control.loss_scale if start == "fp16" else 1.0)
 

@@ -233,11 +233,11 @@ class TrainingSpec(StageSpec):
     """Seed of initialisation, order and augmentation."""
     augment: bool = True
     """Vary pictures and speech at each reading; off, every epoch sees the same."""
-    precision: Literal["fp32", "bf16", "fp16", "dynamic", "fp64"] = "fp32"
+    precision: Literal["fp32", "bf16", "fp16", "fp8", "dynamic", "fp64"] = "fp32"
     """Number format that layers compute in; weights, sums over workers, attention's scores, the losses and
-    the optimizer stay fp32. With fp16 the loss is scaled up as far as it goes; `dynamic` finds each layer's
-    own format while it trains. fp64 proves that two meshes compute the same, where rounding would hide a
-    small difference."""
+    the optimizer stay fp32. With fp16 the loss is scaled up as far as it goes; with fp8 linear layers
+    multiply in 8 bits, and all else is as with bf16; `dynamic` finds each layer's own format while it trains.
+    fp64 proves that two meshes compute the same, where rounding would hide a small difference."""
     precision_control: PrecisionControlSpec = PrecisionControlSpec()
     """Of `precision: dynamic`."""
     not_finite: Literal["stop", "skip"] = "stop"

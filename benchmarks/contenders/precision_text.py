@@ -1,4 +1,4 @@
-"""Train a text model: PRECISION STEPS TOKENS [compiled] [DENSITY]. TOKENS has train.npy and val.npy.
+"""Train a text model: PRECISION STEPS TOKENS [compiled] [wide] [DENSITY]. TOKENS has train.npy and val.npy.
 
 With a density, by Adagrad from gradients of four sources, of which that share is sent; 1 is all.
 
@@ -29,14 +29,17 @@ from eagleray.models.multimodal import MultimodalModel
 from eagleray.models.spec import ModelSpec, TextSpec
 
 VOCABULARY, LENGTH = 2_000, 512 if IS_LARGE else 64
-WIDTH, LAYERS, ROWS = (512, 8, 32) if IS_LARGE else (64, 2, 8)
-PEAK_FLOPS = {"H100": (989e12, 67e12), "H200": (989e12, 67e12), "A100": (312e12, 19.5e12)}
-"""Dense, in half and in single precision, as the vendor gives them."""
+WIDTH, LAYERS, ROWS, RATE = (512, 8, 32, 1e-3) if IS_LARGE else (64, 2, 8, 1e-3)
+if "wide" in sys.argv:
+    WIDTH, LAYERS, ROWS, RATE = 2048, 8, 32, 2e-4
+HOPPER = {"half": 989e12, "fp8": 1979e12, "fp32": 67e12}
+PEAK_FLOPS = {"H100": HOPPER, "H200": HOPPER, "A100": {"half": 312e12, "fp32": 19.5e12}}
+"""Dense, by number format, as the vendor gives them."""
 
 precision, steps, folder = sys.argv[1], int(sys.argv[2]), folder_of(sys.argv[3])
-density = next((float(word) for word in sys.argv[4:] if word != "compiled"), None)
+density = next((float(word) for word in sys.argv[4:] if word not in ("compiled", "wide")), None)
 join_alone()
-optimizer = OptimizerSpec(learning_rate=1e-3, warmup_steps=steps // 10)
+optimizer = OptimizerSpec(learning_rate=RATE, warmup_steps=steps // 10)
 if density is not None:
     compression = None if density == 1 else CompressionSpec(density=density, sources=4)
     optimizer = OptimizerSpec(
@@ -87,10 +90,10 @@ for step in range(steps):
     started = time.perf_counter()
     if step == 1 and "compiled" not in sys.argv:
         with FlopCounterMode(display=False) as counter:
-            learner.backward([[batch]])
+            terms = learner.backward([[batch]])
         flops = counter.get_total_flops()
     else:
-        learner.backward([[batch]])
+        terms = learner.backward([[batch]])
     update = learner.update()
     wait()
     took.append(time.perf_counter() - started)
@@ -110,12 +113,13 @@ with torch.no_grad():
         total, count = total + float(found.double().sum()), count + len(found) * (LENGTH - 1)
 result = {
     "steps_per_s": 1 / statistics.median(took[5:]),
+    "train_loss": terms["loss"],
     "val_loss": total / count,
     "first_steps_peak_mb": peak,
     "changes": len(learner.precision.changes),
 }
 if DEVICE == "cuda" and flops:
     name = torch.cuda.get_device_name()
-    half, single = next(peaks for known, peaks in PEAK_FLOPS.items() if known in name)
-    result["mfu"] = flops * result["steps_per_s"] / (single if precision == "fp32" else half)
+    peaks = next(peaks for known, peaks in PEAK_FLOPS.items() if known in name)
+    result["mfu"] = flops * result["steps_per_s"] / peaks.get(precision, peaks["half"])
 tell(result)

@@ -1,6 +1,7 @@
-"""How much of a corpus's steps is no padding, by tokens and by rows, and tokens a second of training.
+"""How much of a corpus's steps is no padding, and tokens a second of training.
 
-train_batching.py captions|speeches|clips tokens|rows FOLDER
+train_batching.py captions|speeches|clips fill|speed FILL FOLDER: steps of 4,096 tokens in groups so full;
+with 0, of rows that are filled up to the longest of the corpus.
 """
 
 import statistics
@@ -9,7 +10,7 @@ import time
 from itertools import islice
 
 import torch
-from training import folder_of, join_alone, tell
+from training import DEVICE, folder_of, join_alone, tell
 
 from eagleray.actors.training.data import StepReader
 from eagleray.actors.training.learner import Learner
@@ -47,13 +48,10 @@ CASES = {
 """What each corpus is trained for here."""
 
 
-def spec_of(how, parallel, times=1):
+def spec_of(fill, parallel, times=1):
     objective, model, rows = CASES[sys.argv[1]]
-    size = (
-        {"batching": BatchingSpec(tokens=4096 * times, max_rows=512 * times)}
-        if how == "tokens"
-        else {"batch_size": rows}
-    )
+    budget = {"tokens": 4096 * times, "max_rows": 512 * times}
+    size = {"batching": BatchingSpec(fill=fill, **budget)} if fill else {"batch_size": rows}
     return TrainingSpec(
         kind="pretrain",
         steps=1000,
@@ -65,18 +63,16 @@ def spec_of(how, parallel, times=1):
 
 
 def real(step):
-    """Tokens of a step: of texts, and of recordings as attention sees them."""
-    total = 0
-    for batch in (batch for groups in step.passes for batch in groups):
-        total += int(batch["token_mask"].sum())
-        if "mel_mask" in batch:
-            total += int((-(-batch["mel_mask"].sum(dim=1) // 4)).sum())
-    return total
+    """Tokens of a step: of texts, or of recordings as attention sees them."""
+    batches = [batch for groups in step.passes for batch in groups]
+    if "mel_mask" in batches[0]:
+        return sum(int((-(-batch["mel_mask"].sum(dim=1) // 4)).sum()) for batch in batches)
+    return sum(int(batch["token_mask"].sum()) for batch in batches)
 
 
-def read(reader, how, parallel, times=1):
+def read(reader, fill, parallel, times=1):
     """Steps without end."""
-    spec, model = spec_of(how, parallel, times)
+    spec, model = spec_of(fill, parallel, times)
     sequences = Sequences(reader, None if spec.batching is None else spec.batching.max_tokens)
     steps = StepReader(sequences, model, spec, 0)
     position = 0
@@ -87,19 +83,26 @@ def read(reader, how, parallel, times=1):
 
 
 torch.set_num_threads(2)
-how, reader = sys.argv[2], CorpusReader(folder_of(sys.argv[3]), "train")
-found = {}
-if how == "tokens":
-    for name, mesh in MESHES.items():
-        found[name] = statistics.mean(step.fill for step in islice(read(reader, how, *mesh), SAMPLE))
+fill, reader = float(sys.argv[3]), CorpusReader(folder_of(sys.argv[4]), "train")
+if sys.argv[2] == "fill":
+    found = {
+        name: statistics.mean(step.fill for step in islice(read(reader, fill, *mesh), SAMPLE))
+        for name, mesh in MESHES.items()
+    }
+    tell(found)
 join_alone()
-spec, model = spec_of(how, ParallelSpec())
+spec, model = spec_of(fill, ParallelSpec())
 learner = Learner(spec, model, reader.info.vocab_size, len(reader.info.classes))
-rates = []
-for number, step in zip(range(WARM_UP + STEPS), read(reader, how, ParallelSpec()), strict=False):
+done = []
+for number, step in zip(range(WARM_UP + STEPS), read(reader, fill, ParallelSpec()), strict=False):
+    passes = [
+        [{name: x.to(DEVICE) for name, x in batch.items()} for batch in groups] for groups in step.passes
+    ]
     started = time.perf_counter()
-    learner.backward(step.passes)
+    learner.backward(passes)
     learner.update()
+    if DEVICE == "cuda":
+        torch.cuda.synchronize()
     if number >= WARM_UP:
-        rates.append((real(step), time.perf_counter() - started))
-tell({**found, "tokens_per_s": sum(tokens for tokens, _ in rates) / sum(took for _, took in rates)})
+        done.append((real(step), time.perf_counter() - started))
+tell({"tokens_per_s": sum(tokens for tokens, _ in done) / sum(took for _, took in done)})
