@@ -22,6 +22,7 @@ from ...models.spec import ModelSpec, Task
 from .adapting import adapt, layer_rates
 from .certificate import Training
 from .checkpoint import load_weights
+from .compiling import HELD_STEPS, hold_to_eager
 from .data import Batch, Passes
 from .fp8 import check_device, use_eight_bits
 from .mesh import build_mesh
@@ -196,12 +197,17 @@ class Learner:
             self._look_ahead(inputs)
         counts = [len(batch["label"]) for batch in groups]
         targets = torch.arange(sum(counts), device=self.device).split(counts)
-        waiting = iter(zip(inputs, targets, strict=True))
+
+        def run(group: int) -> None:
+            target = targets[group] if self._is_last else None
+            self._schedules(inputs[group]).train.step(target=target, return_outputs=False, **inputs[group])
+
+        if self.spec.compile_layers and self.step < HELD_STEPS:
+            hold_to_eager(lambda: run(0), self.model.parameters(), self.spec.precision)
+        waiting = iter(range(len(groups)))
         for number, several in enumerate(passes):
-            for some, target in islice(waiting, len(several)):
-                self._schedules(some).train.step(
-                    target=target if self._is_last else None, return_outputs=False, **some
-                )
+            for group in islice(waiting, len(several)):
+                run(group)
             self._tied.sum_gradients()
             self.optimizer.take(number, self.precision.scale)
         self.optimizer.gather()

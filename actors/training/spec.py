@@ -252,7 +252,8 @@ class TrainingSpec(StageSpec):
     worker_failures: int = Runtime(2, ge=0)
     """How often a lost worker is replaced, from the last checkpoint, before the stage fails."""
     compile_layers: bool = Runtime(False)
-    """Compile each layer by `torch.compile`: faster steps after a first one that takes minutes."""
+    """Compile each layer by `torch.compile`: faster steps after a first one that takes minutes. In the first
+    steps gradients are compared with those of the layers as they are."""
     uncertified: bool = Runtime(False)
     """Train on a mesh that has no certificate (`eagleray certify`); the checkpoint will say so."""
 
