@@ -9,9 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from ...models.layers import HALF
-from .batching import MIN_TOKENS
+from ...pipelines.reading import Sizes
 from .certificate import Training
+from .data import counted_of, positions_of, sizes_for
 from .memory import memory_of
 from .schedules import Pass, waiting
 from .slicing import place_layers
@@ -83,19 +86,27 @@ def _extremes(training: Training, max_tokens: int) -> list[tuple[Training, int]]
     """Steps of as many rows as the spec says; where they are of tokens, one of the longest sequences, and one
     of as many rows as may be.
     """
-    spec, batching = training.spec, training.spec.batching
+    spec, model, batching = training.spec, training.model, training.spec.batching
     if batching is None:
         return [(training, max_tokens)]
     parts = spec.parallel.data * spec.parallel.passes(spec.optimizer.compression)
     unit = parts * spec.parallel.num_microbatches
-    longest = min(max_tokens, batching.max_tokens)
-    shapes: dict[tuple[int, int], Training] = {}
-    for wished in (batching.tokens // longest, batching.max_rows):
-        length = min(longest, max(MIN_TOKENS, batching.tokens // wished))
-        rows = -(-wished // unit) * unit
-        changed = spec.model_copy(update={"batch_size": rows, "batching": None})
-        shapes[rows, length] = replace(training, spec=changed)
-    return [(one, length) for (_, length), one in shapes.items()]
+    longest = Sizes(
+        min(max_tokens, batching.max_tokens),
+        max_tokens if spec.objective.answer else 0,
+        model.audio.max_frames if model.audio is not None else 0,
+    )
+    (positions,) = positions_of([longest], model)
+    each = max(1, int(positions @ counted_of(model)))
+    found: list[tuple[Training, int]] = []
+    for rows in (max(1, batching.tokens // each), batching.max_rows):
+        shorter = np.ceil(positions * min(1.0, batching.tokens / (rows * each))).astype(np.int64)
+        sizes = sizes_for(shorter, model, longest.frames)
+        audio = model.audio and model.audio.model_copy(update={"max_frames": sizes.frames})
+        changed = spec.model_copy(update={"batch_size": -(-rows // unit) * unit, "batching": None})
+        shaped = replace(training, spec=changed, model=model.model_copy(update={"audio": audio}))
+        found.append((shaped, sizes.tokens))
+    return found
 
 
 def _of_shapes(training: Training, max_tokens: int, vocab_size: int, num_classes: int) -> Estimate:

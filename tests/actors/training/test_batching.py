@@ -12,8 +12,10 @@ from eagleray.actors.training.batching import arrange, fill_of, num_rows, round_
 from eagleray.actors.training.certificate import Training
 from eagleray.actors.training.certifying import certify
 from eagleray.actors.training.data import StepReader
+from eagleray.actors.training.estimate import estimate
 from eagleray.actors.training.group import run_group
 from eagleray.actors.training.loop import TrainingJob
+from eagleray.actors.training.mesh import check_batching
 from eagleray.actors.training.spec import (
     BatchingSpec,
     CompressionSpec,
@@ -25,6 +27,7 @@ from eagleray.actors.training.spec import (
 from eagleray.pipelines.ledger import read_ledger, verify_checkpoint
 from eagleray.pipelines.reading import CorpusReader
 from eagleray.pipelines.sequences import Sequences
+from eagleray.workflows.errors import EaglerayError
 
 from .conftest import DROPPING, STEPS, USUAL, losses
 from .test_certifying import SMALL, part
@@ -183,6 +186,24 @@ def test_the_loss_of_groups_is_that_of_rows_that_are_all_of_one_length():
         )
         found = certify(Training(spec, model))
         assert all(finding.holds for finding in found), (objective, found)
+
+
+def test_a_plan_takes_the_larger_of_few_long_rows_and_many_short_ones():
+    def of(length: int, **size) -> int:
+        spec = TrainingSpec(kind="pretrain", objective=ObjectiveSpec(**LANGUAGE), **size)
+        return estimate(Training(spec, TEXT_ONLY), length, 300, 1).workers[0].total
+
+    budget = BatchingSpec(tokens=64, max_tokens=32, max_rows=16)
+    assert of(32, batching=budget) == max(of(32, batch_size=2), of(4, batch_size=16))
+
+
+def test_a_caption_that_is_too_long_for_a_sequence_is_refused(corpus_folder):
+    info = CorpusReader(corpus_folder, "train").info
+    check_batching(BatchingSpec(max_tokens=16), info, "pretrain")
+    check_batching(None, info, "pretrain")
+    with pytest.raises(EaglerayError, match="a caption is not cut, and may have 16 tokens") as caught:
+        check_batching(BatchingSpec(max_tokens=8), info, "pretrain")
+    assert "pretrain.batching.max_tokens=16" in caught.value.remedy
 
 
 def test_rows_and_tokens_are_not_both_given():
