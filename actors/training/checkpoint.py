@@ -2,8 +2,10 @@
 
 A training checkpoint has three folders of torch.distributed.checkpoint, `weights`, `optimizer` and `past`
 (embeddings of earlier batches, and the model that makes them), and `ledger.json`, which says how many
-records were used and proves which. A `Checkpoint` artifact has `weights`, `ledger.json`, `checkpoint.json`
-(the model's spec and how its inputs are prepared) and `tokenizer.json`.
+records were used and proves which, and `precision.json`: what each layer computes in, the loss's scale, and
+every change so far. A `Checkpoint` artifact has `weights`, `ledger.json`, `precision.json`, with
+`precision.html` where formats changed, `checkpoint.json` (the model's spec and how its inputs are prepared)
+and `tokenizer.json`.
 """
 
 from __future__ import annotations
@@ -21,6 +23,8 @@ from ...pipelines.ledger import LEDGER, Ledger, read_ledger
 from ...pipelines.spec import Preparation
 from ...workflows.errors import EaglerayError
 from .spec import AdaptationSpec
+
+PRECISION = "precision.json"
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -238,6 +242,14 @@ def write_artifact(
     else:
         shutil.copytree(trained / "weights", folder / "weights")
     shutil.copyfile(trained / LEDGER, folder / LEDGER)
+    if (trained / PRECISION).is_file():
+        from .plotting import precision_page
+        from .precision import PrecisionState
+
+        state = PrecisionState.model_validate_json((trained / PRECISION).read_text())
+        shutil.copyfile(trained / PRECISION, folder / PRECISION)
+        if state.changes:
+            (folder / "precision.html").write_text(precision_page(state, info.step), encoding="utf-8")
     if (corpus / "tokenizer.json").is_file():  # pictures alone have none
         shutil.copyfile(corpus / "tokenizer.json", folder / "tokenizer.json")
     (folder / "checkpoint.json").write_text(info.model_dump_json(indent=2))

@@ -18,7 +18,7 @@ from ...pipelines.ledger import LEDGER, Ledger, Tally, corpus_digest
 from ...pipelines.reading import CorpusReader
 from ...pipelines.sequences import Sequences
 from ...workflows.errors import EaglerayError
-from .checkpoint import Photographer, Snapshot, load_state
+from .checkpoint import PRECISION, Photographer, Snapshot, load_state
 from .data import worker_steps
 from .faults import Board, agree
 from .learner import Learner, Update
@@ -27,8 +27,6 @@ from .spec import AdaptationSpec, TrainingSpec
 
 STEPS_TO_JUDGE = 10
 """After which people are told that much is padding."""
-PRECISION = "precision.json"
-"""In a training checkpoint: what each layer computes in, the loss's scale, and every change so far."""
 
 
 @dataclass(frozen=True)
