@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..workflows.errors import EaglerayError
+from ..workflows.placement import Resources
 from . import local
 from .package import package
 
@@ -74,6 +75,19 @@ def connect(
                 yield Connection(cluster.address, cluster.dashboard, Path(token["RAY_AUTH_TOKEN_PATH"]))
             finally:
                 asked.append(_serves())
+
+
+def machines(address: str) -> list[Resources]:
+    """What each machine of a cluster has.
+
+    Raises:
+        EaglerayError: when nothing answers at the address.
+    """
+    import ray
+
+    _check_answers(address)
+    with _attached(address, 0, None):
+        return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 def _check_answers(address: str) -> None:

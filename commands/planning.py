@@ -20,6 +20,7 @@ from .common import DEFAULT_HOME, AsJson, Home, Overrides, SpecFile, Store, err,
 if TYPE_CHECKING:
     from ..actors.training.estimate import Estimate
     from ..workflows.loading import Workflow
+    from ..workflows.placement import Resources
 
 MIB = 1 << 20
 CLASSES = 1_000  # of a corpus that isn't there yet; they weigh next to nothing
@@ -44,6 +45,13 @@ def plan(
     devices: Annotated[
         int | None, typer.Option(min=1, help="How many there are.", show_default="as many as needed")
     ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            help="A running Ray cluster whose machines shall hold the workers: HOST:PORT, ray://… or auto.",
+            show_default="none is asked",
+        ),
+    ] = None,
     as_json: AsJson = False,
     home: Home = DEFAULT_HOME,
     store: Store = None,
@@ -52,12 +60,18 @@ def plan(
 
     Memory by category, how long a worker waits for others, bytes that it sends in a step along each axis of
     the mesh, and the time on a device. It is foretold from the model's layers, their shapes and the
-    schedule; nothing is allocated, and neither a cluster nor the device need be there.
+    schedule; nothing is allocated, and neither a cluster nor the device need be there. With an address it
+    says whether the machines of that cluster can ever hold the workers.
     """
     session = Session(home, store)
     workflow = session.load(spec, overrides or [])
     planned = session.plan(workflow)
     rows = plan_rows(planned)
+    nodes = None
+    if address is not None:
+        from ..cluster.connect import machines
+
+        nodes = machines(address)
     estimates: dict[str, tuple[PlannedStage, Estimate]] = {}
     for stage in planned.stages:
         found = None if stage.decision is Decision.HIT else _estimate(workflow, stage)
@@ -68,12 +82,33 @@ def plan(
             if row["stage"] in estimates:
                 stage, found = estimates[row["stage"]]
                 row["estimate"] = {**asdict(found), **_times(stage, found, device)}
+                if nodes is not None:
+                    row["estimate"]["misplaced"] = _misplaced(stage, nodes)
         typer.echo(json.dumps(rows, indent=2, ensure_ascii=False))
         return
     print_table(out, rows, False, "no stages")
     for stage, found in estimates.values():
         out.print()
         _print(stage, found, device, devices)
+        if nodes is not None:
+            misplaced = _misplaced(stage, nodes)
+            said = misplaced or f"the cluster can hold its workers (machines: {len(nodes)})"
+            out.print(Text(said, style="bold red" if misplaced else ""))
+
+
+def _misplaced(stage: PlannedStage, nodes: Sequence[Resources]) -> str:
+    """Why a cluster's machines can never hold a training's workers; empty if they can."""
+    from ..actors.training.spec import TrainingSpec, worker_resources
+    from ..workflows.placement import check_placement
+
+    spec = stage.spec
+    assert isinstance(spec, TrainingSpec)
+    worker = worker_resources(spec, use_gpu=any(node.get("GPU", 0) for node in nodes))
+    try:
+        check_placement(nodes, worker, {"CPU": spec.run.num_cpus}, spec.parallel.num_workers, stage.name)
+    except EaglerayError as error:
+        return f"{error.cause}: {error.remedy}"
+    return ""
 
 
 def _estimate(workflow: Workflow, stage: PlannedStage) -> Estimate | None:

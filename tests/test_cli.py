@@ -410,6 +410,21 @@ def test_a_cluster_elsewhere_runs_the_code_that_was_shipped(shell: Shell) -> Non
     assert local.running(shell.home) == cluster
 
 
+def test_plan_says_whether_a_cluster_can_hold_the_workers(shell: Shell, finished: str) -> None:
+    cluster = local.running(shell.home)
+    assert cluster is not None
+    token = local.token_environment(shell.home)
+    spec = str(ROOT / "examples" / "pretrain-3d.yaml")
+    there = ("--address", cluster.address, "--set", f"pretrain.parallel.cpus_per_worker={cluster.num_cpus}")
+    said = shell("plan", spec, *there, **token).stdout
+    assert f"can never hold 8 workers of {cluster.num_cpus} CPU beside the stage's own task: 0 fit" in said
+    fits = ("--address", cluster.address, "--set", "pretrain.parallel.cpus_per_worker=0.1")
+    assert "the cluster can hold its workers (machines: 1)" in shell("plan", spec, *fits, **token).stdout
+    rows = json.loads(shell("plan", spec, *fits, "--json", **token).stdout)
+    row = next(row for row in rows if row["stage"] == "pretrain")
+    assert row["estimate"]["misplaced"] == ""
+
+
 def test_a_submitted_workflow_runs_as_a_job_with_its_log_here(shell: Shell) -> None:
     cluster = local.running(shell.home)
     assert cluster is not None

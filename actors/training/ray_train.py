@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from ...models.spec import ModelSpec
 from ...workflows.errors import EaglerayError
+from ...workflows.placement import check_placement
 from ...workflows.stage import Emit, StageContext
 from .checkpoint import CheckpointInfo, write_artifact
 from .mesh import check_batching, check_inputs, check_objective, check_topology
-from .spec import AdaptationSpec, TrainingSpec
+from .spec import AdaptationSpec, TrainingSpec, worker_resources
 
 if TYPE_CHECKING:
     from .loop import StepReport, Trainer, TrainingJob
@@ -41,14 +42,11 @@ def train(ctx: StageContext, job: TrainingJob) -> Path:
     from ray.train.torch import TorchConfig, TorchTrainer
 
     spec = job.spec
-    num_gpus = int(ray.cluster_resources().get("GPU", 0))
-    use_gpu = num_gpus > 0
-    if use_gpu and num_gpus < spec.parallel.num_workers:
-        raise EaglerayError(
-            f"the mesh has {spec.parallel.num_workers} workers, the cluster {num_gpus} GPUs",
-            f"set {ctx.stage}.parallel to at most {num_gpus} workers",
-            ctx.stage,
-        )
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    use_gpu = any(node.get("GPU", 0) for node in nodes)
+    resources = worker_resources(spec, use_gpu=use_gpu)
+    beside = {"CPU": spec.run.num_cpus}
+    check_placement(nodes, resources, beside, spec.parallel.num_workers, ctx.stage)
     trainer = TorchTrainer(
         _work,
         train_loop_config={"worker": WorkerConfig(job, ctx.emit, ctx.stage)},
@@ -58,7 +56,7 @@ def train(ctx: StageContext, job: TrainingJob) -> Path:
         scaling_config=ray.train.ScalingConfig(
             num_workers=spec.parallel.num_workers,
             use_gpu=use_gpu,
-            resources_per_worker={"CPU": spec.parallel.cpus_per_worker, **({"GPU": 1} if use_gpu else {})},
+            resources_per_worker=resources,
         ),
         run_config=ray.train.RunConfig(
             name="train",

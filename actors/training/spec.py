@@ -275,6 +275,11 @@ class TrainingSpec(StageSpec):
         )
 
 
+def worker_resources(spec: TrainingSpec, *, use_gpu: bool) -> dict[str, float]:
+    """What each worker reserves."""
+    return {"CPU": spec.parallel.cpus_per_worker, **({"GPU": 1.0} if use_gpu else {})}
+
+
 def reserved_cpus(spec: TrainingSpec) -> float:
     """CPUs that must exist in the cluster: the stage's own task and every worker."""
     return spec.run.num_cpus + spec.parallel.num_workers * spec.parallel.cpus_per_worker
