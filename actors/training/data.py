@@ -21,14 +21,14 @@ from .metrics import Progress
 from .spec import TrainingSpec
 
 Batch = dict[str, Tensor]
-
-
 Passes = Sequence[Sequence[Batch]]
 """A worker's rows of a step: for each pass its groups, of shapes that are the same at all workers."""
 READ_AHEAD = 64
 """Rows whose lengths are looked up at once."""
 ABSENT = {"label": -1, "group": -1, "position": -1, "question_type": -1}
 """What a row that is none has in these columns; in all others 0."""
+INPUTS = {"image": "vision", "mel": "audio", "mel_mask": "audio"}
+"""Columns that only one part of a model reads."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,6 @@ class Step:
     positions: Sequence[int]
     ids: Sequence[str]
     passes: Passes
-
-
-INPUTS = {"image": "vision", "mel": "audio", "mel_mask": "audio"}
-"""Columns that only one part of a model reads."""
 
 
 def make_batch(arrays: Arrays, model: ModelSpec, corpus: CorpusInfo) -> Batch:

@@ -199,7 +199,7 @@ class BatchingSpec(Spec):
     """Tokens of a sequence: a longer document is cut into several, and none of it is dropped."""
     max_rows: int = Field(default=512, ge=2)
     """Rows of a step over all workers, at the most: what bounds the pictures."""
-    fill: float = Field(default=0.92, gt=0, le=1)
+    fill: float = Runtime(0.92, gt=0, le=1)
     """Share of what is computed that shall be tokens and not padding: more makes more and smaller groups."""
 
     @model_validator(mode="after")

@@ -135,6 +135,16 @@ def test_long_documents_are_trained_on_whole(documents_folder, tmp_path):
     verify_checkpoint(tmp_path / str(STEPS), documents_folder)
 
 
+def test_workers_without_a_row_change_nothing(documents_folder):
+    def job(**parallel):
+        budget = {"tokens": 100, "max_tokens": 40, "max_rows": 2}
+        return job_of(documents_folder, LANGUAGE, budget, TEXT_ONLY, **parallel)
+
+    expected = run_group(losses, 1, job())[0]
+    for reports in run_group(losses, 3, job(data=3)):
+        assert_equal(reports, expected)
+
+
 def test_every_token_of_long_documents_is_predicted_once(documents_folder):
     reader = CorpusReader(documents_folder, "train")
     job = job_of(documents_folder, LANGUAGE, {"tokens": 100, "max_tokens": 40}, TEXT_ONLY)
