@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from rich.console import Console
@@ -138,28 +139,42 @@ def _took_s(stage: StageStatus) -> float | None:
     return (stage.ended_s or time.time()) - stage.started_s
 
 
-def field_rows(model: type[BaseModel], prefix: str = "", runtime: bool = False) -> list[dict[str, Any]]:
-    """A spec's fields with types, defaults and help, nested ones by dotted path."""
+def field_rows(
+    model: type[BaseModel], prefix: str = "", runtime: bool = False, given: BaseModel | None = None
+) -> list[dict[str, Any]]:
+    """A spec's fields with defaults and help, nested ones by dotted path; `given` is what a default holds."""
     rows: list[dict[str, Any]] = []
     for name, field in model.model_fields.items():
         if name in ("kind", "inputs"):
             continue
         path = f"{prefix}{name}"
-        nested = field.annotation if isinstance(field.annotation, type) else None
-        if nested is not None and issubclass(nested, BaseModel):
-            rows += field_rows(nested, f"{path}.", runtime or is_runtime(field))
-            continue
         default = "required" if field.is_required() else field.get_default(call_default_factory=True)
-        changes = "how it runs" if runtime or is_runtime(field) else "what is made"
+        if given is not None:
+            default = getattr(given, name)
+        nested = _nested(field.annotation)
+        held = default if isinstance(default, BaseModel) else None
+        is_how = runtime or is_runtime(field)
+        below = [] if nested is None else field_rows(nested, f"{path}.", is_how, held)
+        if nested is not None and default is not None:
+            rows += below
+            continue
         rows.append(
             {
                 "field": path,
                 "default": str(default),
-                "decides": changes,
+                "decides": "how it runs" if is_how else "what is made",
                 "help": (field.description or "").replace("\n", " "),
             }
         )
+        rows += below
     return rows
+
+
+def _nested(annotation: Any) -> type[BaseModel] | None:  # noqa: ANN401 - any type at all
+    """The spec that a field holds, or may hold beside nothing; None if there is none, or several."""
+    options = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    found = [one for one in options if isinstance(one, type) and issubclass(one, BaseModel)]
+    return found[0] if len(found) == 1 and len(options) - len(found) <= (type(None) in options) else None
 
 
 def describe_event(event: str, fields: Mapping[str, Any]) -> str:

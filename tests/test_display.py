@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from eagleray.actors.stages.pretrain import PretrainSpec
 from eagleray.display import RunView, field_rows, print_table, seconds, status_table
 from eagleray.pipelines.stages.preprocess import PreprocessSpec
 from eagleray.workflows.runs import Event, RunStatus, StageStatus
@@ -85,6 +86,17 @@ def test_fields_below_a_runtime_field_decide_how_it_runs() -> None:
     assert rows["run.retries"]["decides"] == "how it runs"
     assert rows["block_units"]["decides"] == "how it runs"
     assert rows["preparation.image_size"]["decides"] == "what is made"
+
+
+def test_fields_of_a_part_that_may_be_left_out_are_shown() -> None:
+    rows = {row["field"]: row for row in field_rows(PretrainSpec)}
+    assert rows["batching"]["default"] == "None"
+    assert rows["batching.tokens"]["default"] == "4096"
+    assert rows["batching.fill"]["decides"] == "how it runs"
+    assert rows["optimizer.compression.density"]["default"] == "required"
+    assert "model.vision" not in rows  # it is there unless it is left out
+    assert rows["model.vision.image_size"]["default"] == "64"
+    assert rows["objective.contrastive"]["default"] == "1.0"  # of this stage, not of every objective
 
 
 def test_a_file_gets_a_line_for_each_state_and_little_progress() -> None:
