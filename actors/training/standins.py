@@ -28,7 +28,7 @@ def materialise(model: nn.Module, tensor: int, dtype: torch.dtype) -> set[nn.Mod
         kind = path.rpartition(".")[2]
         for name, parameter in list(module.named_parameters(recurse=False)):
             shape = list(parameter.shape)
-            axis = _split_axis(module, kind, name, tensor)
+            axis = _split_axis(module, kind, name, parameter, tensor)
             if axis is not None:
                 shape[axis] //= tensor
                 split.add(module)
@@ -137,13 +137,13 @@ def all_words(head: nn.AdaptiveLogSoftmaxWithLoss, hidden: Tensor, target: Tenso
     return _Answer(output)
 
 
-def _split_axis(module: nn.Module, kind: str, name: str, tensor: int) -> int | None:
+def _split_axis(module: nn.Module, kind: str, name: str, parameter: nn.Parameter, tensor: int) -> int | None:
     """Axis that tensor parallelism splits a parameter along; None for what every worker has whole."""
     if name == "lora_down" and kind in COLUMN:
         return None  # it is, by its rank, but what it gives is put together
     if isinstance(module, HeadParameter) or (isinstance(module, nn.Linear) and kind in COLUMN):
         return 0
-    if isinstance(module, (nn.Embedding, Vocabulary)) and module.weight.shape[0] % tensor == 0:
+    if isinstance(module, (nn.Embedding, Vocabulary)) and parameter.shape[0] % tensor == 0:
         return 0
     if isinstance(module, nn.Linear) and kind in ROW and name in ("weight", "lora_down"):
         return 1

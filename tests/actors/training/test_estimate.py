@@ -21,6 +21,8 @@ from eagleray.actors.training.spec import (
     ParallelSpec,
     TrainingSpec,
 )
+from eagleray.actors.training.standins import materialise
+from eagleray.models.multimodal import MultimodalModel
 from eagleray.models.spec import AudioSpec, DecoderSpec, ModelSpec, TextSpec, VisionSpec
 
 from .metering import Meter
@@ -193,3 +195,14 @@ def test_a_step_takes_what_its_slowest_worker_takes():
     slow = WorkerEstimate({}, {"data": 20.0, "tensor": 10.0}, flops=200, waits=0.2)
     assert device.step_s(Estimate([quick, slow], 1, 0.0, half=False)) == pytest.approx(200 / 50 / 0.8 + 3)
     assert device.step_s(Estimate([quick], 1, 0.0, half=True)) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_vocabulary_is_split_with_its_bias_by_any_number_that_divides_it(tied):
+    decoder = MODEL.decoder.model_copy(update={"tied": tied, "num_heads": 8, "d_model": 64})
+    with torch.device("meta"):
+        model = MultimodalModel(MODEL.model_copy(update={"decoder": decoder}), 24, CLASSES, ["caption"])
+        materialise(model, 8, torch.float32)  # 24 / 8 is no multiple of 8
+    assert model.decoder.head.weight.shape == (3, 64)
+    assert model.decoder.head.bias.shape == (3,)
+    assert model.decoder.embed.weight.shape == (3, 64)
