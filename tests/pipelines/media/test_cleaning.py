@@ -128,7 +128,7 @@ amounts = st.builds(
             lambda number: f"EUR {number:,}".replace(",", "'"),
         ]
     ),
-)
+).filter(lambda text: text.count(".") < 3)  # "20.253.100.5" is an address
 
 
 @given(st.lists(dates | amounts, min_size=1, max_size=4), st.sampled_from([" ", ", ", "\t", " to ", "; "]))
