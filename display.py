@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from types import UnionType
+from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
@@ -173,8 +173,9 @@ def field_rows(
 def _nested(annotation: Any) -> type[BaseModel] | None:  # noqa: ANN401 - any type at all
     """The spec that a field holds, or may hold beside nothing; None if there is none, or several."""
     options = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
-    found = [one for one in options if isinstance(one, type) and issubclass(one, BaseModel)]
-    return found[0] if len(found) == 1 and len(options) - len(found) <= (type(None) in options) else None
+    held = [one for one in options if one is not NoneType]
+    only = held[0] if len(held) == 1 else None
+    return only if isinstance(only, type) and issubclass(only, BaseModel) else None
 
 
 def describe_event(event: str, fields: Mapping[str, Any]) -> str:

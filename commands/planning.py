@@ -98,14 +98,12 @@ def plan(
 
 def _misplaced(stage: PlannedStage, nodes: Sequence[Resources]) -> str:
     """Why a cluster's machines can never hold a training's workers; empty if they can."""
-    from ..actors.training.spec import TrainingSpec, worker_resources
-    from ..workflows.placement import check_placement
+    from ..actors.training.mesh import worker_resources
+    from ..actors.training.spec import TrainingSpec
 
-    spec = stage.spec
-    assert isinstance(spec, TrainingSpec)
-    worker = worker_resources(spec, use_gpu=any(node.get("GPU", 0) for node in nodes))
+    assert isinstance(stage.spec, TrainingSpec)
     try:
-        check_placement(nodes, worker, {"CPU": spec.run.num_cpus}, spec.parallel.num_workers, stage.name)
+        worker_resources(stage.spec, nodes, stage.name)
     except EaglerayError as error:
         return f"{error.cause}: {error.remedy}"
     return ""

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from .inspecting import Distribution, Inspection
+from .layout import document, table
 from .quarantine import Refused
 from .spec import Preparation
 
@@ -25,26 +26,6 @@ TOP = 30
 SHOWN_CAPTIONS = 3
 
 STYLE = """
-:root { color-scheme: light dark; --ink: #1b1f24; --soft: #57606a; --line: #d8dee4; --paper: #ffffff;
-  --wash: #f6f8fa; --train: #2f6fb3; --val: #b3712f; --test: #3f8f5f; --bad: #b3261e; --good: #1a7f37; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6edf3; --soft: #9198a1; --line: #30363d;
-  --paper: #0d1117; --wash: #161b22; --train: #6cb0f5; --val: #f0a860; --test: #7fd39c; --bad: #ff8b82;
-  --good: #6fdd8b; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 2rem 1.25rem 4rem; max-width: 68rem; color: var(--ink);
-  background: var(--paper); font: 15px/1.55 system-ui, sans-serif; font-variant-numeric: tabular-nums; }
-h1 { font-size: 1.6rem; margin: 0 0 .25rem; letter-spacing: -.01em; }
-h2 { font-size: 1.15rem; margin: 3rem 0 .75rem; padding-top: .75rem; border-top: 1px solid var(--line); }
-h3 { font-size: 1rem; margin: 1.75rem 0 .5rem; }
-p { margin: .25rem 0 .75rem; max-width: 46rem; }
-.soft, figcaption, th, small { color: var(--soft); font-weight: 400; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; margin: .5rem 0 1rem; }
-caption { text-align: left; color: var(--soft); padding-bottom: .35rem; }
-th, td { padding: .3rem 1.25rem .3rem 0; text-align: left; border-bottom: 1px solid var(--line);
-  vertical-align: top; white-space: nowrap; }
-td.wide { white-space: normal; min-width: 14rem; overflow-wrap: anywhere; }
-th.n, td.n { text-align: right; }
 .verdict { margin: 1.25rem 0; padding: .75rem 1rem; background: var(--wash); border-radius: .4rem;
   border-left: 4px solid var(--good); }
 .verdict.bad { border-color: var(--bad); }
@@ -61,12 +42,11 @@ figure { margin: 0; }
 figure svg { width: 100%; height: auto; display: block; }
 figcaption { font-size: .85rem; }
 figcaption b { color: var(--ink); font-weight: 600; }
-.train { color: var(--train); } .val { color: var(--val); } .test { color: var(--test); }
-rect.train { fill: var(--train); } rect.val { fill: var(--val); }
-rect.test { fill: var(--test); }
-line { stroke: var(--line); } text { fill: var(--soft); font-size: 10px; }
-@media print { .cards { grid-template-columns: repeat(5, 1fr); } h2 { break-after: avoid; } }
-"""
+.train { color: var(--first); } .val { color: var(--second); } .test { color: var(--third); }
+rect.train { fill: var(--first); } rect.val { fill: var(--second); }
+rect.test { fill: var(--third); }
+text { fill: var(--soft); font-size: 10px; }
+@media print { .cards { grid-template-columns: repeat(5, 1fr); } h2 { break-after: avoid; } }"""
 
 
 def render(
@@ -97,13 +77,7 @@ def render(
         _records(found),
     ]
     body = "\n".join(part for part in parts if part)
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; '
-        "style-src 'unsafe-inline'\">"
-        f"<title>{escape(title)}</title><style>{STYLE}</style></head>\n<body>\n{body}\n</body></html>\n"
-    )
+    return document(title, body, STYLE)
 
 
 def _head(found: Inspection, title: str, about: Sequence[str]) -> str:
@@ -141,7 +115,7 @@ def _holdings(found: Inspection) -> str:
         f"{sums['refused']:,} were refused, {sums['left_out']:,} left out beside others."
     )
     return (
-        f"<section><h2>What it holds</h2>{_table(['split', *shown, 'share'], rows)}<p>{account}</p></section>"
+        f"<section><h2>What it holds</h2>{table(['split', *shown, 'share'], rows)}<p>{account}</p></section>"
     )
 
 
@@ -167,7 +141,7 @@ def _refused(found: Inspection, budget: float | None, budgets: Mapping[str, floa
     caption = "What isn't broken is what filters were asked to leave out."
     if budget is not None:
         caption += f" Broken may be {_allowed(budget)}."
-    return f"<section><h2>What was refused</h2>{_table(names, rows, caption)}{samples}</section>"
+    return f"<section><h2>What was refused</h2>{table(names, rows, caption)}{samples}</section>"
 
 
 def _allowed(budget: float | None) -> str:
@@ -270,7 +244,7 @@ def _counts(heading: str, found: Mapping[str, Mapping[str, Mapping[str, int]]]) 
         if len(names) > TOP:
             rest = [sum(counts.get(name, 0) for name in names[TOP:]) for counts in splits.values()]
             rows.append([f"{len(names) - TOP:,} more", *(f"{count:,}" for count in rest)])
-        tables.append(_table([what, *splits], rows))
+        tables.append(table([what, *splits], rows))
     return f"<section><h2>{heading}</h2>{''.join(tables)}</section>" if tables else ""
 
 
@@ -294,7 +268,7 @@ def _duplicates(found: Inspection) -> str:
             f"groups stand in several splits{': ' + escape(pairs) if pairs else ''}.</p>"
         )
     caption = "Records that are kept; captions are compared without case and spacing."
-    return f"<section><h2>Duplicates and leakage</h2>{_table(names, rows, caption, wide=-1)}{near}</section>"
+    return f"<section><h2>Duplicates and leakage</h2>{table(names, rows, caption, wide=-1)}{near}</section>"
 
 
 def _records(found: Inspection) -> str:
@@ -370,30 +344,6 @@ def _wave(wave: NDArray[np.float32]) -> str:
 def _cards(contents: Iterable[str]) -> str:
     cards = "".join(f'<div class="card">{one}</div>' for one in contents)
     return f'<div class="cards">{cards}</div>'
-
-
-def _table(names: Sequence[str], rows: Sequence[Sequence[str]], caption: str = "", wide: int = 0) -> str:
-    """A table; numbers stand to the right.
-
-    Args:
-        names: of the columns.
-        rows: cells as HTML.
-        caption: a line above it.
-        wide: column that may break lines; 0 for none.
-    """
-    broad = wide % len(names) if wide else 0
-    numbers = {i for i in range(1, len(names)) if i != broad and any(row[i][:1].isdigit() for row in rows)}
-
-    def cell(tag: str, place: int, content: str) -> str:
-        kind = ' class="n"' if place in numbers else ' class="wide"' if broad and place == broad else ""
-        return f"<{tag}{kind}>{content}</{tag.partition(' ')[0]}>"
-
-    head = "".join(cell('th scope="col"', i, escape(name)) for i, name in enumerate(names))
-    lines = "".join(f"<tr>{''.join(cell('td', i, one) for i, one in enumerate(row))}</tr>" for row in rows)
-    told = f"<caption>{escape(caption)}</caption>" if caption else ""
-    return (
-        f'<div class="scroll"><table>{told}<thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table></div>'
-    )
 
 
 def _split(name: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,21 +18,12 @@ from .media import audio, image, text
 from .order import Rows, Seeds, mix
 from .records import Chunk
 from .shards import OPEN_BATCHES, MappedRows, open_split
-from .spec import PAD, CorpusInfo
+from .spec import PAD, CorpusInfo, Sizes
 
 Arrays = dict[str, NDArray[Any]]
 
 # Each use of a row's seed draws from a stream of its own.
 _CROP, _MASK, *_CHOICES = range(6)
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """How long a row's sequences are, or how long a batch's rows are filled up to."""
-
-    tokens: int
-    answer: int
-    frames: int
 
 
 class CorpusReader:

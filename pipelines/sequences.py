@@ -14,7 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .order import Rows, Seeds
-from .reading import Arrays, CorpusReader, Sizes
+from .reading import Arrays, CorpusReader
+from .shards import OPEN_BATCHES
+from .spec import Sizes
 
 
 class Sequences:
@@ -31,7 +33,7 @@ class Sequences:
         self._cuts = max_tokens is not None and "text_tokens" in reader.info.columns
         self._ends = np.zeros(0, np.int64)  # of the chunks, in sequences
         if self._cuts:
-            self._counts = lru_cache(maxsize=512)(self._count)
+            self._counts = lru_cache(maxsize=OPEN_BATCHES)(self._count)
             sizes = [int(self._count(chunk).sum()) for chunk in range(len(reader.chunk_starts) - 1)]
             self._ends = np.cumsum(np.array(sizes, np.int64))
 

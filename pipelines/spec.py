@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -64,6 +65,15 @@ class Preparation(Spec):
     def languages(self) -> tuple[str, ...]:
         """Languages whose captions are kept, each once."""
         return tuple(dict.fromkeys((*self.caption_languages, *self.speech_languages)))
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How long a row's sequences are, or how long a batch's rows are filled up to."""
+
+    tokens: int
+    answer: int
+    frames: int
 
 
 class Splits(Spec):

@@ -21,6 +21,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from ...models.spec import ModelSpec
+from ...pipelines.spec import Sizes
 from .spec import TrainingSpec
 
 Ints = NDArray[np.int64]
@@ -51,13 +53,32 @@ def divide(spec: TrainingSpec, lengths: Ints, counted: Ints) -> list[Group]:
         lengths: (N, S) positions.
         counted: (S,) 1 for sequences whose positions take time, else 0.
     """
-    parallel = spec.parallel
-    parts = parallel.data * parallel.passes(spec.optimizer.compression)
     if spec.batching is None:
-        return [Group(np.arange(len(lengths)).reshape(parts, -1))]
+        return [Group(np.arange(len(lengths)).reshape(spec.num_parts, -1))]
     # a pipeline's buffers and compiled layers are for one shape each
-    rounds = parallel.num_slices > 1 or spec.compile_layers
-    return arrange(lengths, counted, parts, parallel.num_microbatches, spec.batching.fill, rounds=rounds)
+    rounds = spec.parallel.num_slices > 1 or spec.compile_layers
+    microbatches, fill = spec.parallel.num_microbatches, spec.batching.fill
+    return arrange(lengths, counted, spec.num_parts, microbatches, fill, rounds=rounds)
+
+
+def positions_of(rows: Sequence[Sizes], model: ModelSpec) -> Ints:
+    """Positions (N, 3) of a model's texts, answers and recordings, as attention sees them."""
+    stride = _stride(model)
+    heard = [-(-one.frames // stride) if model.audio is not None else 0 for one in rows]
+    found = [(one.tokens, one.answer, positions) for one, positions in zip(rows, heard, strict=True)]
+    return np.array(found, np.int64).reshape(-1, 3)
+
+
+def counted_of(model: ModelSpec) -> Ints:
+    """Which of those positions (3,) a model attends to: a text may be no more than what is to be said."""
+    reads = int(model.text is not None or model.decoder is not None)
+    return np.array([reads, reads, int(model.audio is not None)], np.int64)
+
+
+def sizes_for(lengths: Ints, model: ModelSpec, max_frames: int) -> Sizes:
+    """What sequences are filled up to, for so many positions (3,) each."""
+    tokens, answer, heard = (max(MIN_TOKENS, length) for length in lengths.tolist())
+    return Sizes(tokens, answer, min(heard * _stride(model), max_frames))
 
 
 def num_rows(totals: Iterator[int], max_positions: int, max_rows: int) -> int:
@@ -120,6 +141,10 @@ def round_up(lengths: Ints) -> Ints:
     """Lengths that shapes may have: all up to 16, then 8 of each octave."""
     steps = 1 << np.maximum(0, np.ceil(np.log2(np.maximum(lengths, 1))).astype(np.int64) - 4)
     return -(-lengths // steps) * steps
+
+
+def _stride(model: ModelSpec) -> int:
+    return 1 if model.audio is None else 2**model.audio.num_convs
 
 
 def _cut(units: Ints, unit: int, most: float) -> list[int]:

@@ -50,7 +50,7 @@ class Training:
     def at_toy_width(self) -> Training:
         """The same on its mesh, as small as it can be, in double precision."""
         parallel, optimizer = self.spec.parallel, self.spec.optimizer
-        rows = parallel.data * parallel.passes(optimizer.compression) * parallel.num_microbatches
+        rows = self.spec.num_parts * parallel.num_microbatches
         # in groups a step need not be divisible, so let it not be
         odd = 0 if self.spec.batching is None else 1
         # more of the past than a step's rows and fewer than all steps', so that some is forgotten

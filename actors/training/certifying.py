@@ -20,15 +20,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from .batching import Group, divide
+from .batching import counted_of, divide
 from .certificate import STEPS, Finding, Training
 from .group import run_group
-from .toy import MAX_FRAMES, NUM_CLASSES, VOCAB_SIZE, toy_batch, toy_lengths
+from .toy import NUM_CLASSES, VOCAB_SIZE, toy_batch, toy_lengths, toy_rows
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from .data import Batch
     from .spec import CompressionSpec
 
 Values = Mapping[str, NDArray[np.float64]]
@@ -74,7 +73,6 @@ def together(rank: int, toy: Training, weights: Path) -> Evidence:
     import torch
     from torch.distributed.tensor import DTensor
 
-    from .data import counted_of
     from .learner import Learner
 
     # it warns of each tensor that two axes split, when it is put together
@@ -92,7 +90,7 @@ def together(rank: int, toy: Training, weights: Path) -> Evidence:
         adaptation=toy.adaptation,
         device=torch.device("cpu"),
     )
-    passes = toy.spec.parallel.passes(toy.spec.optimizer.compression)
+    passes = toy.spec.passes
     first = passes * learner.mesh["data"].get_local_rank()
     parameters = dict(learner.model.named_parameters())
     evidence: Evidence = []
@@ -100,29 +98,15 @@ def together(rank: int, toy: Training, weights: Path) -> Evidence:
         batch = toy_batch(toy.model, toy.spec.batch_size, step)
         groups = divide(toy.spec, toy_lengths(toy.model, batch), counted_of(toy.model))
         terms = learner.backward(
-            [[rows_of(toy, batch, one, part) for one in groups] for part in range(first, first + passes)]
+            [
+                [toy_rows(toy.model, batch, one, part) for one in groups]
+                for part in range(first, first + passes)
+            ]
         )
         gradients = {name: whole(gradient) for name, gradient in learner.optimizer.gradients().items()}
         norm = learner.update().norm
         evidence.append(_values(terms, norm, gradients, {name: whole(p) for name, p in parameters.items()}))
     return evidence
-
-
-def rows_of(toy: Training, batch: Batch, group: Group, part: int) -> Batch:
-    """The rows of a toy's step that a part has in a group, as short as they may be there."""
-    import torch
-
-    from .data import fill_rows, sizes_for
-
-    rows = torch.from_numpy(group.rows[part])
-    found = {name: tensor[rows[rows >= 0]] for name, tensor in batch.items()}
-    if group.lengths is not None:
-        sizes = sizes_for(group.lengths, toy.model, MAX_FRAMES)
-        for name, size in (("tokens", sizes.tokens), ("answer", sizes.answer), ("mel", sizes.frames)):
-            for column in (name, f"{name.removesuffix('s')}_mask"):
-                if column in found:
-                    found[column] = found[column][:, :size]
-    return fill_rows(found, len(rows))
 
 
 def alone(rank: int, toy: Training, weights: Path) -> Evidence:
@@ -133,7 +117,6 @@ def alone(rank: int, toy: Training, weights: Path) -> Evidence:
 
     from ...models.multimodal import MultimodalModel
     from .adapting import adapt, layer_rates
-    from .data import counted_of
     from .objective import Objective
     from .optimizer import LocalOptimizer, learning_rate
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -13,16 +13,17 @@ from torch import Tensor
 from ...models.checks import check_batch
 from ...models.spec import ModelSpec
 from ...pipelines.order import Rows, Seeds, rows_at
-from ...pipelines.reading import Arrays, CorpusReader, Sizes
+from ...pipelines.reading import Arrays, CorpusReader
 from ...pipelines.sequences import Sequences
 from ...pipelines.spec import CorpusInfo
-from .batching import MIN_TOKENS, Ints, divide, fill_of, num_rows
+from .batching import Ints, counted_of, divide, fill_of, num_rows, positions_of, sizes_for
 from .metrics import Progress
 from .spec import TrainingSpec
 
 Batch = dict[str, Tensor]
 Passes = Sequence[Sequence[Batch]]
 """A worker's rows of a step: for each pass its groups, of shapes that are the same at all workers."""
+CPU = torch.device("cpu")
 READ_AHEAD = 64
 """Rows whose lengths are looked up at once."""
 ABSENT = {"label": -1, "group": -1, "position": -1, "question_type": -1}
@@ -88,30 +89,6 @@ def batches(
         progress(start + len(rows), len(reader))
 
 
-def positions_of(rows: Sequence[Sizes], model: ModelSpec) -> Ints:
-    """Positions (N, 3) of a model's texts, answers and recordings, as attention sees them."""
-    stride = _stride(model)
-    heard = [-(-one.frames // stride) if model.audio is not None else 0 for one in rows]
-    found = [(one.tokens, one.answer, positions) for one, positions in zip(rows, heard, strict=True)]
-    return np.array(found, np.int64).reshape(-1, 3)
-
-
-def counted_of(model: ModelSpec) -> Ints:
-    """Which of those positions (3,) a model attends to: a text may be no more than what is to be said."""
-    reads = int(model.text is not None or model.decoder is not None)
-    return np.array([reads, reads, int(model.audio is not None)], np.int64)
-
-
-def sizes_for(lengths: Ints, model: ModelSpec, max_frames: int) -> Sizes:
-    """What sequences are filled up to, for so many positions (3,) each."""
-    tokens, answer, heard = (max(MIN_TOKENS, length) for length in lengths.tolist())
-    return Sizes(tokens, answer, min(heard * _stride(model), max_frames))
-
-
-def _stride(model: ModelSpec) -> int:
-    return 1 if model.audio is None else 2**model.audio.num_convs
-
-
 def fill_rows(batch: Batch, num_rows: int) -> Batch:
     """A batch with rows that are none, as many as it lacks."""
     missing = num_rows - len(batch["label"])
@@ -131,25 +108,35 @@ class StepReader:
         model: what reads them.
         spec: how to train.
         rank: of the data-parallel worker.
+        device: that rows are put on.
+        dtype: of what isn't whole numbers.
     """
 
-    def __init__(self, sequences: Sequences, model: ModelSpec, spec: TrainingSpec, rank: int) -> None:
+    def __init__(
+        self,
+        sequences: Sequences,
+        model: ModelSpec,
+        spec: TrainingSpec,
+        rank: int,
+        device: torch.device = CPU,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         self._sequences, self._model, self._spec = sequences, model, spec
-        passes = spec.parallel.passes(spec.optimizer.compression)
-        self._mine = range(rank * passes, (rank + 1) * passes)
+        self._device, self._dtype = device, dtype
+        self._mine = range(rank * spec.passes, (rank + 1) * spec.passes)
+        self._counted = counted_of(model)
         self._transcribes = spec.objective.transcription > 0
 
     def read(self, start: int) -> Step:
         """The step that begins at a position."""
         numbers, seeds, lengths = self._next(start)
-        counted = counted_of(self._model)
-        groups = divide(self._spec, lengths, counted)
+        groups = divide(self._spec, lengths, self._counted)
         used = np.concatenate([group.rows[self._mine].ravel() for group in groups])
         used = used[used >= 0]
         return Step(
             stop=start + len(numbers),
             num_rows=len(numbers),
-            fill=None if self._spec.batching is None else fill_of(groups, lengths, counted),
+            fill=None if self._spec.batching is None else fill_of(groups, lengths, self._counted),
             positions=(start + used).tolist(),
             ids=self._sequences.ids_of(numbers[used]),
             passes=[
@@ -172,7 +159,10 @@ class StepReader:
         if self._model.drops:
             batch["seed"] = torch.from_numpy(seeds[real].view(np.int64))
         check_batch(self._model, reader.info.vocab_size, batch)
-        return fill_rows(batch, len(rows))
+        return {
+            name: tensor.to(self._device, self._dtype if tensor.is_floating_point() else tensor.dtype)
+            for name, tensor in fill_rows(batch, len(rows)).items()
+        }
 
     def _next(self, start: int) -> tuple[Rows, Seeds, Ints]:
         """Sequences of the step that begins at a position, their seeds and, if they count, lengths (N, S)."""
@@ -190,7 +180,7 @@ class StepReader:
                     numbers[some], self._seeds(seeds[some]), transcript=self._transcribes
                 )
                 lengths.append(positions_of(found, self._model))
-                yield from (lengths[-1] @ counted_of(self._model)).tolist()
+                yield from (lengths[-1] @ self._counted).tolist()
 
         count = num_rows(totals(), batching.tokens, batching.max_rows)
         return numbers[:count], seeds[:count], np.concatenate(lengths)[:count]
@@ -213,25 +203,11 @@ def worker_steps(
     dtype: torch.dtype = torch.float32,
 ) -> Iterator[Step]:
     """Yield data-parallel worker `rank`'s part of every step after `step`, from position `cursor` on."""
-    reader = StepReader(sequences, model, spec, rank)
-
-    def read(position: int) -> Step:
-        found = reader.read(position)
-        return replace(
-            found, passes=[[_placed(batch, device, dtype) for batch in groups] for groups in found.passes]
-        )
-
+    reader = StepReader(sequences, model, spec, rank, device, dtype)
     with ThreadPoolExecutor(1, thread_name_prefix="reader") as pool:
-        ahead = pool.submit(read, cursor)
+        ahead = pool.submit(reader.read, cursor)
         for number in range(step, spec.steps):
             found = ahead.result()
             if number + 1 < spec.steps:
-                ahead = pool.submit(read, found.stop)
+                ahead = pool.submit(reader.read, found.stop)
             yield found
-
-
-def _placed(batch: Batch, device: torch.device, dtype: torch.dtype) -> Batch:
-    return {
-        name: tensor.to(device, dtype if tensor.is_floating_point() else tensor.dtype)
-        for name, tensor in batch.items()
-    }

@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ...models.layers import HALF
-from ...pipelines.reading import Sizes
+from ...pipelines.spec import Sizes
+from .batching import counted_of, positions_of, sizes_for
 from .certificate import Training
-from .data import counted_of, positions_of, sizes_for
 from .memory import memory_of
 from .schedules import Pass, waiting
 from .slicing import place_layers
@@ -89,8 +89,7 @@ def _extremes(training: Training, max_tokens: int) -> list[tuple[Training, int]]
     spec, model, batching = training.spec, training.model, training.spec.batching
     if batching is None:
         return [(training, max_tokens)]
-    parts = spec.parallel.data * spec.parallel.passes(spec.optimizer.compression)
-    unit = parts * spec.parallel.num_microbatches
+    unit = spec.num_parts * spec.parallel.num_microbatches
     longest = Sizes(
         min(max_tokens, batching.max_tokens),
         max_tokens if spec.objective.answer else 0,

@@ -6,7 +6,6 @@ import math
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -206,8 +205,8 @@ class Learner:
             hold_to_eager(lambda: run(0), self.model.parameters(), self.spec.precision)
         waiting = iter(range(len(groups)))
         for number, several in enumerate(passes):
-            for group in islice(waiting, len(several)):
-                run(group)
+            for _ in several:
+                run(next(waiting))
             self._tied.sum_gradients()
             self.optimizer.take(number, self.precision.scale)
         self.optimizer.gather()

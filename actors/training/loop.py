@@ -153,7 +153,7 @@ class Trainer:
             update = learner.update()
             speed = read.num_rows / (time.monotonic() - started)
             notes = self._notes(update, terms)
-            if read.fill is not None:
+            if read.fill is not None and len(fills) < STEPS_TO_JUDGE:
                 fills.append(read.fill)
                 notes += self._tell_fill(fills)
             report = StepReport(learner.step, terms, update.norm, speed, read.fill, notes, learner.precision)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ...models.spec import ModelSpec, Task
 from ...pipelines.spec import CorpusInfo, Preparation
 from ...workflows.errors import EaglerayError
+from ...workflows.placement import Resources, check_placement
 from .spec import BatchingSpec, ObjectiveSpec, ParallelSpec, TrainingSpec
 
 if TYPE_CHECKING:
@@ -109,11 +110,10 @@ def _check_rows(spec: TrainingSpec, where: str) -> None:
     if spec.batching is not None:
         return
     parallel, batch_size = spec.parallel, spec.batch_size
-    passes = parallel.passes(spec.optimizer.compression)
-    rows = parallel.data * passes * parallel.num_microbatches
+    rows = spec.num_parts * parallel.num_microbatches
     if batch_size % rows:
         fits = max(rows, round(batch_size / rows) * rows)
-        parts = f"{passes} passes of " if passes > 1 else ""
+        parts = f"{spec.passes} passes of " if spec.passes > 1 else ""
         raise EaglerayError(
             f"batch_size={batch_size} can't be divided over {parallel.data} data-parallel workers of "
             f"{parts}{parallel.num_microbatches} microbatches each",
@@ -161,6 +161,24 @@ def _check_slices(parallel: ParallelSpec, where: str) -> None:
             f"set {where}.parallel.microbatches={rounds * parallel.pipeline}",
             where,
         )
+
+
+def worker_resources(spec: TrainingSpec, nodes: Sequence[Resources], where: str) -> dict[str, float]:
+    """What each worker reserves on a cluster: with GPUs, one.
+
+    Args:
+        spec: of the training.
+        nodes: what each machine has.
+        where: the stage.
+
+    Raises:
+        EaglerayError: when the machines can never hold all workers beside the stage's own task.
+    """
+    resources = {"CPU": spec.parallel.cpus_per_worker}
+    if any(node.get("GPU", 0) for node in nodes):
+        resources["GPU"] = 1.0
+    check_placement(nodes, resources, {"CPU": spec.run.num_cpus}, spec.parallel.num_workers, where)
+    return resources
 
 
 def check_batching(batching: BatchingSpec | None, corpus: CorpusInfo, where: str) -> None:

@@ -34,12 +34,12 @@ class Bank:
         rows: of all data-parallel workers in the order of training, detached, and after them those that are
             none; its embeddings are the model's outputs of that kind.
         own: places of this worker's rows.
-        size: rows that are some.
+        size: rows that are some, scalar; not asked for before it is needed.
     """
 
     rows: Rows
     own: Tensor
-    size: int
+    size: Tensor
 
 
 class Objective:
@@ -69,7 +69,7 @@ class Objective:
     ) -> None:
         self.spec = spec
         self.group = data_group
-        self.num_microbatches = self._microbatches_each = num_microbatches
+        self._microbatches_each = num_microbatches
         self.model = model
         self._names = model.output_names
         self._embedded = [name for name in self._names if name in MODALITIES or name.startswith("found.")]
@@ -89,6 +89,11 @@ class Objective:
         self._terms: dict[int, dict[str, float]] = {}
 
     @property
+    def num_microbatches(self) -> int:
+        """Microbatches of this worker in the step."""
+        return self._microbatches_each * len(self._batches)
+
+    @property
     def looks_ahead(self) -> bool:
         """Whether `fill_bank` must be called before the loss."""
         return self.spec.uses_bank and (self.spec.is_slow or self.num_microbatches > 1)
@@ -101,7 +106,6 @@ class Objective:
             scale: what the loss is multiplied by, and so its gradient; the terms are reported without.
         """
         self._batches, self._scale = batches, scale
-        self.num_microbatches = self._microbatches_each * len(batches)
         self._bank = None
         self._terms = {}
         self._counts = {}
@@ -124,7 +128,7 @@ class Objective:
             self._gather(self._column("group"))[order],
         )
         own = order.argsort().chunk(dist.get_world_size(self.group))[dist.get_rank(self.group)]
-        self._bank = Bank(rows, own, int(is_some.sum()))
+        self._bank = Bank(rows, own, is_some.sum())
 
     def __call__(self, outputs: tuple[Tensor, ...], rows: Tensor) -> Tensor:
         """Loss of the worker's rows `rows` (b,) given the outputs for them; scalar, to be summed."""
@@ -148,7 +152,7 @@ class Objective:
     def end_step(self) -> None:
         """Keep the step's embeddings as negatives of the steps that follow."""
         if self._bank is not None and self.spec.is_slow:
-            seen = self._bank.rows.first(self._bank.size)
+            seen = self._bank.rows.first(int(self._bank.size))
             self.past = self.past.followed_by(seen).last(len(self.past.groups))
 
     def sum_terms(self, counts: bool) -> dict[str, float]:

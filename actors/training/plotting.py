@@ -5,20 +5,15 @@ from __future__ import annotations
 from html import escape
 from itertools import pairwise
 
+from ...pipelines.layout import document, table
 from .precision import PrecisionState
 
 STYLE = """
-:root { color-scheme: light dark; --ink: #1b1f24; --soft: #57606a; --line: #d8dee4; --paper: #ffffff;
-  --bf16: #2f6fb3; --fp16: #b3712f; --fp32: #3f8f5f; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6edf3; --soft: #9198a1; --line: #30363d;
-  --paper: #0d1117; --bf16: #6cb0f5; --fp16: #f0a860; --fp32: #7fd39c; } }
-body { margin: 0 auto; padding: 2rem 1.25rem; max-width: 68rem; color: var(--ink); background: var(--paper);
-  font: 15px/1.55 system-ui, sans-serif; }
-svg { width: 100%; height: auto; } text { fill: var(--ink); font-size: 11px; } .soft { color: var(--soft); }
-.bf16 { fill: var(--bf16); } .fp16 { fill: var(--fp16); } .fp32 { fill: var(--fp32); }
-line { stroke: var(--line); } i { display: inline-block; width: .8em; height: .8em; margin: 0 .3em 0 1em; }
-table { border-collapse: collapse; } td, th { padding: .2rem .9rem .2rem 0; text-align: left; }
-td { border-top: 1px solid var(--line); }
+svg { width: 100%; height: auto; } text { fill: var(--ink); font-size: 11px; }
+.bf16 { fill: var(--first); background: var(--first); }
+.fp16 { fill: var(--second); background: var(--second); }
+.fp32 { fill: var(--third); background: var(--third); }
+i { display: inline-block; width: .8em; height: .8em; margin: 0 .3em 0 1em; }
 """
 NAMES, WIDTH, ROW = 190, 900, 16
 FORMATS = ("bf16", "fp16", "fp32")
@@ -31,19 +26,17 @@ def precision_page(state: PrecisionState, steps: int) -> str:
         state: at the end of a training.
         steps: that it took.
     """
-    legend = "".join(f'<i style="background: var(--{name})"></i>{name}' for name in FORMATS)
-    rows = "".join(
-        f"<tr><td>{change.step}</td><td>{escape(change.layer)}</td><td>{change.before} → {change.after}</td>"
-        f"<td>{escape(change.why)}</td></tr>"
+    legend = "".join(f'<i class="{name}"></i>{name}' for name in FORMATS)
+    rows = [
+        (str(change.step), escape(change.layer), f"{change.before} → {change.after}", escape(change.why))
         for change in state.changes
+    ]
+    body = (
+        "<h1>What each layer computed in</h1>"
+        f'<p class="soft">{steps:,} steps, {len(rows)} changes.{legend}</p>{_lines(state, steps)}'
+        f"<h2>Changes</h2>{table(('after step', 'layer', 'format', 'why'), rows, wide=3)}"
     )
-    return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Number formats</title>'
-        f"<style>{STYLE}</style><h1>What each layer computed in</h1>"
-        f'<p class="soft">{steps:,} steps, {len(state.changes)} changes.{legend}</p>{_lines(state, steps)}'
-        "<h2>Changes</h2><table><tr><th>after step</th><th>layer</th><th>format</th><th>why</th></tr>"
-        f"{rows}</table></html>\n"
-    )
+    return document("Number formats", body, STYLE)
 
 
 def _lines(state: PrecisionState, steps: int) -> str:

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from ...models.spec import ModelSpec
 from ...workflows.errors import EaglerayError
-from ...workflows.placement import check_placement
 from ...workflows.stage import Emit, StageContext
 from .checkpoint import CheckpointInfo, write_artifact
-from .mesh import check_batching, check_inputs, check_objective, check_topology
-from .spec import AdaptationSpec, TrainingSpec, worker_resources
+from .mesh import check_batching, check_inputs, check_objective, check_topology, worker_resources
+from .spec import AdaptationSpec, TrainingSpec
 
 if TYPE_CHECKING:
     from .loop import StepReport, Trainer, TrainingJob
@@ -43,10 +42,8 @@ def train(ctx: StageContext, job: TrainingJob) -> Path:
 
     spec = job.spec
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    use_gpu = any(node.get("GPU", 0) for node in nodes)
-    resources = worker_resources(spec, use_gpu=use_gpu)
-    beside = {"CPU": spec.run.num_cpus}
-    check_placement(nodes, resources, beside, spec.parallel.num_workers, ctx.stage)
+    resources = worker_resources(spec, nodes, ctx.stage)
+    use_gpu = "GPU" in resources
     trainer = TorchTrainer(
         _work,
         train_loop_config={"worker": WorkerConfig(job, ctx.emit, ctx.stage)},

@@ -40,10 +40,6 @@ class ParallelSpec(Spec):
         """Size of the mesh."""
         return self.data * self.tensor * self.pipeline
 
-    def passes(self, compression: CompressionSpec | None) -> int:
-        """Parts of a worker's rows, computed one after the other, each in microbatches of its own."""
-        return 1 if compression is None else max(1, compression.sources // self.data)
-
     @property
     def num_slices(self) -> int:
         """Slices that the layers are cut into; worker r of n has slices r, r + n and so on."""
@@ -264,6 +260,17 @@ class TrainingSpec(StageSpec):
         return self
 
     @property
+    def passes(self) -> int:
+        """Parts of a worker's rows, computed one after the other, each in microbatches of its own."""
+        compression = self.optimizer.compression
+        return 1 if compression is None else max(1, compression.sources // self.parallel.data)
+
+    @property
+    def num_parts(self) -> int:
+        """Parts that a step's rows are divided into: of each data-parallel worker, its passes."""
+        return self.parallel.data * self.passes
+
+    @property
     def is_one_process(self) -> bool:
         """Whether there is nothing to prove: one worker, which takes a batch's rows at once."""
         parallel = self.parallel
@@ -273,11 +280,6 @@ class TrainingSpec(StageSpec):
             and self.optimizer.compression is None
             and self.batching is None
         )
-
-
-def worker_resources(spec: TrainingSpec, *, use_gpu: bool) -> dict[str, float]:
-    """What each worker reserves."""
-    return {"CPU": spec.parallel.cpus_per_worker, **({"GPU": 1.0} if use_gpu else {})}
 
 
 def reserved_cpus(spec: TrainingSpec) -> float:

@@ -7,11 +7,13 @@ from math import gcd, lcm
 from typing import TYPE_CHECKING
 
 from ...models.spec import MODALITIES, AudioSpec, DecoderSpec, ModelSpec, TextSpec, VisionSpec
+from ...pipelines.spec import Sizes
+from .batching import Group, Ints, positions_of, sizes_for
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .batching import Ints
+    from .data import Batch
 
 VOCAB_SIZE = 48
 NUM_CLASSES = 5
@@ -77,14 +79,28 @@ def toy_batch(model: ModelSpec, num_rows: int, seed: int) -> dict[str, Tensor]:
 
 def toy_lengths(model: ModelSpec, batch: Mapping[str, Tensor]) -> Ints:
     """Lengths of a batch's rows; see `positions_of`."""
-    from ...pipelines.reading import Sizes
-    from .data import positions_of
-
     counts = [
         batch[name].sum(dim=1).tolist() if name in batch else [0] * len(batch["label"])
         for name in ("token_mask", "answer_mask", "mel_mask")
     ]
     return positions_of([Sizes(*row) for row in zip(*counts, strict=True)], model)
+
+
+def toy_rows(model: ModelSpec, batch: Mapping[str, Tensor], group: Group, part: int) -> Batch:
+    """The rows of a batch that a part has in a group, as short as they may be there."""
+    import torch
+
+    from .data import fill_rows
+
+    rows = torch.from_numpy(group.rows[part])
+    found = {name: tensor[rows[rows >= 0]] for name, tensor in batch.items()}
+    if group.lengths is not None:
+        sizes = sizes_for(group.lengths, model, MAX_FRAMES)
+        for name, size in (("tokens", sizes.tokens), ("answer", sizes.answer), ("mel", sizes.frames)):
+            for column in (name, f"{name.removesuffix('s')}_mask"):
+                if column in found:
+                    found[column] = found[column][:, :size]
+    return fill_rows(found, len(rows))
 
 
 def _vision(spec: VisionSpec) -> VisionSpec:

@@ -102,8 +102,7 @@ def trace(training: Training, max_tokens: int, vocab_size: int, num_classes: int
         num_classes: of its categories.
     """
     spec = training.spec
-    passes = spec.parallel.passes(spec.optimizer.compression)
-    rows = max(1, spec.batch_size // (spec.parallel.data * passes * spec.parallel.num_microbatches))
+    rows = max(1, spec.batch_size // (spec.num_parts * spec.parallel.num_microbatches))
     tasks = spec.objective.tasks
     with torch.device("meta"):
         model = MultimodalModel(training.model, vocab_size, num_classes, tasks)

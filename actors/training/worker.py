@@ -49,7 +49,7 @@ class Worker:
         parameters: number of each → its parameters, before they are sharded.
         groups: number of each → what is sharded together.
         shards: whether parameters are sharded, or cast as sharded ones are.
-        passes: see `ParallelSpec.passes`.
+        passes: see `TrainingSpec.passes`.
         dtype: of weights, gradients and the optimizer's state.
     """
 
@@ -71,7 +71,7 @@ class Worker:
         self.learning = frozenset[str]().union(*(one.learning for one in traced.layers.values()))
         halves = not HALF.isdisjoint(self.formats.values())
         self.shards = self.parallel.sharding == "full" and (self.parallel.data > 1 or halves)
-        self.passes = self.parallel.passes(self.spec.optimizer.compression)
+        self.passes = self.spec.passes
         self.groups = {n: list(self._groups(n)) for n in self.slices}
 
     @property

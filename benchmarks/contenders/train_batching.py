@@ -74,7 +74,7 @@ def read(reader, fill, parallel, times=1):
     """Steps without end."""
     spec, model = spec_of(fill, parallel, times)
     sequences = Sequences(reader, None if spec.batching is None else spec.batching.max_tokens)
-    steps = StepReader(sequences, model, spec, 0)
+    steps = StepReader(sequences, model, spec, 0, torch.device(DEVICE))
     position = 0
     while True:
         step = steps.read(position)
@@ -95,11 +95,8 @@ spec, model = spec_of(fill, ParallelSpec())
 learner = Learner(spec, model, reader.info.vocab_size, len(reader.info.classes))
 done = []
 for number, step in zip(range(WARM_UP + STEPS), read(reader, fill, ParallelSpec()), strict=False):
-    passes = [
-        [{name: x.to(DEVICE) for name, x in batch.items()} for batch in groups] for groups in step.passes
-    ]
     started = time.perf_counter()
-    learner.backward(passes)
+    learner.backward(step.passes)
     learner.update()
     if DEVICE == "cuda":
         torch.cuda.synchronize()

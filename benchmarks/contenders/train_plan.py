@@ -8,7 +8,7 @@ import sys
 import time
 
 import torch
-from training import DEVICE, join_alone, tell
+from training import CLASSES, VOCABULARY, join_alone, random_rows, tell
 
 from eagleray.actors.training.certificate import Training
 from eagleray.actors.training.devices import GPUS
@@ -17,7 +17,7 @@ from eagleray.actors.training.learner import Learner
 from eagleray.actors.training.spec import ObjectiveSpec, TrainingSpec
 from eagleray.models.spec import AudioSpec, DecoderSpec, ModelSpec, TextSpec, VisionSpec
 
-VOCABULARY, CLASSES, STEPS = 2_000, 10, 8
+STEPS = 8
 CASES = {
     "text": (
         ModelSpec(
@@ -51,21 +51,7 @@ spec = TrainingSpec(kind="pretrain", batch_size=rows, objective=objective, preci
 foretold = estimate(Training(spec, model), length, VOCABULARY, CLASSES)
 join_alone()
 learner = Learner(spec, model, VOCABULARY, CLASSES)
-tokens = torch.randint(3, VOCABULARY, (rows, length))
-batch = {
-    "tokens": tokens,
-    "token_mask": torch.ones_like(tokens, dtype=torch.bool),
-    "present": torch.ones(rows, 3, dtype=torch.bool),
-    "label": torch.randint(CLASSES, (rows,)),
-    "group": torch.arange(rows),
-    "position": torch.arange(rows),
-}
-if model.vision is not None:
-    batch["image"] = torch.randn(rows, 3, model.vision.image_size, model.vision.image_size)
-if model.audio is not None:
-    batch["mel"] = torch.randn(rows, model.audio.max_frames, model.audio.n_mels)
-    batch["mel_mask"] = torch.ones(rows, model.audio.max_frames, dtype=torch.bool)
-waiting, batch = ({name: tensor.to(DEVICE) for name, tensor in batch.items()} for _ in range(2))
+waiting, batch = (random_rows(model, rows, length) for _ in range(2))  # the next step's rows are there, too
 took = []
 for number in range(STEPS):
     if number == 2:

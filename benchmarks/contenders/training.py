@@ -49,24 +49,30 @@ SPEC = TrainingSpec(
 
 def batches() -> Iterator[dict[str, Tensor]]:
     """The same rows, over and over, on the device."""
-    generator = torch.Generator().manual_seed(0)
-    assert MODEL.vision is not None
-    assert MODEL.audio is not None
-    side, audio = MODEL.vision.image_size, MODEL.audio
-    batch = {
-        "image": torch.randn(ROWS, 3, side, side, generator=generator),
-        "tokens": torch.randint(1, VOCABULARY, (ROWS, TOKENS), generator=generator),
-        "token_mask": torch.ones(ROWS, TOKENS, dtype=torch.bool),
-        "mel": torch.randn(ROWS, audio.max_frames, audio.n_mels, generator=generator),
-        "mel_mask": torch.ones(ROWS, audio.max_frames, dtype=torch.bool),
-        "present": torch.ones(ROWS, 3, dtype=torch.bool),
-        "label": torch.randint(0, CLASSES, (ROWS,), generator=generator),
-        "group": torch.arange(ROWS),
-        "position": torch.arange(ROWS),
-    }
-    batch = {name: tensor.to(DEVICE) for name, tensor in batch.items()}
+    batch = random_rows(MODEL, ROWS, TOKENS)
     while True:
         yield batch
+
+
+def random_rows(model: ModelSpec, count: int, length: int) -> dict[str, Tensor]:
+    """Rows in which everything is there, on the device, the same at each call."""
+    generator = torch.Generator().manual_seed(0)
+    batch = {
+        "tokens": torch.randint(1, VOCABULARY, (count, length), generator=generator),
+        "token_mask": torch.ones(count, length, dtype=torch.bool),
+        "present": torch.ones(count, 3, dtype=torch.bool),
+        "label": torch.randint(0, CLASSES, (count,), generator=generator),
+        "group": torch.arange(count),
+        "position": torch.arange(count),
+    }
+    if model.vision is not None:
+        side = model.vision.image_size
+        batch["image"] = torch.randn(count, 3, side, side, generator=generator)
+    if model.audio is not None:
+        frames = model.audio.max_frames
+        batch["mel"] = torch.randn(count, frames, model.audio.n_mels, generator=generator)
+        batch["mel_mask"] = torch.ones(count, frames, dtype=torch.bool)
+    return {name: tensor.to(DEVICE) for name, tensor in batch.items()}
 
 
 def join_alone() -> None:

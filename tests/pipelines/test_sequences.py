@@ -9,8 +9,9 @@ import pyarrow as pa
 import pytest
 
 from eagleray.pipelines.contracts import shard_paths
-from eagleray.pipelines.reading import CorpusReader, Sizes
+from eagleray.pipelines.reading import CorpusReader
 from eagleray.pipelines.sequences import Sequences
+from eagleray.pipelines.spec import Sizes
 from eagleray.pipelines.stages.preprocess import PreprocessSpec
 
 LIMIT = 24

@@ -106,7 +106,7 @@ def measure(rank: int, training: Training) -> tuple[int, int, dict[str, float]]:
     with meter:
         learner = Learner(training.spec, training.model, VOCABULARY, CLASSES)
         count = ROWS // parallel.data
-        passes = parallel.passes(training.spec.optimizer.compression)
+        passes = training.spec.passes
         batches = [rows_of(training.model, count, learner.dtype) for _ in range(2)]
         for step in range(3):
             meter.sent.clear()
