@@ -5,7 +5,7 @@ Shape letters: B batch, T tokens, N memory positions, D width, V vocabulary, M m
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Iterator, Mapping
 from typing import NamedTuple
 
 import torch
@@ -80,6 +80,55 @@ class DecoderCache(NamedTuple):
     evidence: Mapping[str, tuple[KeyValues, Tensor]]
 
 
+class Evidence(nn.ModuleDict):
+    """Attention to each modality, mixed by weight.
+
+    Args:
+        width: of questions and of what is found.
+        widths: modality → width of its memory.
+        num_heads: divides `width`.
+    """
+
+    def __init__(self, width: int, widths: Mapping[str, int], num_heads: int) -> None:
+        super().__init__({m: CrossAttention(width, widths[m], num_heads) for m in MODALITIES if m in widths})
+
+    def forward(self, question: Tensor, memories: Memories, weights: Tensor) -> Tensor:
+        """What a question (B, T, D) finds (B, T, D).
+
+        Args:
+            question: (B, T, D).
+            memories: modality → its positions (B, N, width) and where they are valid (B, N).
+            weights: (B, M); of a modality with weight 0 nothing is read, be it NaN.
+        """
+        return self.look_up(question, self.project(memories, weights), weights)
+
+    def project(self, memories: Memories, weights: Tensor) -> dict[str, tuple[KeyValues, Tensor]]:
+        """Keys and values of each memory, and where they are read (B, N)."""
+        projected: dict[str, tuple[KeyValues, Tensor]] = {}
+        for i, modality, cross in self._read(memories):
+            memory, mask = memories[modality]
+            valid = mask & (weights[:, i, None] > 0)
+            projected[modality] = cross.project(memory.masked_fill(~valid.unsqueeze(-1), 0)), valid
+        return projected
+
+    def look_up(
+        self, question: Tensor, projected: Mapping[str, tuple[KeyValues, Tensor]], weights: Tensor
+    ) -> Tensor:
+        """The same as `forward`, of memories that are projected already."""
+        found = torch.zeros_like(question)
+        for i, modality, cross in self._read(projected):
+            weight = weights[:, i, None, None].to(question.dtype)
+            found = found + weight * cross.look_up(question, *projected[modality])
+        return found
+
+    def _read(self, given: Container[str]) -> Iterator[tuple[int, str, CrossAttention]]:
+        for i, modality in enumerate(MODALITIES):
+            if modality in given and modality in self:
+                cross = self[modality]
+                assert isinstance(cross, CrossAttention)
+                yield i, modality, cross
+
+
 class DecoderBlock(nn.Module):
     """Causal self-attention, attention to each modality mixed by weight, and an MLP.
 
@@ -93,9 +142,7 @@ class DecoderBlock(nn.Module):
         self.norm_attention = nn.LayerNorm(spec.d_model)
         self.attention = RelativeAttention(spec.d_model, spec.num_heads)
         self.norm_cross = nn.LayerNorm(spec.d_model)
-        self.cross = nn.ModuleDict(
-            {m: CrossAttention(spec.d_model, widths[m], spec.num_heads) for m in MODALITIES if m in widths}
-        )
+        self.cross = Evidence(spec.d_model, widths, spec.num_heads)
         self.norm_mlp = nn.LayerNorm(spec.d_model)
         self.mlp = MLP(spec.d_model, spec.mlp_ratio)
         self.drop_attention, self.drop_cross, self.drop_mlp = (RowDropout(spec.dropout) for _ in range(3))
@@ -107,50 +154,28 @@ class DecoderBlock(nn.Module):
 
         Args:
             hidden: (B, T, D).
-            memories: modality → its positions (B, N, width) and where they are valid (B, N).
-            weights: (B, M); of a modality with weight 0 nothing is read, be it NaN.
+            memories: see `Evidence`.
+            weights: (B, M).
             seeds: (B,) in training.
         """
-        normed = self.norm_attention(hidden)
-        hidden = hidden + self.drop_attention(self.attention(normed, None, normed.shape[1], 0), seeds)
-        return self._finish(hidden, self._project(memories, weights), weights, seeds)
+        mixed = self.attention(self.norm_attention(hidden))
+        hidden = hidden + self.drop_attention(mixed, seeds)
+        found = self.cross(self.norm_cross(hidden), memories, weights)
+        return self._finish(hidden + self.drop_cross(found, seeds), seeds)
 
     def start(self, memories: Memories, weights: Tensor, capacity: int) -> DecoderCache:
         """An empty cache of so many tokens, for `step`."""
         relative = self.attention.distances(capacity, self.attention.query.weight)
-        return DecoderCache(BlockCache(None, relative), self._project(memories, weights))
+        return DecoderCache(BlockCache(None, relative), self.cross.project(memories, weights))
 
     def step(self, hidden: Tensor, cache: DecoderCache, weights: Tensor) -> tuple[Tensor, DecoderCache]:
         """Transform hidden (B, T, D), which follows on what the cache holds."""
         mixed, own = self.attention.step(self.norm_attention(hidden), cache.own)
-        return self._finish(hidden + mixed, cache.evidence, weights), DecoderCache(own, cache.evidence)
+        hidden = hidden + mixed
+        found = self.cross.look_up(self.norm_cross(hidden), cache.evidence, weights)
+        return self._finish(hidden + found, None), DecoderCache(own, cache.evidence)
 
-    def _project(self, memories: Memories, weights: Tensor) -> dict[str, tuple[KeyValues, Tensor]]:
-        projected: dict[str, tuple[KeyValues, Tensor]] = {}
-        for i, modality in enumerate(MODALITIES):
-            if modality in memories and modality in self.cross:
-                memory, mask = memories[modality]
-                valid = mask & (weights[:, i, None] > 0)
-                cross = self.cross[modality]
-                assert isinstance(cross, CrossAttention)
-                projected[modality] = cross.project(memory.masked_fill(~valid.unsqueeze(-1), 0)), valid
-        return projected
-
-    def _finish(
-        self,
-        hidden: Tensor,
-        evidence: Mapping[str, tuple[KeyValues, Tensor]],
-        weights: Tensor,
-        seeds: Tensor | None = None,
-    ) -> Tensor:
-        question, found = self.norm_cross(hidden), torch.zeros_like(hidden)
-        for i, modality in enumerate(MODALITIES):
-            if modality in evidence:
-                cross = self.cross[modality]
-                assert isinstance(cross, CrossAttention)
-                weight = weights[:, i, None, None].to(hidden.dtype)
-                found = found + weight * cross.look_up(question, *evidence[modality])
-        hidden = hidden + self.drop_cross(found, seeds)
+    def _finish(self, hidden: Tensor, seeds: Tensor | None) -> Tensor:
         return hidden + self.drop_mlp(self.mlp(self.norm_mlp(hidden)), seeds)
 
 

@@ -1,8 +1,9 @@
 """Layers that several encoders share.
 
-Tensor parallelism splits a model by the names of its linear layers, by columns or by rows (see
-`actors.training.tensor`), and a `HeadParameter` by heads.
-So the number of heads is always read off a tensor: on one worker of many it is a part of them.
+Tensor parallelism splits a model by the names of its layers (see `actors.training.tensor`): a block's
+branches have linear layers that are split by columns or by rows, and a `HeadParameter` is split by heads. So
+the number of heads is always read off a tensor: on one worker of many it is a part of them. All that stands
+between branches is computed position by position, and a worker may have a part of those.
 
 Shape letters: B batch, N positions, M memory positions, H heads, K head width, D width.
 """
@@ -22,6 +23,8 @@ SHORT = 128
 """Up to this many keys, it is faster without a fused kernel; see `attend`."""
 
 
+BRANCHES = frozenset({"attention", "time", "frequency", "cross", "mlp"})
+"""What a block adds to the states that go through it: their positions meet nowhere else."""
 COLUMN = frozenset({"query", "key", "value", "up", "per_head"})
 """Linear layers that are split by columns of their output."""
 ROW = frozenset({"output", "down"})
@@ -100,11 +103,12 @@ class RowDropout(nn.Module):
 
     Attributes:
         salt: what tells this layer's masks from another's; `MultimodalModel` sets it.
+        part: which of several parts of the positions, all as long, it is given.
     """
 
     def __init__(self, rate: float, *, whole: bool = False) -> None:
         super().__init__()
-        self.rate, self.whole, self.salt = rate, whole, 0
+        self.rate, self.whole, self.salt, self.part = rate, whole, 0, 0
 
     def forward(self, x: Tensor, seeds: Tensor | None) -> Tensor:
         """Drop of x (B, ...) by seeds (B,) int64 of its rows; without seeds, nothing."""
@@ -112,7 +116,9 @@ class RowDropout(nn.Module):
             return x
         inner = tuple(1 for _ in x.shape[1:]) if self.whole else x.shape[1:]
         row = scramble(scramble((seeds & MASK) ^ self.salt) ^ (seeds >> 32 & MASK))
-        position = torch.arange(math.prod(inner), device=x.device)
+        count = math.prod(inner)
+        first = 0 if self.whole else self.part * count
+        position = torch.arange(first, first + count, device=x.device)
         drawn = scramble(row[:, None] ^ scramble(position)).view(len(x), *inner)
         return x * (drawn >= round(self.rate * 2**32)).to(x.dtype) / (1 - self.rate)
 

@@ -223,6 +223,18 @@ class MultimodalModel(nn.Module):
                 alive |= dict.fromkeys(("weights", "decoder") if tower == "decoder" else (TOWERS[tower],))
         return tuple(alive)
 
+    def lengths(self, batch: Mapping[str, Tensor]) -> dict[str, int]:
+        """Positions of the states of each tower that runs, but for pictures, which have as many as ever."""
+        parts = self.spec.parts_for(self.tasks)
+        found: dict[str, int] = {}
+        if "text" in parts:
+            found["text"] = batch["tokens"].shape[1]
+        if "audio" in parts:
+            found["audio"] = self.speech_mask(batch["mel_mask"]).shape[1]
+        if "decoder" in parts:
+            found["decoder"] = self._target(batch)[0].shape[1]
+        return found
+
     @property
     def output_names(self) -> tuple[str, ...]:
         """Of what `outputs` gives, in order."""

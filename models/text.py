@@ -35,6 +35,8 @@ SCORES = 2**19
 QUERIES = 32
 """A block's queries are a multiple of this: a fused kernel's remainder of one to three rows adds up 16K keys
 in an order whose error is seven times as large (measured: 2.6e-6 against 3.6e-7)."""
+WHOLE = 2**31
+"""A segment that no text is longer than."""
 
 
 class BlockCache(NamedTuple):
@@ -74,7 +76,9 @@ class RelativeAttention(nn.Module):
         self.content_bias = HeadParameter(torch.zeros(num_heads, 1, self.head_dim))
         self.distance_bias = HeadParameter(torch.zeros(num_heads, 1, self.head_dim))
 
-    def forward(self, x: Tensor, known: Tensor | None, segment: int, memory: int) -> Tensor:
+    def forward(
+        self, x: Tensor, known: Tensor | None = None, segment: int = WHOLE, memory: int = 0
+    ) -> Tensor:
         """Attend within x (B, T, D), segment after segment, and to what came before.
 
         A segment attends to itself and to the `memory` positions before it. Everything is projected once,
@@ -180,6 +184,7 @@ class TextBlock(nn.Module):
 
     Attributes:
         memory: positions before it that a segment attends to.
+        parts: of the positions, all as long, of which it is given one.
     """
 
     def __init__(
@@ -188,11 +193,11 @@ class TextBlock(nn.Module):
         num_heads: int,
         mlp_ratio: float,
         window: int = 0,
-        segment: int = 2**31,
+        segment: int = WHOLE,
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.segment, self.memory = segment, 0
+        self.segment, self.memory, self.parts = segment, 0, 1
         self.norm_attention = nn.LayerNorm(width)
         self.attention = RelativeAttention(width, num_heads, window)
         self.drop_attention = RowDropout(dropout)
@@ -206,7 +211,7 @@ class TextBlock(nn.Module):
         With seeds (B,) in training.
         Of more than one segment, only the input is kept for the backward pass: the rest is computed again.
         """
-        if hidden.shape[1] > self.segment and torch.is_grad_enabled():
+        if self._is_long(hidden) and torch.is_grad_enabled():
             args = hidden, past, seeds
             return checkpoint(self._transform, *args, use_reentrant=False, preserve_rng_state=False)
         return self._transform(hidden, past, seeds)
@@ -217,9 +222,12 @@ class TextBlock(nn.Module):
         hidden = hidden + mixed
         return hidden + self.mlp(self.norm_mlp(hidden)), cache
 
+    def _is_long(self, hidden: Tensor) -> bool:
+        return hidden.shape[1] * self.parts > self.segment
+
     def _transform(self, hidden: Tensor, past: Tensor | None, seeds: Tensor | None) -> Tensor:
         known = None
-        if past is not None or hidden.shape[1] > self.segment:
+        if past is not None or self._is_long(hidden):
             # no gradient flows into what a segment remembers, but it does into the weights that read it
             seen = hidden if past is None else torch.cat((past, hidden), dim=1)
             known = self.norm_attention(seen.detach())

@@ -119,34 +119,56 @@ class WindowAttention(nn.Module):
     Args:
         channels: of input and output.
         num_heads: divides `channels`.
+        resolution: side of the feature map.
         window: side of a window.
+        shift: how far windows are shifted against the map.
         pretrained_window: see `PositionBias`.
     """
 
+    hidden: Tensor | None
+
     def __init__(
-        self, channels: int, num_heads: int, window: int, pretrained_window: int | None = None
+        self,
+        channels: int,
+        num_heads: int,
+        resolution: int,
+        window: int,
+        shift: int,
+        pretrained_window: int | None = None,
     ) -> None:
         super().__init__()
         self.head_dim = channels // num_heads
-        self.window = window
+        self.resolution, self.window, self.shift = resolution, window, shift
+        self.filling = -resolution % window
         self.query = nn.Linear(channels, channels)
         self.key = nn.Linear(channels, channels, bias=False)  # as in the authors' code
         self.value = nn.Linear(channels, channels)
         self.output = nn.Linear(channels, channels)
         self.logit_scale = HeadParameter(torch.full((num_heads, 1, 1), math.log(10.0)))
         self.position_bias = PositionBias(window, num_heads, pretrained_window)
+        hidden = hidden_pairs(resolution + self.filling, window, shift) if shift else None
+        self.register_buffer("hidden", hidden, persistent=False)
 
-    def forward(self, x: Tensor, hidden: Tensor | None) -> Tensor:
-        """Attend within each window.
+    def forward(self, x: Tensor) -> Tensor:
+        """Attend within each window of x (B, N, C)."""
+        x = x.unflatten(1, (self.resolution, self.resolution))
+        if self.filling:
+            x = F.pad(x, (0, 0, 0, self.filling, 0, self.filling))
+        if self.shift:
+            x = x.roll((-self.shift, -self.shift), dims=(1, 2))
+        x = self._attend(x)
+        if self.shift:
+            x = x.roll((self.shift, self.shift), dims=(1, 2))
+        if self.filling:
+            x = x[:, : self.resolution, : self.resolution]
+        return x.flatten(1, 2)
 
-        Args:
-            x: (B, P, P, C).
-            hidden: (W, A, A) bool, True where a query must not see a key; None hides nothing.
-        """
+    def _attend(self, x: Tensor) -> Tensor:
+        """(B, P, P, C) → (B, P, P, C)."""
         num_windows = (x.shape[1] // self.window) ** 2
         bias = self.position_bias().unsqueeze(0).expand(num_windows, -1, -1, -1)
-        if hidden is not None:
-            bias = bias.masked_fill(hidden.unsqueeze(1), float("-inf"))
+        if self.hidden is not None:
+            bias = bias.masked_fill(self.hidden.unsqueeze(1), float("-inf"))
         scale = self.logit_scale().clamp(max=MAX_LOGIT_SCALE).exp().repeat(num_windows, 1, 1)
         query, key, value = (self._cut(layer(x)) for layer in (self.query, self.key, self.value))
         mixed = scores_in_single(_attend_by_cosine, query, key, value, scale, bias.flatten(0, 1))
@@ -183,8 +205,6 @@ class SwinBlock(nn.Module):
         drop_path: how often a row goes past each branch in training.
     """
 
-    hidden: Tensor | None
-
     def __init__(
         self,
         channels: int,
@@ -198,31 +218,18 @@ class SwinBlock(nn.Module):
         drop_path: float = 0.0,
     ) -> None:
         super().__init__()
-        self.resolution, self.shift = resolution, shift
-        self.filling = -resolution % window
-        self.attention = WindowAttention(channels, num_heads, window, pretrained_window)
+        self.resolution = resolution
+        self.attention = WindowAttention(channels, num_heads, resolution, window, shift, pretrained_window)
         self.norm_attention = nn.LayerNorm(channels)
         self.mlp = MLP(channels, mlp_ratio)
         self.norm_mlp = nn.LayerNorm(channels)
         self.norm_main = nn.LayerNorm(channels) if norm_main else None
         self.drop_attention = RowDropout(drop_path, whole=True)
         self.drop_mlp = RowDropout(drop_path, whole=True)
-        hidden = hidden_pairs(resolution + self.filling, window, shift) if shift else None
-        self.register_buffer("hidden", hidden, persistent=False)
 
     def forward(self, x: Tensor, seeds: Tensor | None = None) -> Tensor:
         """(B, N, C) → (B, N, C); with seeds (B,) in training."""
-        mixed = x.unflatten(1, (self.resolution, self.resolution))
-        if self.filling:
-            mixed = F.pad(mixed, (0, 0, 0, self.filling, 0, self.filling))
-        if self.shift:
-            mixed = mixed.roll((-self.shift, -self.shift), dims=(1, 2))
-        mixed = self.attention(mixed, self.hidden)
-        if self.shift:
-            mixed = mixed.roll((self.shift, self.shift), dims=(1, 2))
-        if self.filling:
-            mixed = mixed[:, : self.resolution, : self.resolution]
-        x = x + self.drop_attention(self.norm_attention(mixed.flatten(1, 2)), seeds)
+        x = x + self.drop_attention(self.norm_attention(self.attention(x)), seeds)
         x = x + self.drop_mlp(self.norm_mlp(self.mlp(x)), seeds)
         return x if self.norm_main is None else self.norm_main(x)
 

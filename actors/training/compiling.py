@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from ...workflows.errors import EaglerayError
-from .tensor import local_part
+from .local import local_part
 
 HELD_STEPS = 3
 """First steps of a training at which both are computed: an error may come with the first update."""

@@ -1,9 +1,9 @@
-"""What is seen of layers while they run: bytes that are alive, operations, what those with weights read."""
+"""What is seen of layers while they run: bytes that are alive, operations, what could be put off."""
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -12,9 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from ...models.heads.vocabulary import Vocabulary
-from ...models.layers import ROW
-from ...models.losses import promoted
+from .deferring import DEFERRED
 
 
 class Live(TorchDispatchMode):
@@ -57,50 +55,32 @@ class Live(TorchDispatchMode):
         self.now -= self._known.pop(key, 0)
 
 
-class Weighted:
-    """What the layers that have weights were given and gave, of some modules."""
+class Deferrable:
+    """What the linear layers of some modules were given and gave, if their weights' gradients are put off."""
 
-    def __init__(self, modules: Sequence[nn.Module], split: set[nn.Module]) -> None:
-        self.summed_forward = self.summed_backward = self._outputs = 0
+    def __init__(self, modules: Sequence[nn.Module]) -> None:
         self._inputs: dict[int, int] = {}  # several read the same
-        self._split = split
-        self._layers = [
-            (name.rpartition(".")[2], layer)
-            for module in modules
-            for name, layer in module.named_modules()
-            if isinstance(layer, (nn.Linear, nn.Embedding))
-        ]
+        self._outputs = 0
+        self._layers = [layer for module in modules for layer in module.modules() if type(layer) in DEFERRED]
         self._handles: list[Any] = []
 
     @property
-    def deferred(self) -> int:
-        """Bytes of what linear layers were given, and of the gradients of what they gave."""
+    def nbytes(self) -> int:
+        """Bytes of what they were given, and of the gradients of what they gave."""
         return sum(self._inputs.values()) + self._outputs
 
-    def __enter__(self) -> Weighted:
-        for name, layer in self._layers:
-            self._handles.append(layer.register_forward_hook(self._hook(name)))
+    def __enter__(self) -> Deferrable:
+        self._handles = [layer.register_forward_hook(self._see) for layer in self._layers]
         return self
 
     def __exit__(self, *_: object) -> None:
         for handle in self._handles:
             handle.remove()
 
-    def _hook(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-        def see(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            if output.requires_grad and type(layer) is nn.Linear:
-                self._inputs[storage_of(inputs[0])] = inputs[0].nbytes
-                self._outputs += output.nbytes
-            if layer not in self._split:
-                return
-            if isinstance(layer, nn.Embedding) or name in ROW:
-                self.summed_forward += output.nbytes
-            elif inputs[0].requires_grad:
-                self.summed_backward += inputs[0].nbytes
-            if isinstance(layer, Vocabulary):  # the largest logit, and two sums
-                self.summed_forward += 3 * output[..., 0].numel() * promoted(output).element_size()
-
-        return see
+    def _see(self, _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        if output.requires_grad:
+            self._inputs[storage_of(inputs[0])] = inputs[0].nbytes
+            self._outputs += output.nbytes
 
 
 def storage_of(tensor: Tensor) -> int:

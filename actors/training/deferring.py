@@ -18,7 +18,13 @@ from torch.autograd.function import FunctionCtx
 from torch.distributed.pipelining import PipelineStage
 from torch.nn import functional as F
 
+from .local import split_as
+from .tensor import PartLinear
+
 Work = Callable[[], None]
+
+DEFERRED: tuple[type[nn.Linear], ...] = (nn.Linear, PartLinear)
+"""Layers whose weights' gradient can be put off; not those that are derived from them."""
 
 
 class Deferred:
@@ -53,7 +59,7 @@ class Deferred:
         return do
 
 
-class DeferringLinear(nn.Linear):
+class DeferringLinear(PartLinear):
     """A linear layer that may put its weights' gradient off."""
 
     deferred: Deferred
@@ -62,7 +68,7 @@ class DeferringLinear(nn.Linear):
         """Transform (..., in) to (..., out)."""
         if not (torch.is_grad_enabled() and self.weight.requires_grad):
             return super().forward(input)
-        return _Linear.apply(input, self.weight, self.bias, self)  # pyright: ignore[reportReturnType]
+        return _Linear.apply(input, *self.local(), self)  # pyright: ignore[reportReturnType]
 
 
 class DeferringStage(PipelineStage):
@@ -97,7 +103,7 @@ def defer(module: nn.Module) -> Deferred:
     known = (layer.deferred for layer in module.modules() if isinstance(layer, DeferringLinear))
     deferred = next(known, None) or Deferred()
     for layer in module.modules():
-        if type(layer) is nn.Linear:
+        if type(layer) in DEFERRED:
             layer.__class__ = DeferringLinear
         if isinstance(layer, DeferringLinear):
             layer.deferred = deferred
@@ -139,6 +145,7 @@ class _Linear(torch.autograd.Function):
             # the layer's own: where activations are computed again, what was saved is a copy
             for parameter, found in ((layer.weight, of_weight()), (layer.bias, of_bias())):
                 if found is not None:
+                    found = split_as(found, parameter)
                     parameter.grad = found if parameter.grad is None else parameter.grad + found
 
         layer.deferred.put_off(later)

@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from .checkpoint import load_weights
 from .compiling import HELD_STEPS, hold_to_eager
 from .data import Batch, Passes
 from .fp8 import check_device, use_eight_bits
+from .local import local_part, num_holders
 from .mesh import build_mesh
 from .momentum import follow
 from .objective import Objective
@@ -42,7 +44,7 @@ from .precision import (
 )
 from .slicing import ModelSlice, place_layers, slice_model
 from .spec import AdaptationSpec, TrainingSpec
-from .tensor import local_part, num_holders, split_tensors
+from .tensor import Sharing, split_tensors
 from .tracing import trace
 from .tying import TiedWeights, untie
 from .watching import Watch
@@ -57,11 +59,13 @@ class Part:
         model: with the layers of its slices.
         slices: number → slice, of the same modules.
         tied: weights that two of its layers have in common, or one of its and one of another worker's.
+        sharing: how it is split over tensor-parallel workers; None for one.
     """
 
     model: MultimodalModel
     slices: Mapping[int, ModelSlice]
     tied: TiedWeights
+    sharing: Sharing | None
 
 
 KEPT_SHAPES = 16
@@ -207,7 +211,9 @@ class Learner:
         for number, several in enumerate(passes):
             for _ in several:
                 run(next(waiting))
-            self._tied.sum_gradients()
+            self._part.tied.sum_gradients()
+            if self._part.sharing is not None:
+                self._part.sharing.sum_gradients()
             self.optimizer.take(number, self.precision.scale)
         self.optimizer.gather()
         return self.objective.sum_terms(self._is_last and self.mesh["tensor"].get_local_rank() == 0)
@@ -282,13 +288,13 @@ class Learner:
 
         part = build()
         kept = build() if self.spec.objective.is_slow else part
-        self.model, self.keys, self._tied = part.model, kept.model, part.tied
+        self._part, self.model, self.keys = part, part.model, kept.model
         self._slices, self._followers = part.slices, kept.slices
         if self.spec.objective.is_slow:
             self.keys.requires_grad_(False)
         rates = layer_rates(self.model, self._adaptation.layer_decay)
         names = {id(p): name for name, p in self.model.named_parameters()}
-        copies = [names[id(p)] for p in self._tied.copies]
+        copies = [names[id(p)] for p in part.tied.copies]
         self.optimizer: LocalOptimizer | ZeroOptimizer
         if self.spec.parallel.sharding == "optimizer":
             mesh = self.mesh["data", "tensor"]
@@ -336,9 +342,10 @@ class Learner:
         untie(model)
         mine = range(self.mesh["pipeline"].get_local_rank(), parallel.num_slices, parallel.pipeline)
         slices = slice_model(model, places, mine)
-        if parallel.tensor > 1:
-            split_tensors(model, self.mesh["tensor"])
+        sharing = split_tensors(model, self.mesh["tensor"]) if parallel.tensor > 1 else None
         for part in slices.values():
+            if sharing is not None:
+                part.register_forward_pre_hook(partial(_see, sharing), with_kwargs=True)
             for name in part.layers if self.spec.precision == "fp8" else ():
                 if name != "heads":  # what is told there are small differences
                     use_eight_bits(part.model.get_submodule(name))
@@ -348,7 +355,7 @@ class Learner:
             axis = "data" if parallel.sharding == "full" else "alone"
             shard_parameters(part, self.mesh[axis], self.precision.formats)
         workers = {path: number % parallel.pipeline for path, number in places.items()}
-        return Part(model, slices, TiedWeights(model, workers, group))
+        return Part(model, slices, TiedWeights(model, workers, group), sharing)
 
 
 # A linear layer's output is a view; nothing here changes one in place.
@@ -383,6 +390,10 @@ def shard_parameters(part: ModelSlice, mesh: DeviceMesh, formats: Mapping[str, F
         assert isinstance(sharded, FSDPModule)
         sharded.set_gradient_divide_factor(1.0)
         sharded.set_force_sum_reduction_for_comms(True)  # gloo has no other
+
+
+def _see(sharing: Sharing, part: ModelSlice, _: tuple[Tensor, ...], batch: dict[str, Tensor]) -> None:
+    sharing.see(part.model.lengths(batch))
 
 
 def _device() -> torch.device:

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 import torch
 from torch.distributed.fsdp import FSDPModule
 
+from .local import local_part
 from .slicing import ModelSlice
-from .tensor import local_part
 
 
 def follow(

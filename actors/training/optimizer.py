@@ -12,12 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
-from torch.distributed.tensor import DTensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Adagrad, AdamW, Optimizer
 
+from .local import local_part, split_as
 from .spec import OptimizerSpec
-from .tensor import local_part
 
 
 @dataclass(frozen=True)
@@ -147,7 +146,7 @@ class LocalOptimizer:
     def state(self) -> dict[str, Tensor]:
         """What it keeps, by name, split as the parameters are."""
         return {
-            f"{name}.{key}": value if key == "step" else self.split_as(value, p)
+            f"{name}.{key}": value if key == "step" else split_as(value, p)
             for name, p in self._whole.items()
             for key, value in self.kept(name).items()
         }
@@ -158,20 +157,6 @@ class LocalOptimizer:
             for name in self._whole:
                 for key, value in self.kept(name).items():
                     value.copy_(local_part(state[f"{name}.{key}"]))
-
-    @staticmethod
-    def split_as(value: Tensor, parameter: Tensor) -> Tensor:
-        """A worker's part of something of a parameter's shape, as a part of the whole."""
-        if not isinstance(parameter, DTensor):
-            return value
-        return DTensor.from_local(
-            value,
-            parameter.device_mesh,
-            parameter.placements,
-            run_check=False,
-            shape=parameter.shape,
-            stride=parameter.stride(),
-        )
 
 
 def _make(spec: OptimizerSpec, groups: list[dict[str, Any]]) -> Optimizer:

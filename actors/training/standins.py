@@ -12,32 +12,48 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
-from ...models.heads.vocabulary import Vocabulary
-from ...models.layers import COLUMN, ROW, HeadParameter
+from .compression import ring_bytes
+from .team import Team
+from .tensor import Sharing
 
 
-def materialise(model: nn.Module, tensor: int, dtype: torch.dtype) -> set[nn.Module]:
-    """Give a model of meta tensors parameters of a worker's shape, split as `split_tensors` does.
+class ImaginedTeam(Team):
+    """Workers of whom there is none: what they would tell each other is counted.
 
-    Returns:
-        The modules that were split.
+    Attributes:
+        sent: bytes that each would have sent so far, by ring algorithms.
     """
-    made: dict[int, nn.Parameter] = {}
-    split: set[nn.Module] = set()
-    for path, module in model.named_modules():
-        kind = path.rpartition(".")[2]
-        for name, parameter in list(module.named_parameters(recurse=False)):
-            shape = list(parameter.shape)
-            axis = _split_axis(module, kind, name, parameter, tensor)
-            if axis is not None:
-                shape[axis] //= tensor
-                split.add(module)
-            if id(parameter) not in made:
-                made[id(parameter)] = nn.Parameter(torch.empty(shape, dtype=dtype), parameter.requires_grad)
-            setattr(module, name, made[id(parameter)])
-        for name, buffer in list(module.named_buffers(recurse=False)):
-            setattr(module, name, torch.empty(buffer.shape, dtype=buffer.dtype))
-    return split if tensor > 1 else set()
+
+    def __init__(self, size: int) -> None:
+        self.size, self.rank, self.sent = size, 0, 0.0
+
+    def all_reduce(self, x: Tensor, *, largest: bool = False) -> None:
+        """See `Team`."""
+        self.sent += ring_bytes(x.nbytes, self.size)
+
+    def all_gather(self, parts: Tensor, part: Tensor) -> None:
+        """See `Team`."""
+        self.sent += (self.size - 1) * part.nbytes
+
+    def reduce_scatter(self, part: Tensor, parts: Tensor) -> None:
+        """See `Team`."""
+        self.sent += (self.size - 1) * part.nbytes
+
+
+def split_meta_tensors(model: nn.Module, team: Team) -> Sharing:
+    """Split a model without content as `split_tensors` does one that has some."""
+    made: dict[int, nn.Parameter] = {}  # tied weights stay tied
+
+    def divide(parameter: nn.Parameter, axis: int) -> nn.Parameter:
+        if id(parameter) not in made:
+            part = parameter.detach().chunk(team.size, axis)[0].clone()
+            made[id(parameter)] = nn.Parameter(part, parameter.requires_grad)
+            made[id(made[id(parameter)])] = made[id(parameter)]
+        return made[id(parameter)]
+
+    sharing = Sharing(team, divide)
+    sharing.split(model)
+    return sharing
 
 
 def cast(layer: nn.Module, dtype: torch.dtype) -> None:
@@ -135,16 +151,3 @@ def all_words(head: nn.AdaptiveLogSoftmaxWithLoss, hidden: Tensor, target: Tenso
     """As if every token could be any word: which are rare, only content would tell."""
     output = head.log_prob(hidden).gather(1, target[:, None]).squeeze(1)
     return _Answer(output)
-
-
-def _split_axis(module: nn.Module, kind: str, name: str, parameter: nn.Parameter, tensor: int) -> int | None:
-    """Axis that tensor parallelism splits a parameter along; None for what every worker has whole."""
-    if name == "lora_down" and kind in COLUMN:
-        return None  # it is, by its rank, but what it gives is put together
-    if isinstance(module, HeadParameter) or (isinstance(module, nn.Linear) and kind in COLUMN):
-        return 0
-    if isinstance(module, (nn.Embedding, Vocabulary)) and parameter.shape[0] % tensor == 0:
-        return 0
-    if isinstance(module, nn.Linear) and kind in ROW and name in ("weight", "lora_down"):
-        return 1
-    return None

@@ -1,93 +1,228 @@
-"""Tensor parallelism: split every attention by heads and every MLP by columns.
+"""Tensor and sequence parallelism of encoders and decoder.
 
-The plan is read off the module tree by the names that `models` keeps to: layers of `COLUMN` are
-column-parallel, those of `ROW` row-parallel, and a `HeadParameter` is split along its heads (Megatron-LM,
-arXiv 1909.08053, section 3).
+Workers split every attention by heads and every MLP by columns (Megatron-LM, arXiv 1909.08053, section 3),
+which is read off the module tree by the names that `models` keeps to. What stands between, each computes for
+its part of the positions: a branch gathers all of them, and leaves to each worker its part of the sum
+(arXiv 2205.05198, section 4.2.2). Outside of a tower all workers have all positions.
 """
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Callable, Mapping
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_module, distribute_tensor
-from torch.distributed.tensor.parallel import (
-    ColwiseParallel,
-    ParallelStyle,
-    RowwiseParallel,
-    parallelize_module,
-)
+from torch.distributed.tensor import Shard, distribute_tensor
+from torch.nn import functional as F
+from torch.utils._pytree import tree_map
 
-from ...models.layers import COLUMN, ROW, HeadParameter
+from ...models.heads.vocabulary import Vocabulary
+from ...models.layers import BRANCHES, COLUMN, ROW, HeadParameter, RowDropout
+from ...models.text import RelativeAttention, TextBlock
+from ...models.vision import FeaturePyramid, PatchMerging
 from .adapting import LoraLinear
-from .vocabulary import split_vocabularies
+from .local import local_part
+from .team import Shares, Team, copy
+from .vocabulary import Divided, ParallelEmbedding, ParallelVocabulary
+
+Divide = Callable[[nn.Parameter, int], nn.Parameter]
+"""Make of a parameter a worker's part of it, along an axis."""
 
 
-class LowRankRowwiseParallel(RowwiseParallel):
-    """Split a `LoraLinear` by rows: what stands beside it takes the same part of the input."""
+class PartLinear(nn.Linear):
+    """Some outputs of a linear layer; or of all outputs what some inputs make, to be added up.
 
-    def _partition_linear_fn(self, name: str, module: nn.Module, device_mesh: DeviceMesh) -> None:
-        super()._partition_linear_fn(name, module, device_mesh)
-        for key, placement in (("lora_down", Shard(1)), ("lora_up", Replicate())):
-            split = distribute_tensor(module.get_parameter(key), device_mesh, [placement])
-            module.register_parameter(key, nn.Parameter(split))
+    Attributes:
+        adds_bias: whether the bias is a part of what it gives; where results are added up, one worker's is.
+    """
+
+    adds_bias = True
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Transform (..., in) to (..., out)."""
+        return F.linear(input, *self.local())
+
+    def local(self) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias."""
+        return local_part(self.weight), _bias(self, self.adds_bias)
 
 
-class HeadwiseParallel(ParallelStyle):
-    """Split a `HeadParameter` along its heads; its output is this worker's part."""
+class PartLora(LoraLinear):
+    """The same of a low-rank layer beside another; the half of it that isn't split learns from all workers.
 
-    def _apply(self, module: nn.Module, device_mesh: DeviceMesh) -> nn.Module:
-        return distribute_module(
-            module,
-            device_mesh,
-            self._split,
-            output_fn=partial(self._local),  # pyright: ignore[reportArgumentType]
+    Attributes:
+        adds_bias: see `PartLinear`.
+        team: the workers.
+        whole: name of that half.
+    """
+
+    adds_bias = True
+    team: Team
+    whole: str
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Transform (..., in) to (..., out)."""
+        down, up = (
+            copy(half, self.team) if name == self.whole else local_part(half)
+            for name, half in (("lora_down", self.lora_down), ("lora_up", self.lora_up))
         )
-
-    @staticmethod
-    def _split(name: str, module: nn.Module, mesh: DeviceMesh) -> None:
-        for key, parameter in module.named_parameters(recurse=False):
-            split = distribute_tensor(parameter, mesh, [Shard(0)])
-            module.register_parameter(key, nn.Parameter(split))
-
-    @staticmethod
-    def _local(module: nn.Module, output: DTensor, mesh: DeviceMesh) -> object:
-        return output.to_local()
+        beside = F.linear(F.linear(input, down), up)
+        return F.linear(input, local_part(self.weight), _bias(self, self.adds_bias)) + self.scale * beside
 
 
-def local_part(tensor: Tensor) -> Tensor:
-    """What this worker has of a tensor, sharing its memory: all of it, if it isn't split."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+class PartHeads(HeadParameter):
+    """Some heads."""
+
+    def forward(self) -> Tensor:
+        """The weight of the heads that live here."""
+        return local_part(self.weight)
 
 
-def num_holders(tensor: Tensor, workers: int) -> int:
-    """How many of the workers of a pipeline's stage hold the same entries as this one."""
-    if isinstance(tensor, DTensor):
-        for axis, placement in enumerate(tensor.placements):
-            if not placement.is_replicate():
-                workers //= tensor.device_mesh.size(axis)
-    return workers
+class Sharing:
+    """A model's towers, split over workers.
+
+    Args:
+        team: the tensor-parallel workers.
+        divide: takes this worker's part of a parameter.
+    """
+
+    def __init__(self, team: Team, divide: Divide) -> None:
+        self._team, self._divide = team, divide
+        self._shares: dict[str, Shares] = {}
+        self._layers: list[nn.Module] = []
+
+    def split(self, model: nn.Module) -> None:
+        """Split all towers of a model, and its vocabularies, in place."""
+        for layer in list(model.modules()):
+            self._split_vocabulary(layer)
+        for name, tower in model.named_children():
+            if hasattr(tower, "blocks"):
+                self._split_tower(tower, self._shares.setdefault(name, Shares(self._team)))
+
+    def see(self, lengths: Mapping[str, int]) -> None:
+        """Tell how many positions the rows have that come next, by tower; pictures have as many as ever."""
+        for name, length in lengths.items():
+            if name in self._shares:
+                self._shares[name].length = length
+
+    @property
+    def summed(self) -> list[nn.Parameter]:
+        """Parameters that every worker has whole, and of whose gradient it has a part."""
+        return [p for layer in self._layers for p in layer.parameters()]
+
+    def sum_gradients(self) -> None:
+        """Add up what the workers have of the gradients of `summed`."""
+        found = [local_part(p.grad) for p in self.summed if p.grad is not None]
+        if not found:
+            return
+        total = torch.cat([part.flatten() for part in found])
+        self._team.all_reduce(total)
+        for part, whole in zip(found, total.split([part.numel() for part in found]), strict=True):
+            part.copy_(whole.view_as(part))
+
+    def _split_tower(self, tower: nn.Module, shares: Shares) -> None:
+        embed, norm = tower.get_submodule("embed"), tower.get_submodule("norm")
+        begin = shares.scatter if isinstance(embed, ParallelEmbedding) else shares.take
+        _after(embed, begin)
+        for block in tower.get_submodule("blocks").children():
+            side = getattr(block, "resolution", None)
+            self._split_block(block, shares if side is None else Shares(self._team, side**2))
+        sides: tuple[int, ...] = getattr(tower, "resolutions", ())
+        scales = [Shares(self._team, side**2) for side in sides]
+        _after(norm, (scales[-1] if scales else shares).whole)
+        self._layers.append(norm)
+        pyramid = getattr(tower, "pyramid", None)
+        if isinstance(pyramid, FeaturePyramid):
+
+            def gather(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+                return [one.whole(x) for one, x in zip(scales, args[0], strict=True)], *args[1:]
+
+            pyramid.register_forward_pre_hook(gather)
+
+    def _split_block(self, block: nn.Module, shares: Shares) -> None:
+        if isinstance(block, PatchMerging):
+            block.register_forward_pre_hook(lambda _, args: (shares.whole(args[0]), *args[1:]))
+            _after(block, shares.take)
+        if isinstance(block, TextBlock):
+            block.parts = self._team.size
+        for name, layer in block.named_children():
+            if isinstance(layer, RowDropout):
+                layer.part = self._team.rank
+            elif name in BRANCHES:
+                self._split_branch(layer, shares)
+            elif not isinstance(block, PatchMerging):
+                self._layers.append(layer)
+
+    def _split_branch(self, branch: nn.Module, shares: Shares) -> None:
+        streams = 2 if isinstance(branch, RelativeAttention) else 1
+
+        def gather(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+            whole = (x if x is None else shares.gather(x) for x in args[:streams])
+            return *whole, *tree_map(self._copied, args[streams:])
+
+        branch.register_forward_pre_hook(gather)
+        _after(branch, shares.scatter)
+        for path, layer in branch.named_modules():
+            name = path.rpartition(".")[2]
+            if isinstance(layer, HeadParameter):
+                self._split_layer(layer, PartHeads, {"weight": 0})
+            elif isinstance(layer, nn.Linear) and name in COLUMN:
+                self._split_linear(layer, {"weight": 0, "bias": 0, "lora_up": 0})
+                if name == "per_head":  # what it is given, all workers have made alike
+                    layer.register_forward_pre_hook(lambda _, args: tuple(map(self._copied, args)))
+            elif isinstance(layer, nn.Linear) and name in ROW:
+                self._split_linear(layer, {"weight": 1, "lora_down": 1})
+                assert isinstance(layer, (PartLinear, PartLora))
+                layer.adds_bias = self._team.rank == 0
+
+    def _split_linear(self, layer: nn.Linear, axes: Mapping[str, int]) -> None:
+        self._split_layer(layer, PartLora if isinstance(layer, LoraLinear) else PartLinear, axes)
+        if isinstance(layer, PartLora):
+            layer.team, layer.whole = self._team, "lora_down" if "lora_up" in axes else "lora_up"
+
+    def _split_vocabulary(self, layer: nn.Module) -> None:
+        kinds: dict[type[nn.Module], type[nn.Module]] = {
+            nn.Embedding: ParallelEmbedding,
+            Vocabulary: ParallelVocabulary,
+        }
+        kind = kinds.get(type(layer))
+        if kind is not None and layer.get_parameter("weight").shape[0] % self._team.size == 0:
+            self._split_layer(layer, kind, {"weight": 0, "bias": 0})
+            assert isinstance(layer, Divided)
+            layer.team = self._team
+
+    def _split_layer(self, layer: nn.Module, kind: type[nn.Module], axes: Mapping[str, int]) -> None:
+        for name, parameter in list(layer.named_parameters(recurse=False)):
+            if name in axes:
+                layer.register_parameter(name, self._divide(parameter, axes[name]))
+        layer.__class__ = kind
+
+    def _copied(self, x: object) -> object:
+        return copy(x, self._team) if isinstance(x, Tensor) else x
 
 
-def tensor_plan(model: nn.Module) -> dict[str, ParallelStyle]:
-    """Module path → how it is split, for every module that is split at all."""
-    plan: dict[str, ParallelStyle] = {}
-    for path, module in model.named_modules():
-        name = path.rpartition(".")[2]
-        if isinstance(module, HeadParameter):
-            plan[path] = HeadwiseParallel()
-        elif isinstance(module, nn.Linear) and name in COLUMN:
-            plan[path] = ColwiseParallel()
-        elif isinstance(module, nn.Linear) and name in ROW:
-            plan[path] = LowRankRowwiseParallel() if isinstance(module, LoraLinear) else RowwiseParallel()
-    return plan
+def split_tensors(model: nn.Module, mesh: DeviceMesh) -> Sharing:
+    """Split a model's towers and vocabularies over a mesh's workers in place; what is frozen stays so."""
+
+    def divide(parameter: nn.Parameter, axis: int) -> nn.Parameter:
+        return nn.Parameter(distribute_tensor(parameter, mesh, [Shard(axis)]), parameter.requires_grad)
+
+    sharing = Sharing(Team(mesh.get_group()), divide)
+    sharing.split(model)
+    return sharing
 
 
-def split_tensors(model: nn.Module, mesh: DeviceMesh) -> None:
-    """Split the model's attentions, MLPs and vocabularies over `mesh` in place; what is frozen stays so."""
-    learns = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
-    parallelize_module(model, mesh, tensor_plan(model))
-    split_vocabularies(model, mesh)
-    for name, parameter in model.named_parameters():  # those that were split are new ones, which all learn
-        parameter.requires_grad_(learns[name])
+def _bias(layer: nn.Linear, adds: bool) -> Tensor | None:
+    if layer.bias is None:  # pyright: ignore[reportUnnecessaryComparison]
+        return None
+    bias = local_part(layer.bias)
+    return bias if adds else bias - bias.detach()  # nothing, and the gradient is whole on every worker
+
+
+def _after(layer: nn.Module, change: Callable[[Tensor], Tensor]) -> None:
+    def see(_: nn.Module, __: tuple[Any, ...], output: Tensor) -> Tensor:
+        return change(output)
+
+    layer.register_forward_hook(see)

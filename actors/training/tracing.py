@@ -8,7 +8,7 @@ from functools import partial
 from itertools import permutations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from ...models.alignment import Rows, contrastive_loss, info_nce
@@ -16,9 +16,9 @@ from ...models.multimodal import TOWERS, MultimodalModel
 from ...models.spec import EMBEDDED, MODALITIES
 from .adapting import adapt
 from .certificate import Training
-from .counting import Live, Weighted, storage_of
+from .counting import Deferrable, Live, storage_of
 from .precision import DTYPES, first_state, weights_dtype
-from .standins import StandIns, all_words, cast, materialise
+from .standins import ImaginedTeam, StandIns, all_words, cast, split_meta_tensors
 
 Shapes = dict[str, Tensor]
 
@@ -33,7 +33,7 @@ class Trace:
         backward: bytes at the most while it runs backward, beyond those held.
         deferred: bytes that its linear layers need for the gradients of their weights.
         flops: forward, and backward.
-        summed: bytes that tensor-parallel workers sum up, forward and backward.
+        sent: bytes that a worker sends to other tensor-parallel ones, forward and backward.
         learning: names of the parameters that get a gradient.
         keeps: what of the state before it the backward pass needs.
         keeps_given: what of the state after it, counted already.
@@ -44,7 +44,7 @@ class Trace:
     backward: int
     deferred: int = 0
     flops: tuple[int, int] = (0, 0)
-    summed: tuple[int, int] = (0, 0)
+    sent: tuple[float, float] = (0.0, 0.0)
     learning: frozenset[str] = frozenset()
     keeps: frozenset[str] = frozenset()
     keeps_given: frozenset[str] = frozenset()
@@ -75,6 +75,7 @@ class Traced:
         learned: names in the state whose gradient goes back.
         loss: what the terms that tell rows from each other take, in a microbatch.
         parameters: of the whole model, as one worker of the tensor-parallel ones has them.
+        summed: names of those whose gradients these workers add up at a step's end.
         inputs: bytes of a worker's rows of a step.
     """
 
@@ -84,6 +85,7 @@ class Traced:
     learned: frozenset[str]
     loss: Trace
     parameters: Mapping[str, Parameter]
+    summed: frozenset[str]
     inputs: int
 
     @property
@@ -111,8 +113,15 @@ def trace(training: Training, max_tokens: int, vocab_size: int, num_classes: int
     dtype = weights_dtype(spec.precision)
     formats = first_state(model.layer_names, spec.precision, spec.precision_control).formats
     own = {name: p.requires_grad for name, p in model.named_parameters(remove_duplicate=False)}
+    model.to(dtype)
+    team, summed = ImaginedTeam(spec.parallel.tensor), frozenset[str]()
     with torch.device("meta"), StandIns() as attention:
-        split = materialise(model, spec.parallel.tensor, dtype)
+        batch = fake_batch(training, max_tokens, rows, dtype)
+        if team.size > 1:
+            sharing = split_meta_tensors(model, team)
+            sharing.see(model.lengths(batch))
+            alike = {id(p) for p in sharing.summed}
+            summed = frozenset(name for name, p in model.named_parameters() if id(p) in alike)
         parameters = {
             name: Parameter(name, tuple(p.shape), own[name])
             for name, p in model.named_parameters(remove_duplicate=False)
@@ -123,7 +132,7 @@ def trace(training: Training, max_tokens: int, vocab_size: int, num_classes: int
             )
         for name in model.layer_names:
             cast(model.get_submodule(name), DTYPES[formats[name]])
-        tracer = _Tracer(model, fake_batch(training, max_tokens, rows, dtype), attention, split)
+        tracer = _Tracer(model, batch, attention, team)
         for name in model.layer_names:
             tracer.run(name)
         loss = tracer.trace_loss(training, rows)
@@ -135,6 +144,7 @@ def trace(training: Training, max_tokens: int, vocab_size: int, num_classes: int
         frozenset(tracer.learned),
         loss,
         parameters,
+        summed,
         round(one_row * spec.batch_size / spec.parallel.data),
     )
 
@@ -167,9 +177,9 @@ class _Tracer:
     """Runs layer after layer; a layer like an earlier one isn't run again."""
 
     def __init__(
-        self, model: MultimodalModel, batch: Shapes, attention: StandIns, split: set[nn.Module]
+        self, model: MultimodalModel, batch: Shapes, attention: StandIns, team: ImaginedTeam
     ) -> None:
-        self.model, self.batch, self._attention, self._split = model, batch, attention, split
+        self.model, self.batch, self._attention, self._team = model, batch, attention, team
         self.traces: dict[str, Trace] = {}
         self.sizes: dict[str, Mapping[str, int]] = {}
         self.learned: set[str] = set()
@@ -208,18 +218,19 @@ class _Tracer:
         state = dict(entering)
         modules = [self.model] if name == "heads" else [self.model.get_submodule(name)]
         saved: set[int] = set()
-        attended = self._attention.flops
+        attended, before = self._attention.flops, self._team.sent
 
         def see(tensor: Tensor) -> Tensor:
             saved.add(storage_of(tensor))
             return tensor.detach()  # the tensor itself may be what its own node gave
 
-        with Live() as live, Weighted(modules, self._split) as seen:
+        with Live() as live, Deferrable(modules) as deferrable:
             with saved_tensors_hooks(see, lambda tensor: tensor):
                 if name == "heads":
                     state = self.model.outputs(state, self.batch)
                 else:
                     self.model.run_layers([name], state, self.batch)
+            between = self._team.sent
             made = {key: t for key, t in state.items() if t is not entering.get(key)}
             dropped = {storage_of(t): t.nbytes for t in made.values() if storage_of(t) not in saved}
             held, forward, flops_forward = (
@@ -241,10 +252,10 @@ class _Tracer:
             held,
             forward,
             backward,
-            seen.deferred,
+            deferrable.nbytes,
             # its backward pass has five products to forward's two (arXiv 2307.08691, 2.3.2)
             (flops_forward + attended, live.flops - flops_forward + attended * 5 // 2),
-            (seen.summed_forward, seen.summed_backward),
+            (between - before, self._team.sent - between),
             learning,
             frozenset(key for key, t in entering.items() if storage_of(t) in saved),
             frozenset(key for key, t in made.items() if storage_of(t) in saved),

@@ -13,17 +13,19 @@ def sent_by(worker: Worker) -> dict[str, float]:
     count = worker.parallel.num_microbatches
     times = count * worker.passes
     ahead = 1 if worker.looks_ahead else 0
-    summed, pipeline = 0, 0
+    tensor, pipeline = 0.0, 0
     for n, layers in worker.slices.items():
         for name in layers:
-            forward, backward = worker.traced.layers[name].summed
-            summed += times * ((1 + ahead) * forward + backward)
+            forward, backward = worker.traced.layers[name].sent
+            tensor += times * ((1 + ahead) * forward + backward)
         pipeline += times * (1 + ahead) * sum(worker.leaving(n).values())
         pipeline += times * sum(
             size for name, size in worker.entering(n).items() if name in worker.traced.learned
         )
+    alike = [p for p in worker.all_parameters if p.name in worker.traced.summed and worker.will_learn(p)]
+    entries = worker.passes * sum(worker.own(p) for p in alike)
     return {
-        "tensor": ring_bytes(summed, worker.parallel.tensor),
+        "tensor": tensor + ring_bytes(entries * worker.dtype.itemsize, worker.parallel.tensor),
         "pipeline": pipeline + _tied(worker),
         "data": _sent_for_gradients(worker) + _sent_for_bank(worker),
     }

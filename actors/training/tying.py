@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from ...models.multimodal import MultimodalModel
-from .tensor import local_part
+from .local import local_part
 
 
 class TiedWeights:

@@ -17,9 +17,9 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Replicate, Shard
 
 from .compression import Packing, Rows, ring_bytes, rows_of, sizes, take_largest
+from .local import local_part, num_holders, split_as
 from .optimizer import LocalOptimizer, Part
 from .spec import OptimizerSpec
-from .tensor import local_part, num_holders
 
 
 class ZeroOptimizer:
@@ -266,12 +266,12 @@ class ZeroOptimizer:
         """The whole of what each worker has the owned rows of, split as the parameter is."""
         rows = self._matrices.get(name)
         if rows is None:
-            return self._inner.split_as(own, parameter)
+            return split_as(own, parameter)
         parts = own.new_empty(self._size, own.numel())
         dist.all_gather_single(parts.flatten(), own.flatten(), group=self._group)
         whole = torch.empty_like(local_part(parameter))
         rows.put(parts.view(-1, rows.length), whole)
-        return self._inner.split_as(whole, parameter)
+        return split_as(whole, parameter)
 
     def _errors_of(self, name: str, parameter: Tensor) -> Tensor:
         """The errors of all sources (sources, *shape), divided over the data-parallel workers."""

@@ -17,7 +17,8 @@ from eagleray.models.vision import VisionEncoder
 
 VISION = VisionSpec(image_size=28, window_size=4, embed_dim=8, depths=(2, 2), num_heads=(2, 4))
 TOKENS = 21  # which two workers don't divide, so that each has all logits
-AUDIO = AudioSpec(n_mels=8, max_frames=32, num_convs=2, d_model=8, num_layers=2, num_heads=2)
+LENGTH, HEARD = 7, 9  # nor do they divide these, nor 7 × 7 patches
+AUDIO = AudioSpec(n_mels=8, max_frames=36, num_convs=2, d_model=8, num_layers=2, num_heads=2)
 
 
 class Parts(nn.Module):
@@ -31,14 +32,14 @@ class Parts(nn.Module):
         widths = {"image": self.vision.width, "speech": self.audio.width}
         self.decoder = JointDecoder(DecoderSpec(d_model=8, num_layers=2, num_heads=2), TOKENS, widths)
 
-    def forward(self):
+    def forward(self, remembers):
         generator = torch.Generator().manual_seed(5)
         images = torch.randn(2, 3, 28, 28, generator=generator).double()
-        mel = torch.randn(2, 32, 8, generator=generator).double()
-        tokens = torch.randint(0, TOKENS, (2, 6), generator=generator)
+        mel = torch.randn(2, 36, 8, generator=generator).double()
+        tokens = torch.randint(0, TOKENS, (2, LENGTH), generator=generator)
         image = self.vision(images)
-        speech, mask = self.audio(mel, torch.arange(32) < torch.tensor([[20], [32]]))
-        _, memory = self.text(tokens)
+        speech, mask = self.audio(mel, torch.arange(36) < torch.tensor([[20], [36]]))
+        memory = self.text(tokens)[1] if remembers else None
         text, _ = self.text(tokens.flip(1), memory)
         everywhere = torch.ones(image.shape[:2], dtype=torch.bool)
         weights = torch.tensor([[0.5, 0.0, 0.5], [1.0, 0.0, 0.0]]).double()
@@ -51,30 +52,34 @@ def build():
     return Parts().double()
 
 
-def step(model):
+def step(model, remembers, finish=lambda: None):
     """Outputs, and all gradients by name, whole."""
-    outputs = model()
+    outputs = model(remembers)
     sum(out.square().mean() for out in outputs).backward()
+    finish()
     gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     whole = {n: g.full_tensor() if isinstance(g, DTensor) else g for n, g in gradients.items()}
     return outputs, whole
 
 
 def compare(rank, layout):
-    expected, gradients = step(build())
-    model = build()
+    remembers = layout == "data"  # a text that is trained on is whole
+    expected, gradients = step(build(), remembers)
+    model, finish = build(), lambda: None
     mesh = init_device_mesh(
         "cpu", (1, 2) if layout == "tensor" else (2, 1), mesh_dim_names=("data", "tensor")
     )
     if layout == "tensor":
-        split_tensors(model, mesh["tensor"])
+        sharing = split_tensors(model, mesh["tensor"])
+        sharing.see({"text": LENGTH, "audio": HEARD, "decoder": LENGTH})
+        finish = sharing.sum_gradients
         assert model.vision.blocks[0].attention.logit_scale.weight.to_local().shape[0] == 1
     else:
         for tower in model.children():
             for block in tower.blocks:
                 fully_shard(block, mesh=mesh["data"])
         fully_shard(model, mesh=mesh["data"])
-    actual, sharded = step(model)
+    actual, sharded = step(model, remembers, finish)
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12)
     assert sharded.keys() == gradients.keys()
     for name, gradient in gradients.items():

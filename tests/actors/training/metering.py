@@ -13,7 +13,7 @@ from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
 from torch.utils._pytree import tree_leaves
 
-FEW = 64  # bytes: counts, terms and norms, which everybody must know
+FEW = 40  # bytes: counts, terms and norms, which everybody must know
 WAITS = {
     "scatter_",
     "broadcast_",

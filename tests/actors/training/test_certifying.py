@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import distributed as dist
+from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.nn.functional import all_gather
 from torch.distributed.pipelining import PipelineStage
@@ -33,8 +34,10 @@ from eagleray.actors.training.spec import (
     ParallelSpec,
     TrainingSpec,
 )
+from eagleray.actors.training.tensor import PartLinear, Sharing
 from eagleray.actors.training.tying import TiedWeights
 from eagleray.models.alignment import Rows, contrastive_loss
+from eagleray.models.layers import RowDropout
 from eagleray.models.spec import ModelSpec
 
 TINY = ModelSpec()
@@ -219,6 +222,26 @@ def tensor_workers_drop_differently():
     seeded(lambda seeds: seeds.add_(dist.get_rank()))
 
 
+def norms_learn_from_their_own_positions():
+    Sharing.sum_gradients = lambda self: None
+
+
+def parts_of_the_positions_drop_alike():
+    forward = RowDropout.forward
+
+    def at_the_start(self, x, seeds):
+        self.part = 0
+        return forward(self, x, seeds)
+
+    RowDropout.forward = at_the_start
+
+
+def biases_are_added_by_every_worker():
+    PartLinear.__setattr__ = lambda self, name, value: nn.Module.__setattr__(
+        self, name, True if name == "adds_bias" else value
+    )
+
+
 def torch_divides_the_backward_pass():
     pipeline.DeferringStage = PipelineStage
 
@@ -268,6 +291,9 @@ TRAPS = {
     tied_weights_reduced_once: (TEXTS, {"pipeline": 2, "microbatches": 2}, 0, ALL),
     data_workers_drop_alike: (PICTURES, {"data": 2}, 0, ALL),
     tensor_workers_drop_differently: (PICTURES, {"tensor": 2}, 0, ALL),
+    norms_learn_from_their_own_positions: (EMBEDDED, {"tensor": 2}, 0, ALL),
+    parts_of_the_positions_drop_alike: (EMBEDDED, {"tensor": 2}, 0, ALL),
+    biases_are_added_by_every_worker: (EMBEDDED, {"tensor": 2}, 0, ALL),
     torch_divides_the_backward_pass: (
         TEXTS,
         {"data": 2, "pipeline": 2, "microbatches": 2, "schedule": "zero-bubble"},

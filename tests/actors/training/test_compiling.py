@@ -37,15 +37,16 @@ def compiled_by(rank, job, compiler):
     return losses(rank, job)
 
 
-def job(corpus, *, compile_layers: bool) -> TrainingJob:
-    plain = job_of(corpus, data=2)
+def job(corpus, *, compile_layers: bool, **parallel: int) -> TrainingJob:
+    plain = job_of(corpus, **(parallel or {"data": 2}))
     update = {"compile_layers": compile_layers, "objective": ObjectiveSpec(classification=1.0)}
     return TrainingJob(plain.spec.model_copy(update=update), plain.model, corpus)
 
 
-def test_compiled_layers_train_as_the_layers_do_as_they_are(corpus_folder):
-    expected = run_group(losses, 2, job(corpus_folder, compile_layers=False))[0]
-    found = run_group(compiled_by, 2, job(corpus_folder, compile_layers=True), traced)[0]
+@pytest.mark.parametrize("axis", ["data", "tensor"])
+def test_compiled_layers_train_as_the_layers_do_as_they_are(corpus_folder, axis):
+    expected = run_group(losses, 2, job(corpus_folder, compile_layers=False, **{axis: 2}))[0]
+    found = run_group(compiled_by, 2, job(corpus_folder, compile_layers=True, **{axis: 2}), traced)[0]
     for mine, theirs in zip(found, expected, strict=True):
         assert mine == pytest.approx(theirs, rel=1e-9)
 

@@ -21,7 +21,7 @@ from eagleray.actors.training.spec import (
     ParallelSpec,
     TrainingSpec,
 )
-from eagleray.actors.training.standins import materialise
+from eagleray.actors.training.standins import ImaginedTeam, split_meta_tensors
 from eagleray.models.multimodal import MultimodalModel
 from eagleray.models.spec import AudioSpec, DecoderSpec, ModelSpec, TextSpec, VisionSpec
 
@@ -202,7 +202,7 @@ def test_a_vocabulary_is_split_with_its_bias_by_any_number_that_divides_it(tied)
     decoder = MODEL.decoder.model_copy(update={"tied": tied, "num_heads": 8, "d_model": 64})
     with torch.device("meta"):
         model = MultimodalModel(MODEL.model_copy(update={"decoder": decoder}), 24, CLASSES, ["caption"])
-        materialise(model, 8, torch.float32)  # 24 / 8 is no multiple of 8
+        split_meta_tensors(model, ImaginedTeam(8))  # 24 / 8 is no multiple of 8
     assert model.decoder.head.weight.shape == (3, 64)
     assert model.decoder.head.bias.shape == (3,)
     assert model.decoder.embed.weight.shape == (3, 64)

@@ -6,11 +6,9 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 
 from eagleray.actors.training.group import run_group
-from eagleray.actors.training.vocabulary import (
-    ParallelEmbedding,
-    ParallelVocabulary,
-    split_vocabularies,
-)
+from eagleray.actors.training.team import Team, tell
+from eagleray.actors.training.tensor import split_tensors
+from eagleray.actors.training.vocabulary import ParallelEmbedding, ParallelVocabulary
 from eagleray.models.heads.vocabulary import Vocabulary
 from eagleray.models.losses import IGNORED
 
@@ -20,12 +18,12 @@ def pair(tokens: int) -> nn.ModuleDict:
     return nn.ModuleDict({"embed": nn.Embedding(tokens, 6), "head": Vocabulary(6, tokens)}).double()
 
 
-def found(model: nn.ModuleDict) -> list[torch.Tensor]:
+def found(model: nn.ModuleDict, add=lambda x: x) -> list[torch.Tensor]:
     """Losses of some tokens, then the gradients of all parameters."""
     torch.manual_seed(1)
     tokens = torch.randint(0, 12, (3, 5))
     targets = torch.randint(0, 12, (3, 5)).masked_fill(torch.rand(3, 5) < 0.3, IGNORED)
-    nll = model["head"].nll(model["embed"](tokens), targets)
+    nll = model["head"].nll(add(model["embed"](tokens)), targets)
     (nll * torch.randn(3, 5).double()).sum().backward()
     return [nll.detach(), *(p.grad for p in model.parameters())]
 
@@ -33,9 +31,11 @@ def found(model: nn.ModuleDict) -> list[torch.Tensor]:
 def divided(rank: int, workers: int, tokens: int):
     model = pair(tokens)
     mesh = init_device_mesh("cpu", (workers,))
-    split_vocabularies(model, mesh)
+    split_tensors(model, mesh)
+    team = Team(mesh.get_group())
+    add = (lambda x: tell(x, team.sum, lambda same: same)) if tokens % workers == 0 else (lambda x: x)
     kinds = [type(layer) for layer in model.children()]
-    whole = [g.full_tensor() if hasattr(g, "full_tensor") else g for g in found(model)]
+    whole = [g.full_tensor() if hasattr(g, "full_tensor") else g for g in found(model, add)]
     return kinds, [g.numpy() for g in whole]
 
 
