@@ -57,8 +57,8 @@ def divide(spec: TrainingSpec, lengths: Ints, counted: Ints) -> list[Group]:
         return [Group(np.arange(len(lengths)).reshape(spec.num_parts, -1))]
     # a pipeline's buffers and compiled layers are for one shape each
     rounds = spec.parallel.num_slices > 1 or spec.compile_layers
-    microbatches, fill = spec.parallel.num_microbatches, spec.batching.fill
-    return arrange(lengths, counted, spec.num_parts, microbatches, fill, rounds=rounds)
+    each, fill = spec.row_unit // spec.num_parts, spec.batching.fill
+    return arrange(lengths, counted, spec.num_parts, each, fill, rounds=rounds)
 
 
 def positions_of(rows: Sequence[Sizes], model: ModelSpec) -> Ints:
@@ -95,7 +95,7 @@ def num_rows(totals: Iterator[int], max_positions: int, max_rows: int) -> int:
 
 
 def arrange(
-    lengths: Ints, counted: Ints, parts: int, microbatches: int, fill: float, *, rounds: bool = False
+    lengths: Ints, counted: Ints, parts: int, each: int, fill: float, *, rounds: bool = False
 ) -> list[Group]:
     """Divide the rows of a step.
 
@@ -103,7 +103,7 @@ def arrange(
         lengths: (N, S) positions.
         counted: (S,) 1 for sequences whose positions take time, else 0.
         parts: that take rows, each as many as another but for one.
-        microbatches: that a part's rows of a group are divided into.
+        each: rows that a part's of a group are a multiple of.
         fill: share of all positions that shall be real, if that can be.
         rounds: whether lengths are filled up to one of few, so that shapes come again.
 
@@ -111,7 +111,7 @@ def arrange(
         Groups, the longest rows first; each part's row of a group by falling length.
     """
     order = np.argsort(-(lengths @ counted), kind="stable")
-    unit = parts * microbatches
+    unit = parts * each
     count = -(-len(order) // unit)
     rows = np.full(count * unit, -1, np.int64)
     rows[: len(order)] = order
@@ -124,7 +124,7 @@ def arrange(
         units = round_up(units)
     edges = _cut(units * counted, unit, (lengths @ counted).sum() / fill)
     return [
-        Group(tiers[start * microbatches : stop * microbatches].T, units[start:stop].max(axis=0))
+        Group(tiers[start * each : stop * each].T, units[start:stop].max(axis=0))
         for start, stop in pairwise(edges)
     ]
 

@@ -50,7 +50,7 @@ class Training:
     def at_toy_width(self) -> Training:
         """The same on its mesh, as small as it can be, in double precision."""
         parallel, optimizer = self.spec.parallel, self.spec.optimizer
-        rows = self.spec.num_parts * parallel.num_microbatches
+        rows = self.spec.row_unit
         # in groups a step need not be divisible, so let it not be
         odd = 0 if self.spec.batching is None else 1
         # more of the past than a step's rows and fewer than all steps', so that some is forgotten
@@ -191,6 +191,9 @@ def mesh_of(parallel: ParallelSpec) -> str:
     axes = f"{parallel.data}×{parallel.tensor}×{parallel.pipeline}"
     if parallel.sharding == "optimizer":
         axes += ", ZeRO-1"
+    for name in parallel.grids:
+        own = parallel.within(name)
+        axes += f", {name} {own.data}×{own.tensor}"
     if parallel.num_microbatches == 1:
         return axes
     slices = f" of {parallel.num_slices} slices" if parallel.num_slices > parallel.pipeline else ""

@@ -89,7 +89,7 @@ def _extremes(training: Training, max_tokens: int) -> list[tuple[Training, int]]
     spec, model, batching = training.spec, training.model, training.spec.batching
     if batching is None:
         return [(training, max_tokens)]
-    unit = spec.num_parts * spec.parallel.num_microbatches
+    unit = spec.row_unit
     longest = Sizes(
         min(max_tokens, batching.max_tokens),
         max_tokens if spec.objective.answer else 0,

@@ -26,7 +26,7 @@ from .compiling import HELD_STEPS, hold_to_eager
 from .data import Batch, Passes
 from .fp8 import check_device, use_eight_bits
 from .local import local_part, num_holders
-from .mesh import build_mesh
+from .mesh import build_mesh, build_rows_mesh
 from .momentum import follow
 from .objective import Objective
 from .optimizer import LocalOptimizer, clip_gradients, learning_rate
@@ -44,7 +44,8 @@ from .precision import (
 )
 from .slicing import ModelSlice, place_layers, slice_model
 from .spec import AdaptationSpec, TrainingSpec
-from .tensor import Sharing, split_tensors
+from .team import Rows, Team
+from .tensor import Layout, Sharing, divide_over, split_model
 from .tracing import trace
 from .tying import TiedWeights, untie
 from .watching import Watch
@@ -59,13 +60,13 @@ class Part:
         model: with the layers of its slices.
         slices: number → slice, of the same modules.
         tied: weights that two of its layers have in common, or one of its and one of another worker's.
-        sharing: how it is split over tensor-parallel workers; None for one.
+        sharings: how its parts are split over tensor-parallel workers.
     """
 
     model: MultimodalModel
     slices: Mapping[int, ModelSlice]
     tied: TiedWeights
-    sharing: Sharing | None
+    sharings: Sequence[Sharing]
 
 
 KEPT_SHAPES = 16
@@ -148,6 +149,13 @@ class Learner:
             check_device(self.device)
         self.dtype = weights_dtype(spec.precision)
         self.mesh: DeviceMesh = build_mesh(spec.parallel, self.device.type)
+        self._meshes = {
+            name: build_mesh(spec.parallel.within(name), self.device.type) for name in spec.parallel.grids
+        }
+        self._layout = _layout(self.mesh)
+        self._layouts = {
+            name: _layout(mesh, self._rows(name)) for name, mesh in self._meshes.items()
+        }
         self._adaptation = adaptation or AdaptationSpec()
         self._is_last = self.mesh["pipeline"].get_local_rank() == spec.parallel.pipeline - 1
 
@@ -212,8 +220,8 @@ class Learner:
             for _ in several:
                 run(next(waiting))
             self._part.tied.sum_gradients()
-            if self._part.sharing is not None:
-                self._part.sharing.sum_gradients()
+            for sharing in self._part.sharings:
+                sharing.sum_gradients()
             self.optimizer.take(number, self.precision.scale)
         self.optimizer.gather()
         return self.objective.sum_terms(self._is_last and self.mesh["tensor"].get_local_rank() == 0)
@@ -336,16 +344,22 @@ class Learner:
         self._by_shapes[shapes] = found
         return found
 
+    def _rows(self, tower: str) -> Rows:
+        """How an encoder with a grid of its own comes to its rows."""
+        parallel = self.spec.parallel
+        mesh = build_rows_mesh(parallel, tower, self.device.type)
+        joins = parallel.within(tower).tensor > parallel.tensor
+        return Rows(Team(mesh["rows"].get_group()), joins=joins)
+
     def _part_of(self, model: MultimodalModel) -> Part:
         parallel, group = self.spec.parallel, self.mesh["pipeline"].get_group()
         places = place_layers(model, parallel.num_slices, self._costs)
         untie(model)
         mine = range(self.mesh["pipeline"].get_local_rank(), parallel.num_slices, parallel.pipeline)
         slices = slice_model(model, places, mine)
-        sharing = split_tensors(model, self.mesh["tensor"]) if parallel.tensor > 1 else None
+        sharings = split_model(model, self._layout, self._layouts)
         for part in slices.values():
-            if sharing is not None:
-                part.register_forward_pre_hook(partial(_see, sharing), with_kwargs=True)
+            part.register_forward_pre_hook(partial(_see, sharings), with_kwargs=True)
             for name in part.layers if self.spec.precision == "fp8" else ():
                 if name != "heads":  # what is told there are small differences
                     use_eight_bits(part.model.get_submodule(name))
@@ -353,16 +367,24 @@ class Learner:
                 for name in part.layers:
                     part.model.get_submodule(name).compile()
             axis = "data" if parallel.sharding == "full" else "alone"
-            shard_parameters(part, self.mesh[axis], self.precision.formats)
+            meshes = {name: self._meshes.get(name.partition(".")[0], self.mesh) for name in part.layers}
+            shard_parameters(
+                part,
+                self.mesh[axis],
+                {name: mesh[axis] for name, mesh in meshes.items()},
+                self.precision.formats,
+            )
         workers = {path: number % parallel.pipeline for path, number in places.items()}
-        return Part(model, slices, TiedWeights(model, workers, group), sharing)
+        return Part(model, slices, TiedWeights(model, workers, group), sharings)
 
 
 # A linear layer's output is a view; nothing here changes one in place.
 warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
 
 
-def shard_parameters(part: ModelSlice, mesh: DeviceMesh, formats: Mapping[str, Format]) -> None:
+def shard_parameters(
+    part: ModelSlice, mesh: DeviceMesh, meshes: Mapping[str, DeviceMesh], formats: Mapping[str, Format]
+) -> None:
     """Shard every layer's parameters over the data-parallel workers (FSDP2, arXiv 2304.11277).
 
     Gradients are summed, not averaged: each worker's loss is already its share of the global one.
@@ -370,30 +392,39 @@ def shard_parameters(part: ModelSlice, mesh: DeviceMesh, formats: Mapping[str, F
     Args:
         part: of the model; its layers are sharded each by itself, then what is left of it.
         mesh: of the data-parallel workers.
+        meshes: layer → its own.
         formats: layer → what it computes in; what is in none computes as the heads do.
     """
-    modules: list[tuple[nn.Module, Format]] = [
-        *((part.model.get_submodule(name), formats[name]) for name in part.layers),
-        (part, formats["heads"]),
+    modules: list[tuple[nn.Module, DeviceMesh, Format]] = [
+        *((part.model.get_submodule(name), meshes[name], formats[name]) for name in part.layers),
+        (part, mesh, formats["heads"]),
     ]
-    for module, number_format in modules:
+    if set(formats.values()) <= {"fp32", "fp64"} and all(over.size() == 1 for _, over, _ in modules):
+        return  # nothing to cast, nothing to shard
+    for module, over, number_format in modules:
         if not any(True for _ in module.parameters()):
             continue
-        if mesh.size() == 1 and set(formats.values()) <= {"fp32", "fp64"}:
-            continue  # nothing to shard, nothing to cast
         policy = MixedPrecisionPolicy(cast_forward_inputs=module is not part)
         if DTYPES[number_format] in HALF:
             policy = replace(policy, param_dtype=DTYPES[number_format], reduce_dtype=torch.float32)
         elif number_format != "fp64":
             policy = replace(policy, param_dtype=torch.float32)  # what enters may be of another format
-        sharded = fully_shard(module, mesh=mesh, mp_policy=policy)
+        sharded = fully_shard(module, mesh=over, mp_policy=policy)
         assert isinstance(sharded, FSDPModule)
         sharded.set_gradient_divide_factor(1.0)
         sharded.set_force_sum_reduction_for_comms(True)  # gloo has no other
 
 
-def _see(sharing: Sharing, part: ModelSlice, _: tuple[Tensor, ...], batch: dict[str, Tensor]) -> None:
-    sharing.see(part.model.lengths(batch))
+def _layout(mesh: DeviceMesh, rows: Rows | None = None) -> Layout:
+    return Layout(Team(mesh["tensor"].get_group()), divide_over(mesh["tensor"]), rows)
+
+
+def _see(
+    sharings: Sequence[Sharing], part: ModelSlice, _: tuple[Tensor, ...], batch: dict[str, Tensor]
+) -> None:
+    lengths = part.model.lengths(batch)
+    for sharing in sharings:
+        sharing.see(lengths)
 
 
 def _device() -> torch.device:

@@ -108,22 +108,20 @@ def _given(worker: Worker, n: int) -> int:
 
 def _gathered(worker: Worker, whole: Mapping[int, int], n: int) -> dict[str, int]:
     """Whole copies of sharded parameters while a slice runs."""
-    if not worker.shards:
-        return {}
     largest = sorted((group.whole for group in worker.groups[n] if not group.stays), reverse=True)[:AHEAD]
     running = max(whole[n], _stays(worker, n) + sum(largest))
     return {"whole layers": sum(whole.values()) - whole[n] + running}
 
 
 def _stays(worker: Worker, n: int) -> int:
-    return sum(group.whole for group in worker.groups[n] if group.stays) if worker.shards else 0
+    return sum(group.whole for group in worker.groups[n] if group.stays)
 
 
 def _summed(worker: Worker, n: int, *, is_last: bool) -> int:
     """Bytes of a slice's gradients after a backward pass."""
     size = worker.dtype.itemsize
     learning = [p for p in worker.parameters[n] if worker.will_learn(p)]
-    if worker.shards and is_last:
+    if is_last:
         return sum(worker.own(p) for p in learning) * size
     return sum(p.numel for p in learning) * size
 

@@ -22,16 +22,30 @@ nobody beside it."""
 
 def build_mesh(parallel: ParallelSpec, device_type: str) -> DeviceMesh:
     """Arrange the process group's ranks as pipeline × data × tensor × 1 (axes named as in `AXES`)."""
+    shape = (parallel.pipeline, parallel.data, parallel.tensor, 1)
+    return _arrange(shape, AXES, device_type, parallel.timeout_s)
+
+
+def build_rows_mesh(parallel: ParallelSpec, tower: str, device_type: str) -> DeviceMesh:
+    """Along `rows`: the workers that divide their rows for an encoder with a grid of its own, or join them."""
+    one, other = parallel.tensor, parallel.within(tower).tensor
+    least, most = min(one, other), max(one, other)
+    shape = (parallel.pipeline, parallel.data * one // most, most // least, least)
+    return _arrange(shape, ("pipeline", "blocks", "rows", "tensor"), device_type, parallel.timeout_s)
+
+
+def _arrange(
+    shape: tuple[int, ...], axes: tuple[str, ...], device_type: str, timeout_s: float
+) -> DeviceMesh:
     from torch import distributed as dist
     from torch.distributed.device_mesh import init_device_mesh
 
-    shape = (parallel.pipeline, parallel.data, parallel.tensor, 1)
     if device_type != "cpu":  # NCCL has a watch of its own
-        return init_device_mesh(device_type, shape, mesh_dim_names=AXES)
+        return init_device_mesh(device_type, shape, mesh_dim_names=axes)
     options = dist.ProcessGroupGloo._Options()  # pyright: ignore[reportAttributeAccessIssue]
-    options._timeout = timedelta(seconds=parallel.timeout_s)  # pyright: ignore[reportPrivateUsage]
-    groups: dict[int | str, Any] = {axis: ("gloo", options) for axis in AXES}
-    return init_device_mesh(device_type, shape, mesh_dim_names=AXES, backend_override=groups)
+    options._timeout = timedelta(seconds=timeout_s)  # pyright: ignore[reportPrivateUsage]
+    groups: dict[int | str, Any] = {axis: ("gloo", options) for axis in axes}
+    return init_device_mesh(device_type, shape, mesh_dim_names=axes, backend_override=groups)
 
 
 def head_counts(model: ModelSpec) -> dict[str, tuple[int, ...]]:
@@ -67,16 +81,21 @@ def check_topology(spec: TrainingSpec, model: ModelSpec, where: str) -> None:
         EaglerayError: with the numbers, and the nearest value that works.
     """
     parallel = spec.parallel
+    _check_grids(spec, model, where)
     heads = head_counts(model)
     for name, counts in heads.items():
-        if any(count % parallel.tensor for count in counts):
-            fits = _nearest(parallel.tensor, [t for t in range(1, min(counts) + 1) if _divides(t, heads)])
+        tensor = parallel.within(name).tensor
+        if any(count % tensor for count in counts):
+            own = f"{name}." if tensor != parallel.tensor else ""
+            shared = {name: counts} if own else {n: c for n, c in heads.items() if n not in parallel.grids}
+            fits = _nearest(tensor, [t for t in range(1, min(counts) + 1) if _divides(t, shared)])
             raise EaglerayError(
-                f"parallel.tensor={parallel.tensor} does not divide the {name} heads {list(counts)}",
-                f"set {where}.parallel.tensor={fits}",
+                f"parallel.{own}tensor={tensor} does not divide the {name} heads {list(counts)}",
+                f"set {where}.parallel.{own}tensor={fits}",
                 where,
             )
-    if spec.precision == "fp8" and parallel.tensor > 1:
+    towers = [*parallel.grids, ""]
+    if spec.precision == "fp8" and any(parallel.within(tower).tensor > 1 for tower in towers):
         raise EaglerayError(
             "linear layers that multiply in 8 bits are not divided over tensor-parallel workers",
             f"set {where}.parallel.tensor=1, or {where}.precision=bf16",
@@ -105,18 +124,61 @@ def check_topology(spec: TrainingSpec, model: ModelSpec, where: str) -> None:
         )
 
 
+def _check_grids(spec: TrainingSpec, model: ModelSpec, where: str) -> None:
+    """Refuse an encoder's own grid that doesn't fit in with the model's."""
+    parallel = spec.parallel
+    workers = parallel.data * parallel.tensor
+    for name, grid in parallel.given_grids.items():
+        here = f"{where}.parallel.{name}"
+        if name not in model.parts:
+            raise EaglerayError(f"parallel.{name}: the model has no such encoder", f"leave {here} out", where)
+        fitting = [
+            size
+            for size in range(1, workers + 1)
+            if workers % size == 0 and (parallel.tensor % size == 0 or size % parallel.tensor == 0)
+        ]
+        if grid.tensor not in fitting:
+            raise EaglerayError(
+                f"parallel.{name}.tensor={grid.tensor}, but encoders share {parallel.data} × {parallel.tensor}"
+                f" workers: it must divide {parallel.tensor}, or be a multiple of it that divides {workers}",
+                f"set {here}.tensor={_nearest(grid.tensor, fitting)}",
+                where,
+            )
+        data = workers // grid.tensor
+        if grid.data not in (None, data):
+            raise EaglerayError(
+                f"parallel.{name} is of {grid.data} × {grid.tensor} workers, and there are {workers}",
+                f"set {here}.data={data}, or leave it out",
+                where,
+            )
+        if name not in parallel.grids:
+            continue
+        if parallel.sharding == "optimizer":
+            raise EaglerayError(
+                f"parallel.{name}: with sharding=optimizer all parts of the model share one grid",
+                f"leave {here} out, or set {where}.parallel.sharding=full",
+                where,
+            )
+        if name == "text" and model.text is not None and model.text.tied and "language" in spec.objective.tasks:
+            raise EaglerayError(
+                "parallel.text: a tied vocabulary is also the head's, which has the model's grid",
+                f"leave {here} out, or set {where}.model.text.tied=false",
+                where,
+            )
+
+
 def _check_rows(spec: TrainingSpec, where: str) -> None:
     """Refuse rows that can't be divided; where steps are of tokens, what is missing is filled up."""
     if spec.batching is not None:
         return
-    parallel, batch_size = spec.parallel, spec.batch_size
-    rows = spec.num_parts * parallel.num_microbatches
+    parallel, batch_size, rows = spec.parallel, spec.batch_size, spec.row_unit
     if batch_size % rows:
         fits = max(rows, round(batch_size / rows) * rows)
+        more = f", each of {parallel.row_unit} parts for an encoder" if parallel.row_unit > 1 else ""
         parts = f"{spec.passes} passes of " if spec.passes > 1 else ""
         raise EaglerayError(
             f"batch_size={batch_size} can't be divided over {parallel.data} data-parallel workers of "
-            f"{parts}{parallel.num_microbatches} microbatches each",
+            f"{parts}{parallel.num_microbatches} microbatches each{more}",
             f"set {where}.batch_size={fits}, or fewer workers or microbatches",
             where,
         )

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+from math import lcm
 from typing import Literal, get_args
 
 from pydantic import Field, model_validator
 
 from ...models.spec import EMBEDDED, Task
 from ...workflows.spec import Runtime, Spec, StageSpec
+
+
+Encoder = Literal["vision", "text", "audio"]
+
+
+class GridSpec(Spec):
+    """How an encoder divides the workers that share a slice of the layers."""
+
+    tensor: int = Field(default=1, ge=1)
+    """Workers that share its attentions' heads and MLPs' columns: a divisor of `parallel.tensor`, whose workers
+    then divide their rows among them; or a multiple, for which data-parallel workers join their rows."""
+    data: int | None = Field(default=None, ge=1)
+    """Workers that its parameters are sharded over; by default as many as there are for that."""
 
 
 class ParallelSpec(Spec):
@@ -19,6 +33,12 @@ class ParallelSpec(Spec):
     """Workers that share every attention's heads and every MLP's columns."""
     pipeline: int = Field(default=1, ge=1)
     """Workers that share the layers, in order."""
+    vision: GridSpec | None = None
+    """A grid of its own for the vision encoder; by default it has that of the whole model."""
+    text: GridSpec | None = None
+    """The same for the text encoder."""
+    audio: GridSpec | None = None
+    """The same for the audio encoder."""
     microbatches: int | None = Field(default=None, ge=1)
     """Slices of a worker's rows that follow each other through the pipeline; by default twice `pipeline`."""
     schedule: Literal["gpipe", "1f1b", "interleaved", "zero-bubble"] = "1f1b"
@@ -39,6 +59,34 @@ class ParallelSpec(Spec):
     def num_workers(self) -> int:
         """Size of the mesh."""
         return self.data * self.tensor * self.pipeline
+
+    @property
+    def grids(self) -> dict[Encoder, GridSpec]:
+        """Encoder → its own grid, for those that have another than the model."""
+        return {name: grid for name, grid in self.given_grids.items() if grid.tensor != self.tensor}
+
+    @property
+    def given_grids(self) -> dict[Encoder, GridSpec]:
+        """Encoder → the grid that the spec gives it."""
+        all_of_them: dict[Encoder, GridSpec | None] = {
+            "vision": self.vision,
+            "text": self.text,
+            "audio": self.audio,
+        }
+        return {name: grid for name, grid in all_of_them.items() if grid is not None}
+
+    def within(self, tower: str) -> ParallelSpec:
+        """The mesh as a part of the model sees it."""
+        for name, grid in self.grids.items():
+            if name == tower:
+                data = self.data * self.tensor // grid.tensor
+                return self.model_copy(update={"data": data, "tensor": grid.tensor})
+        return self
+
+    @property
+    def row_unit(self) -> int:
+        """Rows that those of a microbatch at a worker are a multiple of: encoders may divide them further."""
+        return lcm(*(max(1, self.tensor // grid.tensor) for grid in self.grids.values()))
 
     @property
     def num_slices(self) -> int:
@@ -269,6 +317,11 @@ class TrainingSpec(StageSpec):
     def num_parts(self) -> int:
         """Parts that a step's rows are divided into: of each data-parallel worker, its passes."""
         return self.parallel.data * self.passes
+
+    @property
+    def row_unit(self) -> int:
+        """Rows that a step's are a multiple of, on its mesh."""
+        return self.num_parts * self.parallel.num_microbatches * self.parallel.row_unit
 
     @property
     def is_one_process(self) -> bool:

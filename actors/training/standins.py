@@ -13,47 +13,59 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
 from .compression import ring_bytes
-from .team import Team
-from .tensor import Sharing
+from .spec import ParallelSpec
+from .team import Rows, Team
+from .tensor import Layout, Sharing, split_model
 
 
 class ImaginedTeam(Team):
     """Workers of whom there is none: what they would tell each other is counted.
 
-    Attributes:
-        sent: bytes that each would have sent so far, by ring algorithms.
+    Args:
+        size: workers.
+        sent: takes bytes that each would have sent, by ring algorithms.
     """
 
-    def __init__(self, size: int) -> None:
-        self.size, self.rank, self.sent = size, 0, 0.0
+    def __init__(self, size: int, sent: Callable[[float], None]) -> None:
+        self.size, self.rank, self._sent = size, 0, sent
 
     def all_reduce(self, x: Tensor, *, largest: bool = False) -> None:
         """See `Team`."""
-        self.sent += ring_bytes(x.nbytes, self.size)
+        self._sent(ring_bytes(x.nbytes, self.size))
 
     def all_gather(self, parts: Tensor, part: Tensor) -> None:
         """See `Team`."""
-        self.sent += (self.size - 1) * part.nbytes
+        self._sent((self.size - 1) * part.nbytes)
 
     def reduce_scatter(self, part: Tensor, parts: Tensor) -> None:
         """See `Team`."""
-        self.sent += (self.size - 1) * part.nbytes
+        self._sent((self.size - 1) * part.nbytes)
 
 
-def split_meta_tensors(model: nn.Module, team: Team) -> Sharing:
-    """Split a model without content as `split_tensors` does one that has some."""
-    made: dict[int, nn.Parameter] = {}  # tied weights stay tied
+def split_meta_tensors(
+    model: nn.Module, parallel: ParallelSpec, sent: Callable[[float], None]
+) -> list[Sharing]:
+    """Split a model without content as a worker of a mesh would; `sent` is told what crosses from then on."""
+    made: dict[tuple[int, int], nn.Parameter] = {}  # tied weights stay tied
 
-    def divide(parameter: nn.Parameter, axis: int) -> nn.Parameter:
-        if id(parameter) not in made:
-            part = parameter.detach().chunk(team.size, axis)[0].clone()
-            made[id(parameter)] = nn.Parameter(part, parameter.requires_grad)
-            made[id(made[id(parameter)])] = made[id(parameter)]
-        return made[id(parameter)]
+    def layout(within: ParallelSpec) -> Layout:
+        one, other = parallel.tensor, within.tensor
+        rows = None
+        if one != other:
+            rows = Rows(ImaginedTeam(max(one, other) // min(one, other), sent), joins=other > one)
 
-    sharing = Sharing(team, divide)
-    sharing.split(model)
-    return sharing
+        def divide(parameter: nn.Parameter, axis: int) -> nn.Parameter:
+            key = id(parameter), axis
+            if key not in made:
+                part = parameter.detach().chunk(other, axis)[0].clone()
+                made[key] = nn.Parameter(part, parameter.requires_grad)
+                made[id(made[key]), axis] = made[key]
+            return made[key]
+
+        return Layout(ImaginedTeam(other, sent), divide, rows)
+
+    layouts = {name: layout(parallel.within(name)) for name in parallel.grids}
+    return split_model(model, layout(parallel), layouts)
 
 
 def cast(layer: nn.Module, dtype: torch.dtype) -> None:

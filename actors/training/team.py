@@ -38,6 +38,8 @@ class Team:
 
     def gather(self, part: Tensor, axis: int) -> Tensor:
         """All workers' parts, along an axis."""
+        if part.dtype is torch.bool:  # which gloo doesn't send
+            return self.gather(part.to(torch.uint8), axis).bool()
         part = part.contiguous()
         parts = part.new_empty(self.size, *part.shape)
         self.all_gather(parts.flatten(0, 1), part)
@@ -154,3 +156,33 @@ class Shares:
 
     def _cut(self, x: Tensor) -> Tensor:
         return x.narrow(self._axis, 0, self.length) if x.shape[self._axis] > self.length else x
+
+
+class Rows:
+    """A batch's rows for an encoder that other workers share than share the rest of the model.
+
+    Where fewer workers split it, those of the rest divide their rows among them; where more do, they join
+    their rows.
+
+    Args:
+        team: the workers that divide or join.
+        joins: which of both.
+    """
+
+    def __init__(self, team: Team, *, joins: bool) -> None:
+        self._team, self._joins = team, joins
+
+    def enter(self, x: Tensor) -> Tensor:
+        """Of an input for this worker's rows (B, ...), the rows that it computes; it needs no gradient."""
+        return self._join(x) if self._joins else self._take(x)
+
+    def leave(self, x: Tensor) -> Tensor:
+        """This worker's rows (B, ...) of what was computed."""
+        there, back = (self._take, self._join) if self._joins else (self._join, self._take)
+        return tell(x, there, back)
+
+    def _take(self, x: Tensor) -> Tensor:
+        return self._team.take(x, 0)
+
+    def _join(self, x: Tensor) -> Tensor:
+        return self._team.gather(x, 0)

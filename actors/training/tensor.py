@@ -9,6 +9,8 @@ its part of the positions: a branch gathers all of them, and leaves to each work
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,7 +26,7 @@ from ...models.text import RelativeAttention, TextBlock
 from ...models.vision import FeaturePyramid, PatchMerging
 from .adapting import LoraLinear
 from .local import local_part
-from .team import Shares, Team, copy
+from .team import Rows, Shares, Team, copy
 from .vocabulary import Divided, ParallelEmbedding, ParallelVocabulary
 
 Divide = Callable[[nn.Parameter, int], nn.Parameter]
@@ -80,26 +82,43 @@ class PartHeads(HeadParameter):
         return local_part(self.weight)
 
 
-class Sharing:
-    """A model's towers, split over workers.
+@dataclass(frozen=True)
+class Layout:
+    """How workers share a part of a model.
 
-    Args:
+    Attributes:
         team: the tensor-parallel workers.
         divide: takes this worker's part of a parameter.
+        rows: for an encoder with a grid of its own.
     """
 
-    def __init__(self, team: Team, divide: Divide) -> None:
-        self._team, self._divide = team, divide
+    team: Team
+    divide: Divide
+    rows: Rows | None = None
+
+
+class Sharing:
+    """Parts of a model that are shared in one way.
+
+    Args:
+        layout: how.
+    """
+
+    def __init__(self, layout: Layout) -> None:
+        self._team, self._divide, self._rows = layout.team, layout.divide, layout.rows
         self._shares: dict[str, Shares] = {}
         self._layers: list[nn.Module] = []
 
-    def split(self, model: nn.Module) -> None:
-        """Split all towers of a model, and its vocabularies, in place."""
-        for layer in list(model.modules()):
-            self._split_vocabulary(layer)
-        for name, tower in model.named_children():
-            if hasattr(tower, "blocks"):
-                self._split_tower(tower, self._shares.setdefault(name, Shares(self._team)))
+    def split(self, name: str, part: nn.Module) -> None:
+        """Split a part of the model of that name in place: its vocabularies, and a tower's layers."""
+        is_tower = hasattr(part, "blocks")
+        if self._team.size > 1:
+            for layer in part.modules():
+                self._split_vocabulary(layer)
+            if is_tower:
+                self._split_tower(part, self._shares.setdefault(name, Shares(self._team)))
+        if is_tower and self._rows is not None:
+            self._move_rows(part, self._rows)
 
     def see(self, lengths: Mapping[str, int]) -> None:
         """Tell how many positions the rows have that come next, by tower; pictures have as many as ever."""
@@ -140,6 +159,20 @@ class Sharing:
                 return [one.whole(x) for one, x in zip(scales, args[0], strict=True)], *args[1:]
 
             pyramid.register_forward_pre_hook(gather)
+
+    def _move_rows(self, tower: nn.Module, rows: Rows) -> None:
+        def move(x: object) -> object:
+            return rows.enter(x) if isinstance(x, Tensor) else x
+
+        def enter(kept: int, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ANN401 - as torch says
+            return (*args[:kept], *map(move, args[kept:])), tree_map(move, kwargs)
+
+        layers = {0: [tower.get_submodule("embed")], 1: tower.get_submodule("blocks").children()}
+        for kept, some in layers.items():  # a block's first input has come in before
+            for layer in some:
+                layer.register_forward_pre_hook(partial(enter, kept), with_kwargs=True)
+        pyramid = getattr(tower, "pyramid", None)
+        _after(tower.get_submodule("norm") if pyramid is None else pyramid, rows.leave)
 
     def _split_block(self, block: nn.Module, shares: Shares) -> None:
         if isinstance(block, PatchMerging):
@@ -203,15 +236,32 @@ class Sharing:
         return copy(x, self._team) if isinstance(x, Tensor) else x
 
 
-def split_tensors(model: nn.Module, mesh: DeviceMesh) -> Sharing:
-    """Split a model's towers and vocabularies over a mesh's workers in place; what is frozen stays so."""
+def divide_over(mesh: DeviceMesh) -> Divide:
+    """Take a worker's part of a parameter; what is frozen stays so."""
 
     def divide(parameter: nn.Parameter, axis: int) -> nn.Parameter:
         return nn.Parameter(distribute_tensor(parameter, mesh, [Shard(axis)]), parameter.requires_grad)
 
-    sharing = Sharing(Team(mesh.get_group()), divide)
-    sharing.split(model)
-    return sharing
+    return divide
+
+
+def split_model(model: nn.Module, main: Layout, layouts: Mapping[str, Layout]) -> list[Sharing]:
+    """Split a model over workers in place.
+
+    Args:
+        model: the whole of it, or a worker's slices.
+        main: how workers share it.
+        layouts: tower → how workers share that, where it is in another way.
+    """
+    sharing = Sharing(main)
+    found = [sharing]
+    for name, part in model.named_children():
+        if name in layouts:
+            found.append(Sharing(layouts[name]))
+            found[-1].split(name, part)
+        else:
+            sharing.split(name, part)
+    return found
 
 
 def _bias(layer: nn.Linear, adds: bool) -> Tensor | None:

@@ -18,7 +18,7 @@ from .adapting import adapt
 from .certificate import Training
 from .counting import Deferrable, Live, storage_of
 from .precision import DTYPES, first_state, weights_dtype
-from .standins import ImaginedTeam, StandIns, all_words, cast, split_meta_tensors
+from .standins import StandIns, all_words, cast, split_meta_tensors
 
 Shapes = dict[str, Tensor]
 
@@ -33,7 +33,7 @@ class Trace:
         backward: bytes at the most while it runs backward, beyond those held.
         deferred: bytes that its linear layers need for the gradients of their weights.
         flops: forward, and backward.
-        sent: bytes that a worker sends to other tensor-parallel ones, forward and backward.
+        sent: bytes that a worker sends to those that share the layer, forward and backward.
         learning: names of the parameters that get a gradient.
         keeps: what of the state before it the backward pass needs.
         keeps_given: what of the state after it, counted already.
@@ -114,14 +114,14 @@ def trace(training: Training, max_tokens: int, vocab_size: int, num_classes: int
     formats = first_state(model.layer_names, spec.precision, spec.precision_control).formats
     own = {name: p.requires_grad for name, p in model.named_parameters(remove_duplicate=False)}
     model.to(dtype)
-    team, summed = ImaginedTeam(spec.parallel.tensor), frozenset[str]()
+    sent = _Sent()
     with torch.device("meta"), StandIns() as attention:
         batch = fake_batch(training, max_tokens, rows, dtype)
-        if team.size > 1:
-            sharing = split_meta_tensors(model, team)
+        summed: set[str] = set()
+        for sharing in split_meta_tensors(model, spec.parallel, sent.add):
             sharing.see(model.lengths(batch))
             alike = {id(p) for p in sharing.summed}
-            summed = frozenset(name for name, p in model.named_parameters() if id(p) in alike)
+            summed |= {name for name, p in model.named_parameters() if id(p) in alike}
         parameters = {
             name: Parameter(name, tuple(p.shape), own[name])
             for name, p in model.named_parameters(remove_duplicate=False)
@@ -132,7 +132,10 @@ def trace(training: Training, max_tokens: int, vocab_size: int, num_classes: int
             )
         for name in model.layer_names:
             cast(model.get_submodule(name), DTYPES[formats[name]])
-        tracer = _Tracer(model, batch, attention, team)
+        if model.decoder is not None and model.gate is not None:  # what is in no layer is as the heads
+            for module in (model.gate, model.decoder.head):
+                cast(module, DTYPES[formats["heads"]])
+        tracer = _Tracer(model, batch, attention, sent)
         for name in model.layer_names:
             tracer.run(name)
         loss = tracer.trace_loss(training, rows)
@@ -144,7 +147,7 @@ def trace(training: Training, max_tokens: int, vocab_size: int, num_classes: int
         frozenset(tracer.learned),
         loss,
         parameters,
-        summed,
+        frozenset(summed),
         round(one_row * spec.batch_size / spec.parallel.data),
     )
 
@@ -173,13 +176,23 @@ def fake_batch(training: Training, max_tokens: int, rows: int, dtype: torch.dtyp
     return batch
 
 
+class _Sent:
+    """Bytes sent so far."""
+
+    def __init__(self) -> None:
+        self.total = 0.0
+
+    def add(self, nbytes: float) -> None:
+        self.total += nbytes
+
+
 class _Tracer:
     """Runs layer after layer; a layer like an earlier one isn't run again."""
 
     def __init__(
-        self, model: MultimodalModel, batch: Shapes, attention: StandIns, team: ImaginedTeam
+        self, model: MultimodalModel, batch: Shapes, attention: StandIns, sent: _Sent
     ) -> None:
-        self.model, self.batch, self._attention, self._team = model, batch, attention, team
+        self.model, self.batch, self._attention, self._sent = model, batch, attention, sent
         self.traces: dict[str, Trace] = {}
         self.sizes: dict[str, Mapping[str, int]] = {}
         self.learned: set[str] = set()
@@ -218,7 +231,7 @@ class _Tracer:
         state = dict(entering)
         modules = [self.model] if name == "heads" else [self.model.get_submodule(name)]
         saved: set[int] = set()
-        attended, before = self._attention.flops, self._team.sent
+        attended, before = self._attention.flops, self._sent.total
 
         def see(tensor: Tensor) -> Tensor:
             saved.add(storage_of(tensor))
@@ -230,7 +243,7 @@ class _Tracer:
                     state = self.model.outputs(state, self.batch)
                 else:
                     self.model.run_layers([name], state, self.batch)
-            between = self._team.sent
+            between = self._sent.total
             made = {key: t for key, t in state.items() if t is not entering.get(key)}
             dropped = {storage_of(t): t.nbytes for t in made.values() if storage_of(t) not in saved}
             held, forward, flops_forward = (
@@ -255,7 +268,7 @@ class _Tracer:
             deferrable.nbytes,
             # its backward pass has five products to forward's two (arXiv 2307.08691, 2.3.2)
             (flops_forward + attended, live.flops - flops_forward + attended * 5 // 2),
-            (between - before, self._team.sent - between),
+            (between - before, self._sent.total - between),
             learning,
             frozenset(key for key, t in entering.items() if storage_of(t) in saved),
             frozenset(key for key, t in made.items() if storage_of(t) in saved),

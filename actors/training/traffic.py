@@ -5,7 +5,7 @@ from __future__ import annotations
 from ...models.spec import MODALITIES
 from .compression import Packing, ring_bytes
 from .schedules import order
-from .worker import Group, Worker, shard_size
+from .worker import Group, Worker
 
 
 def sent_by(worker: Worker) -> dict[str, float]:
@@ -22,28 +22,27 @@ def sent_by(worker: Worker) -> dict[str, float]:
         pipeline += times * sum(
             size for name, size in worker.entering(n).items() if name in worker.traced.learned
         )
-    alike = [p for p in worker.all_parameters if p.name in worker.traced.summed and worker.will_learn(p)]
-    entries = worker.passes * sum(worker.own(p) for p in alike)
+    for p in worker.all_parameters:
+        if p.name in worker.traced.summed and worker.will_learn(p):
+            size = worker.passes * worker.own(p) * worker.dtype.itemsize
+            tensor += ring_bytes(size, worker.mesh_of(p.name).tensor)
     return {
-        "tensor": tensor + ring_bytes(entries * worker.dtype.itemsize, worker.parallel.tensor),
+        "tensor": tensor,
         "pipeline": pipeline + _tied(worker),
         "data": _sent_for_gradients(worker) + _sent_for_bank(worker),
     }
 
 
 def _sent_for_gradients(worker: Worker) -> float:
-    data, size = worker.parallel.data, worker.dtype.itemsize
     if worker.parallel.sharding == "optimizer":
         return _sent_by_zero(worker)
-    if not worker.shards:
-        return 0.0
     total = 0.0
     for n in worker.slices:
         for group in worker.groups[n]:
-            reduced = [p for p in group.parameters if worker.will_learn(p)]
-            total += _gathers(worker, n, group) * group.shard(data) * group.computes.itemsize
-            total += sum(shard_size(p.shape, data) for p in reduced) * size
-    return (data - 1) * total
+            reduced = sum(worker.own(p) for p in group.parameters if worker.will_learn(p))
+            gathered = _gathers(worker, n, group) * group.shard * group.computes.itemsize
+            total += (group.workers - 1) * (gathered + reduced * worker.dtype.itemsize)
+    return total
 
 
 def _gathers(worker: Worker, n: int, group: Group) -> int:

@@ -13,6 +13,7 @@ from ...models.spec import EMBEDDED, MODALITIES
 from .certificate import Training
 from .compression import Rows, rows_of
 from .precision import DTYPES, first_state, weights_dtype
+from .spec import ParallelSpec
 from .tracing import Parameter, Traced
 
 
@@ -22,12 +23,14 @@ class Group:
 
     parameters: Sequence[Parameter]
     computes: torch.dtype
+    workers: int
     stays: bool
     """Whether it stays whole after a forward pass."""
 
-    def shard(self, workers: int) -> int:
+    @property
+    def shard(self) -> int:
         """Entries of a worker's shard, filled up."""
-        return sum(shard_size(p.shape, workers) for p in self.parameters)
+        return sum(shard_size(p.shape, self.workers) for p in self.parameters)
 
     @property
     def whole(self) -> int:
@@ -47,8 +50,7 @@ class Worker:
     Attributes:
         slices: number of each of its slices → its layers.
         parameters: number of each → its parameters, before they are sharded.
-        groups: number of each → what is sharded together.
-        shards: whether parameters are sharded, or cast as sharded ones are.
+        groups: number of each → what is sharded together, or cast as if it were.
         passes: see `TrainingSpec.passes`.
         dtype: of weights, gradients and the optimizer's state.
     """
@@ -69,8 +71,6 @@ class Worker:
             n: [p for name, p in traced.parameters.items() if placed[name] == n] for n in self.slices
         }
         self.learning = frozenset[str]().union(*(one.learning for one in traced.layers.values()))
-        halves = not HALF.isdisjoint(self.formats.values())
-        self.shards = self.parallel.sharding == "full" and (self.parallel.data > 1 or halves)
         self.passes = self.spec.passes
         self.groups = {n: list(self._groups(n)) for n in self.slices}
 
@@ -97,15 +97,23 @@ class Worker:
                 if name in MODALITIES or (among is None and name.startswith("found.")):
                     yield name
 
+    def mesh_of(self, name: str) -> ParallelSpec:
+        """The mesh that a layer, or a parameter, lies on."""
+        return self.parallel.within(name.partition(".")[0])
+
     def _groups(self, n: int) -> Iterator[Group]:
+        halves = not HALF.isdisjoint(self.formats.values())
+        shards = any(self.mesh_of(name).data > 1 for name in ("", *self.slices[n]))
+        if self.parallel.sharding != "full" or not (halves or shards):
+            return
         layers, parameters = self.slices[n], self.parameters[n]
         for layer in layers:
             inside = [p for p in parameters if p.name.startswith(f"{layer}.")]
             if inside:
-                yield Group(inside, self.formats[layer], stays=False)
+                yield Group(inside, self.formats[layer], self.mesh_of(layer).data, stays=False)
         rest = [p for p in parameters if not any(p.name.startswith(f"{layer}.") for layer in layers)]
         if rest:
-            yield Group(rest, self.formats["heads"], stays=True)
+            yield Group(rest, self.formats["heads"], self.parallel.data, stays=True)
 
     def will_learn(self, parameter: Parameter) -> bool:
         """Whether a parameter gets a gradient."""
@@ -122,7 +130,9 @@ class Worker:
 
     def own(self, parameter: Parameter) -> int:
         """Entries of a parameter that it keeps."""
-        return shard_size(parameter.shape, self.parallel.data) if self.shards else parameter.numel
+        if self.parallel.sharding != "full":
+            return parameter.numel
+        return shard_size(parameter.shape, self.mesh_of(parameter.name).data)
 
     def state_of(self, parameter: Parameter) -> int:
         """Entries of a parameter whose optimizer's state it keeps."""

@@ -8,7 +8,8 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 from eagleray.actors.training.group import run_group
-from eagleray.actors.training.tensor import split_tensors
+from eagleray.actors.training.team import Team
+from eagleray.actors.training.tensor import Layout, divide_over, split_model
 from eagleray.models.audio import AudioEncoder
 from eagleray.models.decoding import JointDecoder
 from eagleray.models.spec import AudioSpec, DecoderSpec, TextSpec, VisionSpec
@@ -70,7 +71,8 @@ def compare(rank, layout):
         "cpu", (1, 2) if layout == "tensor" else (2, 1), mesh_dim_names=("data", "tensor")
     )
     if layout == "tensor":
-        sharing = split_tensors(model, mesh["tensor"])
+        over = mesh["tensor"]
+        (sharing,) = split_model(model, Layout(Team(over.get_group()), divide_over(over)), {})
         sharing.see({"text": LENGTH, "audio": HEARD, "decoder": LENGTH})
         finish = sharing.sum_gradients
         assert model.vision.blocks[0].attention.logit_scale.weight.to_local().shape[0] == 1

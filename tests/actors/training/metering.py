@@ -29,7 +29,8 @@ class Meter(TorchDispatchMode):
     """Counts from when it is entered on.
 
     Attributes:
-        sent: bytes that this worker has sent by the size and name of the group, by ring algorithms.
+        sent: bytes that this worker has sent by the name of the group, by ring algorithms.
+        told: the same of messages of a few numbers to all.
         now: bytes of the tensors that are there.
         peak: the most since it was last set.
     """
@@ -37,6 +38,7 @@ class Meter(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.sent: Counter[str] = Counter()
+        self.told: Counter[str] = Counter()
         self.now = self.peak = 0
         self._sizes: dict[int, int] = {}
 
@@ -104,8 +106,8 @@ class Meter(TorchDispatchMode):
             "alltoall_base_": lambda: (workers - 1) / workers * tensors[1],
             "send": lambda: tensors[0],
         }
-        if tensors[0] > FEW:
-            self.sent[group.group_name] += shares[name]()
+        is_told_all = tensors[0] <= FEW and name != "send"
+        (self.told if is_told_all else self.sent)[group.group_name] += shares[name]()
 
 
 def group_of(argument) -> dist.ProcessGroup | None:

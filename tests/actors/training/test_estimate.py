@@ -15,13 +15,14 @@ from eagleray.actors.training.learner import Learner
 from eagleray.actors.training.spec import (
     AdaptationSpec,
     CompressionSpec,
+    GridSpec,
     LoraSpec,
     ObjectiveSpec,
     OptimizerSpec,
     ParallelSpec,
     TrainingSpec,
 )
-from eagleray.actors.training.standins import ImaginedTeam, split_meta_tensors
+from eagleray.actors.training.standins import split_meta_tensors
 from eagleray.models.multimodal import MultimodalModel
 from eagleray.models.spec import AudioSpec, DecoderSpec, ModelSpec, TextSpec, VisionSpec
 
@@ -71,6 +72,9 @@ TRAININGS = [
     training(ALL, ADAM, "fp32", data=2, tensor=2),
     training(ALL, ADAM, "bf16", data=2, pipeline=2, schedule="zero-bubble"),
     training(ALL, ADAM, "fp32", data=2, tensor=2, pipeline=2, schedule="zero-bubble"),
+    training(ALL, ADAM, "fp32", tensor=2, vision=GridSpec(tensor=1)),
+    training(ALL, ADAM, "fp32", data=2, text=GridSpec(tensor=2)),
+    training(SLOW, ADAM, "bf16", data=2, tensor=2, pipeline=2, vision=GridSpec(tensor=1)),
     training(ALL, OptimizerSpec(algorithm="adagrad"), "fp32", data=2, sharding="optimizer"),
     training(ALL, TOP_K, "fp32", data=2, sharding="optimizer"),
     training(ALL, TOP_K, "fp32", data=4, sharding="optimizer"),
@@ -110,6 +114,7 @@ def measure(rank: int, training: Training) -> tuple[int, int, dict[str, float]]:
         batches = [rows_of(training.model, count, learner.dtype) for _ in range(2)]
         for step in range(3):
             meter.sent.clear()
+            meter.told.clear()
             meter.peak = meter.now
             rows = torch.arange(count).chunk(passes)
             learner.backward(
@@ -119,10 +124,16 @@ def measure(rank: int, training: Training) -> tuple[int, int, dict[str, float]]:
                 ]
             )
             learner.update()
-    sent = {}
-    for axis in ("data", "tensor", "pipeline"):
-        group = learner.mesh[axis].get_group()
-        sent[axis] = meter.sent[group.group_name] if group.size() > 1 else 0
+    groups = {axis: [learner.mesh[axis].get_group()] for axis in ("data", "tensor", "pipeline")}
+    for name, mesh in learner._meshes.items():
+        for axis in ("data", "tensor"):
+            groups[axis].append(mesh[axis].get_group())
+        groups["tensor"].append(learner._layouts[name].rows._team._group)
+    sent = {
+        axis: sum(meter.sent[group.group_name] for group in some if group.size() > 1)
+        for axis, some in groups.items()
+    }
+    sent["tensor"] += sum(meter.told[group.group_name] for group in groups["tensor"] if group.size() > 1)
     return learner.mesh["pipeline"].get_local_rank(), meter.peak, sent
 
 
@@ -202,7 +213,7 @@ def test_a_vocabulary_is_split_with_its_bias_by_any_number_that_divides_it(tied)
     decoder = MODEL.decoder.model_copy(update={"tied": tied, "num_heads": 8, "d_model": 64})
     with torch.device("meta"):
         model = MultimodalModel(MODEL.model_copy(update={"decoder": decoder}), 24, CLASSES, ["caption"])
-        split_meta_tensors(model, ImaginedTeam(8))  # 24 / 8 is no multiple of 8
+        split_meta_tensors(model, ParallelSpec(tensor=8), lambda sent: None)  # 24 / 8 is no multiple of 8
     assert model.decoder.head.weight.shape == (3, 64)
     assert model.decoder.head.bias.shape == (3,)
     assert model.decoder.embed.weight.shape == (3, 64)

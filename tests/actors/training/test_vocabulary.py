@@ -7,7 +7,7 @@ from torch.distributed.device_mesh import init_device_mesh
 
 from eagleray.actors.training.group import run_group
 from eagleray.actors.training.team import Team, tell
-from eagleray.actors.training.tensor import split_tensors
+from eagleray.actors.training.tensor import Layout, divide_over, split_model
 from eagleray.actors.training.vocabulary import ParallelEmbedding, ParallelVocabulary
 from eagleray.models.heads.vocabulary import Vocabulary
 from eagleray.models.losses import IGNORED
@@ -31,8 +31,8 @@ def found(model: nn.ModuleDict, add=lambda x: x) -> list[torch.Tensor]:
 def divided(rank: int, workers: int, tokens: int):
     model = pair(tokens)
     mesh = init_device_mesh("cpu", (workers,))
-    split_tensors(model, mesh)
     team = Team(mesh.get_group())
+    split_model(model, Layout(team, divide_over(mesh)), {})
     add = (lambda x: tell(x, team.sum, lambda same: same)) if tokens % workers == 0 else (lambda x: x)
     kinds = [type(layer) for layer in model.children()]
     whole = [g.full_tensor() if hasattr(g, "full_tensor") else g for g in found(model, add)]
