@@ -66,6 +66,19 @@ def part(**without) -> ModelSpec:
 
 CASES = {
     "usual, all axes": (USUAL, SMALL, {"data": 2, "tensor": 2, "pipeline": 2, "microbatches": 2}),
+    "encoders' own grids": (
+        USUAL,
+        SMALL,
+        {
+            "data": 2,
+            "tensor": 2,
+            "pipeline": 2,
+            "microbatches": 2,
+            "vision": {"tensor": 1},
+            "text": {"tensor": 4},
+            "audio": {"tensor": 1},
+        },
+    ),
     "alignment with a past": (ALIGNED, SMALL, SPLIT),
     "alignment within a batch": ({**ALIGNED, "negatives": 0}, SMALL, SPLIT),
     "language": (
@@ -88,6 +101,11 @@ CASES = {
         {"classification": 1.0, "caption": 0.5},
         part(text=None, vision=VISION.model_copy(update={"pyramid_width": 8})),
         {"pipeline": 4, "microbatches": 4, "schedule": "gpipe"},
+    ),
+    "pyramid, rows joined": (
+        {"classification": 1.0},
+        part(text=None, audio=None, decoder=None, vision=VISION.model_copy(update={"pyramid_width": 8})),
+        {"data": 2, "vision": {"tensor": 2}},
     ),
     "answer": (
         {"answer": 1.0},

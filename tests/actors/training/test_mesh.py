@@ -70,6 +70,36 @@ def test_layers_are_counted_without_building_the_model():
             "slices_per_worker=2",
         ),
         (
+            {"data": 3, "tensor": 2, "vision": {"tensor": 3}},
+            6,
+            "vision.tensor=3, but encoders share 3 × 2 workers: it must divide 2",
+            "vision.tensor=2",
+        ),
+        (
+            {"data": 4, "tensor": 1, "vision": {"tensor": 4}},
+            8,
+            r"vision.tensor=4 does not divide the vision heads \[2, 4\]",
+            "vision.tensor=2",
+        ),
+        (
+            {"data": 2, "tensor": 2, "audio": {"tensor": 1, "data": 2}},
+            8,
+            "audio is of 2 × 1 workers, and there are 4",
+            "audio.data=4",
+        ),
+        (
+            {"data": 2, "tensor": 2, "audio": {"tensor": 1}},
+            6,
+            "of 1 microbatches each, each of 2 parts for an encoder",
+            "batch_size=8",
+        ),
+        (
+            {"data": 2, "text": {"tensor": 2}, "sharding": "optimizer"},
+            8,
+            "text: with sharding=optimizer all parts",
+            "parallel.text out",
+        ),
+        (
             {"pipeline": 2, "microbatches": 5, "schedule": "zero-bubble"},
             10,
             "5 microbatches don.t make 2 equal rounds",

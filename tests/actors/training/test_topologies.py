@@ -25,8 +25,8 @@ def alone(corpus_folder):
 
 @pytest.mark.parametrize(
     "parallel",
-    [{"data": 2}, {"tensor": 2, "pipeline": 2}],
-    ids=lambda p: "-".join(f"{k}{v}" for k, v in p.items()),
+    [{"data": 2}, {"tensor": 2, "pipeline": 2, "vision": {"tensor": 1}}],
+    ids=lambda p: "-".join(p),
 )
 def test_a_corpus_is_trained_on_as_in_one_process(alone, corpus_folder, parallel):
     job = job_of(corpus_folder, **parallel)
@@ -36,8 +36,12 @@ def test_a_corpus_is_trained_on_as_in_one_process(alone, corpus_folder, parallel
 
 def test_training_goes_on_on_another_mesh_as_if_nothing_had_happened(alone, corpus_folder, tmp_path):
     run_group(losses, 2, job_of(corpus_folder, data=2), None, tmp_path)
-    (reports, _) = run_group(losses, 2, job_of(corpus_folder, pipeline=2), tmp_path / "2")
+    there = tmp_path / "there"
+    (reports, _) = run_group(losses, 2, job_of(corpus_folder, pipeline=2), tmp_path / "2", there)
     assert_equal(reports, alone[2:])
+    own_grid = job_of(corpus_folder, tensor=2, vision={"tensor": 1})
+    (reports, _) = run_group(losses, 2, own_grid, there / "3")
+    assert_equal(reports, alone[3:])
 
 
 def test_what_was_not_sent_yet_goes_to_another_mesh_and_back(corpus_folder, tmp_path):
