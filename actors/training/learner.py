@@ -153,9 +153,7 @@ class Learner:
             name: build_mesh(spec.parallel.within(name), self.device.type) for name in spec.parallel.grids
         }
         self._layout = _layout(self.mesh)
-        self._layouts = {
-            name: _layout(mesh, self._rows(name)) for name, mesh in self._meshes.items()
-        }
+        self._layouts = {name: _layout(mesh, self._rows(name)) for name, mesh in self._meshes.items()}
         self._adaptation = adaptation or AdaptationSpec()
         self._is_last = self.mesh["pipeline"].get_local_rank() == spec.parallel.pipeline - 1
 

@@ -27,16 +27,14 @@ def build_mesh(parallel: ParallelSpec, device_type: str) -> DeviceMesh:
 
 
 def build_rows_mesh(parallel: ParallelSpec, tower: str, device_type: str) -> DeviceMesh:
-    """Along `rows`: the workers that divide their rows for an encoder with a grid of its own, or join them."""
+    """Along `rows`: workers that divide their rows for an encoder with a grid of its own, or join them."""
     one, other = parallel.tensor, parallel.within(tower).tensor
     least, most = min(one, other), max(one, other)
     shape = (parallel.pipeline, parallel.data * one // most, most // least, least)
     return _arrange(shape, ("pipeline", "blocks", "rows", "tensor"), device_type, parallel.timeout_s)
 
 
-def _arrange(
-    shape: tuple[int, ...], axes: tuple[str, ...], device_type: str, timeout_s: float
-) -> DeviceMesh:
+def _arrange(shape: tuple[int, ...], axes: tuple[str, ...], device_type: str, timeout_s: float) -> DeviceMesh:
     from torch import distributed as dist
     from torch.distributed.device_mesh import init_device_mesh
 
@@ -139,8 +137,8 @@ def _check_grids(spec: TrainingSpec, model: ModelSpec, where: str) -> None:
         ]
         if grid.tensor not in fitting:
             raise EaglerayError(
-                f"parallel.{name}.tensor={grid.tensor}, but encoders share {parallel.data} × {parallel.tensor}"
-                f" workers: it must divide {parallel.tensor}, or be a multiple of it that divides {workers}",
+                f"parallel.{name}.tensor={grid.tensor}, but there are {parallel.data} × {parallel.tensor} "
+                f"workers: it must divide {parallel.tensor}, or be a multiple of it that divides {workers}",
                 f"set {here}.tensor={_nearest(grid.tensor, fitting)}",
                 where,
             )
@@ -159,7 +157,12 @@ def _check_grids(spec: TrainingSpec, model: ModelSpec, where: str) -> None:
                 f"leave {here} out, or set {where}.parallel.sharding=full",
                 where,
             )
-        if name == "text" and model.text is not None and model.text.tied and "language" in spec.objective.tasks:
+        if (
+            name == "text"
+            and model.text is not None
+            and model.text.tied
+            and "language" in spec.objective.tasks
+        ):
             raise EaglerayError(
                 "parallel.text: a tied vocabulary is also the head's, which has the model's grid",
                 f"leave {here} out, or set {where}.model.text.tied=false",

@@ -10,7 +10,6 @@ from pydantic import Field, model_validator
 from ...models.spec import EMBEDDED, Task
 from ...workflows.spec import Runtime, Spec, StageSpec
 
-
 Encoder = Literal["vision", "text", "audio"]
 
 
@@ -18,8 +17,8 @@ class GridSpec(Spec):
     """How an encoder divides the workers that share a slice of the layers."""
 
     tensor: int = Field(default=1, ge=1)
-    """Workers that share its attentions' heads and MLPs' columns: a divisor of `parallel.tensor`, whose workers
-    then divide their rows among them; or a multiple, for which data-parallel workers join their rows."""
+    """Workers that share its heads and columns: a divisor of `parallel.tensor`, whose workers then divide
+    their rows among them; or a multiple of it, for which data-parallel workers join their rows."""
     data: int | None = Field(default=None, ge=1)
     """Workers that its parameters are sharded over; by default as many as there are for that."""
 

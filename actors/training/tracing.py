@@ -189,9 +189,7 @@ class _Sent:
 class _Tracer:
     """Runs layer after layer; a layer like an earlier one isn't run again."""
 
-    def __init__(
-        self, model: MultimodalModel, batch: Shapes, attention: StandIns, sent: _Sent
-    ) -> None:
+    def __init__(self, model: MultimodalModel, batch: Shapes, attention: StandIns, sent: _Sent) -> None:
         self.model, self.batch, self._attention, self._sent = model, batch, attention, sent
         self.traces: dict[str, Trace] = {}
         self.sizes: dict[str, Mapping[str, int]] = {}

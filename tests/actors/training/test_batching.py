@@ -172,6 +172,7 @@ def test_the_loss_of_groups_is_that_of_rows_that_are_all_of_one_length():
     batching = BatchingSpec(fill=0.99)
     for objective, optimizer, model, parallel in (
         (USUAL, OptimizerSpec(), SMALL, {"data": 2}),
+        (USUAL, OptimizerSpec(), SMALL, {"tensor": 2, "vision": {"tensor": 1}}),
         ({"contrastive": 1.0, "alignment": 0.5, "negatives": 0}, OptimizerSpec(), SMALL, {"microbatches": 2}),
         (LANGUAGE, OptimizerSpec(), part(vision=None, audio=None, decoder=None), {"pipeline": 2}),
         (

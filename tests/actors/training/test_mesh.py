@@ -72,7 +72,7 @@ def test_layers_are_counted_without_building_the_model():
         (
             {"data": 3, "tensor": 2, "vision": {"tensor": 3}},
             6,
-            "vision.tensor=3, but encoders share 3 × 2 workers: it must divide 2",
+            "vision.tensor=3, but there are 3 × 2 workers: it must divide 2",
             "vision.tensor=2",
         ),
         (
