@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from .deferring import DEFERRED
+from .tensor import PLAIN
 
 
 class Live(TorchDispatchMode):
@@ -61,7 +61,7 @@ class Deferrable:
     def __init__(self, modules: Sequence[nn.Module]) -> None:
         self._inputs: dict[int, int] = {}  # several read the same
         self._outputs = 0
-        self._layers = [layer for module in modules for layer in module.modules() if type(layer) in DEFERRED]
+        self._layers = [layer for module in modules for layer in module.modules() if type(layer) in PLAIN]
         self._handles: list[Any] = []
 
     @property

@@ -19,12 +19,9 @@ from torch.distributed.pipelining import PipelineStage
 from torch.nn import functional as F
 
 from .local import split_as
-from .tensor import PartLinear
+from .tensor import PLAIN, PartLinear
 
 Work = Callable[[], None]
-
-DEFERRED: tuple[type[nn.Linear], ...] = (nn.Linear, PartLinear)
-"""Layers whose weights' gradient can be put off; not those that are derived from them."""
 
 
 class Deferred:
@@ -103,7 +100,7 @@ def defer(module: nn.Module) -> Deferred:
     known = (layer.deferred for layer in module.modules() if isinstance(layer, DeferringLinear))
     deferred = next(known, None) or Deferred()
     for layer in module.modules():
-        if type(layer) in DEFERRED:
+        if type(layer) in PLAIN:
             layer.__class__ = DeferringLinear
         if isinstance(layer, DeferringLinear):
             layer.deferred = deferred

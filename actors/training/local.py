@@ -1,18 +1,23 @@
-"""What a worker has of a tensor."""
+"""What a worker has of a tensor.
+
+Plans read layers that use this, and split no tensor: what it takes to split one is loaded when one is.
+"""
 
 from __future__ import annotations
 
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 
 def local_part(tensor: Tensor) -> Tensor:
     """What this worker has of a tensor, sharing its memory: all of it, if it isn't split."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    to_local = getattr(tensor, "to_local", None)
+    return tensor if to_local is None else to_local()
 
 
 def split_as(part: Tensor, like: Tensor) -> Tensor:
     """This worker's part of something that has another's shape and is split as that is."""
+    from torch.distributed.tensor import DTensor
+
     if not isinstance(like, DTensor):
         return part
     return DTensor.from_local(
@@ -27,6 +32,8 @@ def split_as(part: Tensor, like: Tensor) -> Tensor:
 
 def num_holders(tensor: Tensor, workers: int) -> int:
     """How many of the workers of a pipeline's stage hold the same entries as this one."""
+    from torch.distributed.tensor import DTensor
+
     if isinstance(tensor, DTensor):
         for axis, placement in enumerate(tensor.placements):
             if not placement.is_replicate():

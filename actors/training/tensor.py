@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import Shard, distribute_tensor
 from torch.nn import functional as F
 from torch.utils._pytree import tree_map
 
@@ -49,6 +48,10 @@ class PartLinear(nn.Linear):
     def local(self) -> tuple[Tensor, Tensor | None]:
         """Weight and bias."""
         return local_part(self.weight), _bias(self, self.adds_bias)
+
+
+PLAIN: tuple[type[nn.Linear], ...] = (nn.Linear, PartLinear)
+"""Linear layers that are no more than that; those derived from them are not among them."""
 
 
 class PartLora(LoraLinear):
@@ -238,6 +241,7 @@ class Sharing:
 
 def divide_over(mesh: DeviceMesh) -> Divide:
     """Take a worker's part of a parameter; what is frozen stays so."""
+    from torch.distributed.tensor import Shard, distribute_tensor
 
     def divide(parameter: nn.Parameter, axis: int) -> nn.Parameter:
         return nn.Parameter(distribute_tensor(parameter, mesh, [Shard(axis)]), parameter.requires_grad)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -73,6 +75,10 @@ TRAININGS = [
     training(ALL, ADAM, "bf16", data=2, pipeline=2, schedule="zero-bubble"),
     training(ALL, ADAM, "fp32", data=2, tensor=2, pipeline=2, schedule="zero-bubble"),
     training(ALL, ADAM, "fp32", tensor=2, vision=GridSpec(tensor=1)),
+    replace(
+        training(ALL, ADAM, "fp32", data=2, tensor=2),
+        adaptation=AdaptationSpec(lora=LoraSpec(rank=2, layers=("query", "output"))),
+    ),
     training(ALL, ADAM, "fp32", data=2, text=GridSpec(tensor=2)),
     training(SLOW, ADAM, "bf16", data=2, tensor=2, pipeline=2, vision=GridSpec(tensor=1)),
     training(ALL, OptimizerSpec(algorithm="adagrad"), "fp32", data=2, sharding="optimizer"),
@@ -108,7 +114,8 @@ def measure(rank: int, training: Training) -> tuple[int, int, dict[str, float]]:
     parallel = training.spec.parallel
     meter = Meter()
     with meter:
-        learner = Learner(training.spec, training.model, VOCABULARY, CLASSES)
+        adaptation = training.adaptation
+        learner = Learner(training.spec, training.model, VOCABULARY, CLASSES, adaptation=adaptation)
         count = ROWS // parallel.data
         passes = training.spec.passes
         batches = [rows_of(training.model, count, learner.dtype) for _ in range(2)]
@@ -217,3 +224,13 @@ def test_a_vocabulary_is_split_with_its_bias_by_any_number_that_divides_it(tied)
     assert model.decoder.head.weight.shape == (3, 64)
     assert model.decoder.head.bias.shape == (3,)
     assert model.decoder.embed.weight.shape == (3, 64)
+
+
+def test_a_plan_loads_nothing_that_splits_tensors():
+    code = (
+        "import sys, eagleray.actors.training.estimate\n"
+        "names = ('ray', 'torch.distributed.tensor', 'torch.distributed.pipelining')\n"
+        "print([name for name in names if name in sys.modules])"
+    )
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert loaded.stdout.strip() == "[]"
