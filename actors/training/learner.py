@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch import distributed as dist
-from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import FSDPModule
 
-from ...models.layers import HALF
 from ...models.multimodal import MultimodalModel
 from ...models.spec import ModelSpec, Task
 from .adapting import adapt, layer_rates
@@ -25,16 +22,14 @@ from .checkpoint import load_weights
 from .compiling import HELD_STEPS, hold_to_eager
 from .data import Batch, Passes
 from .fp8 import check_device, use_eight_bits
+from .grids import Grids
 from .local import local_part, num_holders
-from .mesh import build_mesh, build_rows_mesh
 from .momentum import follow
 from .objective import Objective
 from .optimizer import LocalOptimizer, clip_gradients, learning_rate
 from .pipeline import Schedule, make_schedule
 from .precision import (
-    DTYPES,
     Change,
-    Format,
     PrecisionState,
     decide,
     escape,
@@ -44,8 +39,7 @@ from .precision import (
 )
 from .slicing import ModelSlice, place_layers, slice_model
 from .spec import AdaptationSpec, TrainingSpec
-from .team import Rows, Team
-from .tensor import Layout, Sharing, divide_over, split_model
+from .tensor import Sharing
 from .tracing import trace
 from .tying import TiedWeights, untie
 from .watching import Watch
@@ -119,7 +113,8 @@ class Learner:
         device: to compute on; this worker's GPU if it has one, by default.
 
     Attributes:
-        mesh: see `build_mesh`.
+        grids: where the model's layers lie.
+        mesh: of the whole model; see `build_mesh`.
         model: this worker's part of it: the layers of its slices.
         keys: what the bank is filled with: `model` itself, or the same part of a model that follows.
         precision: what each layer of the whole model computes in.
@@ -148,12 +143,8 @@ class Learner:
         if spec.precision == "fp8":
             check_device(self.device)
         self.dtype = weights_dtype(spec.precision)
-        self.mesh: DeviceMesh = build_mesh(spec.parallel, self.device.type)
-        self._meshes = {
-            name: build_mesh(spec.parallel.within(name), self.device.type) for name in spec.parallel.grids
-        }
-        self._layout = _layout(self.mesh)
-        self._layouts = {name: _layout(mesh, self._rows(name)) for name, mesh in self._meshes.items()}
+        self.grids = Grids(spec.parallel, self.device.type)
+        self.mesh = self.grids.mesh
         self._adaptation = adaptation or AdaptationSpec()
         self._is_last = self.mesh["pipeline"].get_local_rank() == spec.parallel.pipeline - 1
 
@@ -342,20 +333,13 @@ class Learner:
         self._by_shapes[shapes] = found
         return found
 
-    def _rows(self, tower: str) -> Rows:
-        """How an encoder with a grid of its own comes to its rows."""
-        parallel = self.spec.parallel
-        mesh = build_rows_mesh(parallel, tower, self.device.type)
-        joins = parallel.within(tower).tensor > parallel.tensor
-        return Rows(Team(mesh["rows"].get_group()), joins=joins)
-
     def _part_of(self, model: MultimodalModel) -> Part:
         parallel, group = self.spec.parallel, self.mesh["pipeline"].get_group()
         places = place_layers(model, parallel.num_slices, self._costs)
         untie(model)
         mine = range(self.mesh["pipeline"].get_local_rank(), parallel.num_slices, parallel.pipeline)
         slices = slice_model(model, places, mine)
-        sharings = split_model(model, self._layout, self._layouts)
+        sharings = self.grids.split(model)
         for part in slices.values():
             part.register_forward_pre_hook(partial(_see, sharings), with_kwargs=True)
             for name in part.layers if self.spec.precision == "fp8" else ():
@@ -364,57 +348,9 @@ class Learner:
             if self.spec.compile_layers:
                 for name in part.layers:
                     part.model.get_submodule(name).compile()
-            axis = "data" if parallel.sharding == "full" else "alone"
-            meshes = {name: self._meshes.get(name.partition(".")[0], self.mesh) for name in part.layers}
-            shard_parameters(
-                part,
-                self.mesh[axis],
-                {name: mesh[axis] for name, mesh in meshes.items()},
-                self.precision.formats,
-            )
+            self.grids.shard(part, self.precision.formats)
         workers = {path: number % parallel.pipeline for path, number in places.items()}
         return Part(model, slices, TiedWeights(model, workers, group), sharings)
-
-
-# A linear layer's output is a view; nothing here changes one in place.
-warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
-
-
-def shard_parameters(
-    part: ModelSlice, mesh: DeviceMesh, meshes: Mapping[str, DeviceMesh], formats: Mapping[str, Format]
-) -> None:
-    """Shard every layer's parameters over the data-parallel workers (FSDP2, arXiv 2304.11277).
-
-    Gradients are summed, not averaged: each worker's loss is already its share of the global one.
-
-    Args:
-        part: of the model; its layers are sharded each by itself, then what is left of it.
-        mesh: of the data-parallel workers.
-        meshes: layer → its own.
-        formats: layer → what it computes in; what is in none computes as the heads do.
-    """
-    modules: list[tuple[nn.Module, DeviceMesh, Format]] = [
-        *((part.model.get_submodule(name), meshes[name], formats[name]) for name in part.layers),
-        (part, mesh, formats["heads"]),
-    ]
-    if set(formats.values()) <= {"fp32", "fp64"} and all(over.size() == 1 for _, over, _ in modules):
-        return  # nothing to cast, nothing to shard
-    for module, over, number_format in modules:
-        if not any(True for _ in module.parameters()):
-            continue
-        policy = MixedPrecisionPolicy(cast_forward_inputs=module is not part)
-        if DTYPES[number_format] in HALF:
-            policy = replace(policy, param_dtype=DTYPES[number_format], reduce_dtype=torch.float32)
-        elif number_format != "fp64":
-            policy = replace(policy, param_dtype=torch.float32)  # what enters may be of another format
-        sharded = fully_shard(module, mesh=over, mp_policy=policy)
-        assert isinstance(sharded, FSDPModule)
-        sharded.set_gradient_divide_factor(1.0)
-        sharded.set_force_sum_reduction_for_comms(True)  # gloo has no other
-
-
-def _layout(mesh: DeviceMesh, rows: Rows | None = None) -> Layout:
-    return Layout(Team(mesh["tensor"].get_group()), divide_over(mesh["tensor"]), rows)
 
 
 def _see(

@@ -132,10 +132,10 @@ def measure(rank: int, training: Training) -> tuple[int, int, dict[str, float]]:
             )
             learner.update()
     groups = {axis: [learner.mesh[axis].get_group()] for axis in ("data", "tensor", "pipeline")}
-    for name, mesh in learner._meshes.items():
+    for name, mesh in learner.grids.own.items():
         for axis in ("data", "tensor"):
             groups[axis].append(mesh[axis].get_group())
-        groups["tensor"].append(learner._layouts[name].rows._team._group)
+        groups["tensor"].append(learner.grids.layouts[name].rows._team._group)
     sent = {
         axis: sum(meter.sent[group.group_name] for group in some if group.size() > 1)
         for axis, some in groups.items()
