@@ -202,6 +202,14 @@ class LoadedBundle:
         mel, mask = audio.pad(audio.normalise(audio.log_mel(wave, preparation)), preparation.max_frames)
         return {"mel": mel, "mel_mask": mask}
 
+    def blank(self, modality: Modality) -> Arrays:
+        """An input of a modality that says nothing, prepared."""
+        kinds = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(bool)": np.bool_}
+        return {
+            one.name: np.ones([int(size) for size in one.shape[1:]], kinds[one.dtype])
+            for one in self.info.graphs[modality].inputs
+        }
+
     def embed(self, modality: Modality, rows: Sequence[Arrays]) -> NDArray[np.float32]:
         """Embed prepared rows of one modality as one batch: unit vectors (B, E)."""
         names = GRAPH_INPUTS[modality]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,10 @@ from fastapi import FastAPI
 from numpy.typing import NDArray
 from ray import serve
 from ray.exceptions import RayActorError
-from ray.serve.config import AutoscalingConfig
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
 from ...pipelines.bundle import Hit, LoadedBundle, read_info
+from .autoscaling import autoscaling_config
 from .batching import Encoder
 from .ingress import build_api
 from .messages import Health, Input, Refusal, refusal
@@ -100,14 +99,14 @@ def build_application(
     """
     batching, scaling, limits = options.batching, options.autoscaling, options.limits
     # A replica holds one batch that runs and one that gathers; fewer would starve the batches.
-    ongoing = max(2 * batching.max_batch_size, math.ceil(scaling.target_ongoing_requests))
+    ongoing = 2 * batching.max_batch_size
     encoder: Any = serve.deployment(
         Encoder,
         name="Encoder",
         ray_actor_options={"num_cpus": options.cpus_per_replica},
         max_ongoing_requests=ongoing,
         max_queued_requests=limits.max_queued_requests,
-        autoscaling_config=AutoscalingConfig(**scaling.model_dump()),
+        autoscaling_config=autoscaling_config(scaling),
         graceful_shutdown_timeout_s=limits.request_timeout_s,
         max_constructor_retry_count=2,
     )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
+import time
+from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -14,10 +16,15 @@ from numpy.typing import NDArray
 from ray import serve
 from ray.util.metrics import Histogram
 
-from ...pipelines.bundle import GRAPH_INPUTS, Hit, LoadedBundle, Modality
-from .inputs import Prepared, prepare
+from ...pipelines.bundle import GRAPH_INPUTS, Arrays, Hit, LoadedBundle, Modality
+from .autoscaling import ARRIVALS, CAPACITY
+from .inputs import prepare
 from .messages import Input, Refusal
+from .scaling import Pace
 from .spec import BatchingSpec
+
+COUNTS_S = 2.0
+"""Seconds over which a replica counts what comes."""
 
 
 class Encoder:
@@ -42,15 +49,22 @@ class Encoder:
             boundaries=[1, 2, 4, 8, 16, 32, 64, 128],
             tag_keys=("modality",),
         )
+        self._pace = Pace(batching.max_batch_size)
+        self._arrived: deque[float] = deque()
+        self._done = 0.0  # when the last batch was
         queue: Any = self._embed
         queue.set_max_batch_size(batching.max_batch_size)
         queue.set_batch_wait_timeout_s(batching.batch_wait_timeout_s)
+        self._warm_up(batching.max_batch_size)
 
     async def embed(self, query: Input) -> NDArray[np.float32] | Refusal:
         """Embed one input (E,), in a batch with whatever else waits."""
+        self._arrived.append(time.monotonic())
         loop = asyncio.get_running_loop()
         prepared = await loop.run_in_executor(self._decoding, prepare, self._bundle, query)
-        return prepared if isinstance(prepared, Refusal) else await self._embed(prepared)
+        if isinstance(prepared, Refusal):
+            return prepared
+        return await self._embed((*prepared, time.monotonic()))
 
     async def search(self, query: Input, top_k: int) -> list[Hit] | Refusal:
         """Embed one input, then rank the indexed pictures."""
@@ -67,13 +81,33 @@ class Encoder:
             sizes.setdefault(modality, {})[rows] = count
         return sizes
 
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """Tell Serve's autoscaler what came lately, and what could have."""
+        now = time.monotonic()
+        while self._arrived and self._arrived[0] < now - COUNTS_S:
+            self._arrived.popleft()
+        return {ARRIVALS: len(self._arrived) / COUNTS_S, CAPACITY: self._pace.capacity}
+
+    def _warm_up(self, max_batch_size: int) -> None:
+        """Run every graph on a small batch and a full one, before a request does, and see what they take."""
+
+        def seconds(modality: Modality, rows: int) -> float:
+            started = time.monotonic()
+            self._bundle.embed(modality, [self._bundle.blank(modality)] * rows)
+            return time.monotonic() - started
+
+        for rows in (1, max_batch_size):
+            for modality in GRAPH_INPUTS:
+                seconds(modality, rows)  # the first run of a shape makes room for it
+            self._pace.add(rows, fmean(seconds(modality, rows) for modality in GRAPH_INPUTS))
+
     @serve.batch
-    async def _embed(self, waiting: list[Prepared]) -> list[NDArray[np.float32]]:
-        """Embed what waits: one run of each modality's graph, in the one computing thread."""
+    async def _embed(self, waiting: list[tuple[Modality, Arrays, float]]) -> list[NDArray[np.float32]]:
+        """Embed what waits since a moment: one run of each modality's graph, in the one computing thread."""
         loop = asyncio.get_running_loop()
         answers: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(waiting)
         for modality in GRAPH_INPUTS:
-            places = [i for i, (other, _) in enumerate(waiting) if other == modality]
+            places = [i for i, (other, _, _) in enumerate(waiting) if other == modality]
             if not places:
                 continue
             rows = [waiting[i][1] for i in places]
@@ -82,4 +116,7 @@ class Encoder:
             self._batch_rows.observe(len(rows), {"modality": modality})
             for place, vector in zip(places, vectors, strict=True):
                 answers[place] = vector
+        # from when it could have begun: what else there is to do for a batch counts as well
+        begun, self._done = max(self._done, min(since for *_, since in waiting)), time.monotonic()
+        self._pace.add(len(waiting), self._done - begun)
         return answers

@@ -19,18 +19,18 @@ class BatchingSpec(Spec):
 
 
 class AutoscalingSpec(Spec):
-    """How many encoder replicas run: enough for `target_ongoing_requests` in each."""
+    """How many encoder replicas run: enough to answer within `latency_s` (see `scaling`)."""
 
     min_replicas: int = Field(default=1, ge=0)
     """Replicas without traffic; with 0 the first request waits for one to start."""
     max_replicas: int = Field(default=2, ge=1)
     """Replicas under the heaviest traffic."""
-    target_ongoing_requests: float = Field(default=8.0, gt=0)
-    """Inputs that a replica should have in hand, waiting or running."""
-    upscale_delay_s: float = Field(default=5.0, ge=0)
-    """Seconds that more replicas must be wanted before they start."""
-    downscale_delay_s: float = Field(default=60.0, ge=0)
-    """Seconds that fewer replicas must be wanted before they stop."""
+    latency_s: float = Field(default=0.1, gt=0)
+    """Seconds that an input may take at the encoders, waiting included."""
+    startup_s: float = Field(default=8.0, gt=0)
+    """Seconds that a replica takes to start."""
+    keep: float = Field(default=4.0, ge=0)
+    """How many times `startup_s` a replica is kept that isn't needed any more."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:

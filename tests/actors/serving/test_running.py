@@ -2,6 +2,7 @@
 
 import base64
 import socket
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -15,9 +16,7 @@ from eagleray.workflows.errors import EaglerayError
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 BATCHING = BatchingSpec(max_batch_size=4, batch_wait_timeout_s=0.3)
-SCALING = AutoscalingSpec(
-    min_replicas=1, max_replicas=3, target_ongoing_requests=5.5, upscale_delay_s=7, downscale_delay_s=70
-)
+SCALING = AutoscalingSpec(min_replicas=1, max_replicas=3, latency_s=0.5, startup_s=7, keep=2)
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +131,9 @@ def test_autoscaling_and_limits_reach_the_deployment(deployed):
     controller = ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve")
     details = ray.get(controller.get_serve_instance_details.remote())
     config = details["applications"]["stamps"]["deployments"]["Encoder"]["deployment_config"]
-    assert SCALING.model_dump().items() <= config["autoscaling_config"].items()
+    scaling = config["autoscaling_config"]
+    assert (scaling["min_replicas"], scaling["max_replicas"]) == (1, 3)
+    assert scaling["policy"]["policy_kwargs"] == {"latency_s": 0.5, "startup_s": 7, "keep": 2}
     assert config["max_queued_requests"] == LimitsSpec().max_queued_requests
     assert config["max_ongoing_requests"] >= BATCHING.max_batch_size
     assert config["ray_actor_options"]["num_cpus"] == 1
@@ -183,49 +184,87 @@ def test_a_damaged_bundle_replaces_nothing(deployed, bundle_folder, options, tmp
 
 
 @pytest.fixture
-def failing(deployed, options):
-    """Options of an application beside the one that runs, on the same Serve."""
+def beside(deployed, options):
+    """Options of an application beside the one that runs, on the same Serve; it must be gone at the end."""
     from ray import serve
 
     from eagleray.actors.serving import running
 
     yield options.model_copy(
         update={
-            "application": "failing",
-            "route_prefix": "/failing",
+            "application": "beside",
+            "route_prefix": "/beside",
             "limits": LimitsSpec(request_timeout_s=0.5),
         }
     )
     deadline = time.monotonic() + 10
-    while "failing" in serve.status().applications and time.monotonic() < deadline:
+    while "beside" in serve.status().applications and time.monotonic() < deadline:
         time.sleep(0.1)
     assert [found.application for found in running.running()] == ["stamps"]
 
 
-def test_too_few_cpus_end_in_an_error_that_says_so(bundle_folder, failing):
+def test_replicas_follow_the_load(bundle_folder, beside):
+    from ray import serve
+
     from eagleray.actors.serving import running
 
-    greedy = failing.model_copy(update={"cpus_per_replica": 1000, "ready_timeout_s": 2})
+    scaling = AutoscalingSpec(min_replicas=1, max_replicas=2, latency_s=0.01, startup_s=2, keep=1)
+    update = {"autoscaling": scaling, "cpus_per_replica": 0.5}
+    deployed = running.deploy(bundle_folder, beside.model_copy(update=update))
+
+    def count():
+        (found,) = (one for one in running.running() if one.application == "beside")
+        return found.replicas["Encoder"]
+
+    def wait_for(replicas):
+        deadline = time.monotonic() + 60
+        while count() != replicas:
+            assert time.monotonic() < deadline, f"{count()} replicas, not {replicas}"
+            time.sleep(0.2)
+
+    assert count() == 1
+    ends = threading.Event()
+
+    def ask():
+        with httpx.Client(base_url=deployed.url, trust_env=False, timeout=30) as asking:
+            while not ends.is_set():
+                asking.post("/v1/embed", json={"inputs": [{"text": "A frog."}] * 8})
+
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(4):
+            pool.submit(ask)
+        try:
+            wait_for(2)
+        finally:
+            ends.set()
+    wait_for(1)
+    serve.delete("beside")
+
+
+def test_too_few_cpus_end_in_an_error_that_says_so(bundle_folder, beside):
+    from eagleray.actors.serving import running
+
+    greedy = beside.model_copy(update={"cpus_per_replica": 1000, "ready_timeout_s": 2})
     with pytest.raises(EaglerayError, match=r"not healthy after 2 s: Encoder: 1 starting") as caught:
         running.deploy(bundle_folder, greedy)
     assert "every replica reserves 1000" in caught.value.remedy
 
 
-def test_a_replica_that_cannot_start_says_why(bundle_folder, failing):
+def test_a_replica_that_cannot_start_says_why(bundle_folder, beside):
     from eagleray.actors.serving import running
 
     def refuse():
         raise OSError("no such bundle here")
 
     with pytest.raises(EaglerayError, match=r"failed to start: Encoder: .*no such bundle here"):
-        running.deploy(bundle_folder, failing, open_bundle=refuse)
+        running.deploy(bundle_folder, beside, open_bundle=refuse)
 
 
-def test_a_path_of_another_application_is_refused(bundle_folder, failing):
+def test_a_path_of_another_application_is_refused(bundle_folder, beside):
     from eagleray.actors.serving import running
 
     with pytest.raises(EaglerayError, match="used by application") as caught:
-        running.deploy(bundle_folder, failing.model_copy(update={"route_prefix": "/"}))
+        running.deploy(bundle_folder, beside.model_copy(update={"route_prefix": "/"}))
     assert "--set STAGE.route_prefix" in caught.value.remedy
 
 
