@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SPEC ?= examples/quickstart.yaml
 
-.PHONY: run test nightly check format clean bench-data bench-model bench-train
+.PHONY: run test nightly check format clean bench-data bench-model bench-train bench-serve
 
 run: $(VENV)/.run-installed
 	$(BIN)/eagleray run $(SPEC)
@@ -35,6 +35,9 @@ bench-model: $(VENV)/.dev-installed
 
 bench-train: $(VENV)/.dev-installed
 	cd benchmarks && ../$(BIN)/python train.py
+
+bench-serve: $(VENV)/.dev-installed
+	cd benchmarks && ../$(BIN)/python serve.py
 
 clean:
 	rm -rf $(VENV)

@@ -1,7 +1,6 @@
 """The scaling policy, by itself and in a simulation; see `test_running.py` for a real deployment."""
 
 from dataclasses import replace
-from unittest import mock
 
 import pytest
 from hypothesis import given, settings
@@ -115,36 +114,15 @@ def test_a_simulation_ends_where_the_load_does():
     assert len(outcome.latencies) == 2
 
 
-def serves_default(**options):
-    """Ray Serve's own policy, by the simulation's clock."""
-    import ray.serve.autoscaling_policy as serves
-    from ray.serve.config import AutoscalingConfig, AutoscalingContext
-
-    config = AutoscalingConfig(**options)
-    policy, state = serves._apply_autoscaling_config(serves.replica_queue_length_autoscaling_policy), {}
-    least, most = config.min_replicas, config.max_replicas
-
-    def decides(seen, target):
-        context = AutoscalingContext(
-            None, "", "", seen.running, target, [], seen.ongoing, 0.0, {}, {}, least, most,
-            dict(state), None, None, seen.now_s, config,
-        )  # fmt: skip
-        with mock.patch.object(serves.time, "time", return_value=seen.now_s):
-            wanted, kept = policy(context)
-        state.clear()
-        state.update(kept)
-        return min(max(wanted, least), most)
-
-    return decides
-
-
 @pytest.mark.parametrize("name", TRACES)
 def test_fewer_replicas_answer_at_least_as_many_in_time_as_by_serves_default(name):
+    from eagleray.actors.serving.peers import serves_own
+
     trace = TRACES[name]
     arrivals, end = trace.arrivals(), trace.seconds + 30
     theirs = Simulation(
         replace(MACHINE, look_back_s=30.0),
-        serves_default(min_replicas=1, max_replicas=OBJECTIVE.max_replicas),
+        serves_own(min_replicas=1, max_replicas=OBJECTIVE.max_replicas),
     ).run(arrivals, end)
     ours = Simulation(MACHINE, by_objective(OBJECTIVE)).run(arrivals, end)
     assert ours.within(OBJECTIVE.latency_s) >= theirs.within(OBJECTIVE.latency_s)
