@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
+from .commands.access import tokens
 from .commands.common import (
     DEFAULT_HOME,
     Address,
@@ -66,6 +67,7 @@ app = typer.Typer(
 )
 app.add_typer(corpora, name="corpora")
 app.add_typer(ledger, name="ledger")
+app.add_typer(tokens, name="tokens")
 weights = typer.Typer(no_args_is_help=True, help="Take published weights over.")
 app.add_typer(weights, name="weights")
 app.command()(plan)
@@ -273,6 +275,10 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
     route_prefix: Annotated[str, typer.Option(help="Path below which it answers.")] = "/",
+    tokens: Annotated[
+        str | None, typer.Option(help="Where the tokens lie that requests must have; see `eagleray tokens`.")
+    ] = None,
+    open_to_all: Annotated[bool, typer.Option("--open", help="Let anyone ask, from any machine.")] = False,
     address: Address = None,
     home: Home = DEFAULT_HOME,
     store: Store = None,
@@ -289,7 +295,14 @@ def serve(
     opened = _bundle(session, source)
     application = f"serve-{port}{route_prefix.replace('/', '-').rstrip('-')}"
     try:
-        options = ServingOptions(host=host, port=port, route_prefix=route_prefix, application=application)
+        options = ServingOptions(
+            host=host,
+            port=port,
+            route_prefix=route_prefix,
+            application=application,
+            tokens=tokens if tokens is None or "://" in tokens else str(Path(tokens).absolute()),
+            open=open_to_all,
+        )
     except ValueError:
         raise EaglerayError(
             f"{host}:{port}{route_prefix} is no address to serve at",

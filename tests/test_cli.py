@@ -438,3 +438,13 @@ def test_a_submitted_workflow_runs_as_a_job_with_its_log_here(shell: Shell) -> N
     assert status["state"] == "succeeded"
     assert status["stages"][0]["facts"]["times"] == 6
     assert status["stages"][0]["facts"]["file"].startswith(cluster.folder)
+
+
+def test_tokens_are_shown_once_listed_and_revoked(shell: Shell) -> None:
+    sent = shell("tokens", "create", "ann", "--scope", "search", "--days", "7").stdout.strip()
+    assert sent.startswith("eagleray.")
+    (row,) = shell.json("tokens", "list")
+    assert (row["name"], row["scopes"], row["id"]) == ("ann", "search", sent.split(".")[1])
+    assert "there are: embed, search" in shell("tokens", "create", "bob", "--scope", "all", code=1).stderr
+    assert "revoked" in shell("tokens", "revoke", row["id"]).stdout
+    assert shell.json("tokens", "list") == []

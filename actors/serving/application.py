@@ -20,6 +20,7 @@ from .batching import Encoder
 from .ingress import build_api
 from .messages import Health, Input, Refusal, refusal
 from .spec import LimitsSpec, ServingOptions
+from .tokens import Access, TokenFolder
 
 
 class Served(Health):
@@ -57,12 +58,14 @@ class Ingress:
         encoder: Serve's handle of the encoder.
         served: what this application is.
         limits: what a request may ask for.
+        tokens: where those lie that requests must have; None lets anyone ask.
     """
 
-    def __init__(self, encoder: Any, served: Served, limits: LimitsSpec) -> None:  # noqa: ANN401 - as above
+    def __init__(self, encoder: Any, served: Served, limits: LimitsSpec, tokens: str | None) -> None:  # noqa: ANN401 - as above
         self._encoder = encoder
         self._served = served
         self._limits = limits
+        self._access = None if tokens is None else Access(TokenFolder(tokens).all)
 
     def served(self) -> Served:
         """Say what is served, to whoever deploys next."""
@@ -71,7 +74,7 @@ class Ingress:
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Build the FastAPI application in the replica, where the handle lives."""
         health = Health(**self._served.model_dump(exclude={"options", "route_prefix"}))
-        return build_api(Replicas(self._encoder), health, self._limits)
+        return build_api(Replicas(self._encoder), health, self._limits, self._access)
 
 
 def describe(folder: Path, digest: str, options: ServingOptions) -> Served:
@@ -117,7 +120,8 @@ def build_application(
         max_ongoing_requests=2 * limits.max_queued_requests,
         graceful_shutdown_timeout_s=limits.request_timeout_s,
     )
-    return ingress.bind(encoder.bind(open_bundle, batching, options.decoding_threads), served, limits)
+    replicas = encoder.bind(open_bundle, batching, options.decoding_threads)
+    return ingress.bind(replicas, served, limits, options.tokens)
 
 
 async def _answer(response: Awaitable[Any]) -> Any:  # noqa: ANN401 - the callers know
@@ -125,7 +129,13 @@ async def _answer(response: Awaitable[Any]) -> Any:  # noqa: ANN401 - the caller
         return await response
     except BackPressureError:
         return refusal(
-            503, "overloaded", "all encoders are busy and their queue is full", "try again shortly"
+            503,
+            "overloaded",
+            "all encoders are busy and their queue is full",
+            "try again shortly",
+            retry_after_s=1,
         )
     except (DeploymentUnavailableError, RayActorError):
-        return refusal(503, "encoder-lost", "the encoder stopped while it worked", "try again shortly")
+        return refusal(
+            503, "encoder-lost", "the encoder stopped while it worked", "try again shortly", retry_after_s=1
+        )

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import replace
 from http import HTTPStatus
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Security
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi.security import HTTPBearer
 from numpy.typing import NDArray
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
@@ -31,14 +33,18 @@ from .messages import (
     refusal,
 )
 from .spec import LimitsSpec
+from .tokens import Access
+from .tokens import Scope as AccessScope
 
 BUNDLE_HEADER = "x-eagleray-bundle"
+NEEDS: Mapping[str, AccessScope] = {"/v1/embed": "embed", "/v1/search": "search"}
+"""Path → what a token must be for; nothing else tells anything of the model."""
 
 _logger = logging.getLogger("ray.serve")
 _T = TypeVar("_T")
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
     status: {"model": Problem, "description": HTTPStatus(status).phrase}
-    for status in (400, 413, 415, 422, 500, 503, 504)
+    for status in (400, 401, 403, 413, 415, 422, 429, 500, 503, 504)
 }
 
 
@@ -62,14 +68,18 @@ class RefusedError(Exception):
         self.refusal = refusal
 
 
-def build_api(encoder: EncoderClient, health: Health, limits: LimitsSpec) -> FastAPI:
+def build_api(
+    encoder: EncoderClient, health: Health, limits: LimitsSpec, access: Access | None = None
+) -> FastAPI:
     """Build the HTTP interface over an encoder.
 
     Args:
         encoder: reaches the replicas.
         health: what `/healthz` answers.
         limits: what a request may ask for.
+        access: decides who may ask; None lets anyone.
     """
+    bearer = [] if access is None else [Security(HTTPBearer(auto_error=False))]  # for the pages: see `Guard`
     api = FastAPI(
         title="Eagleray",
         summary="Embeds text, pictures and speech in one space, and searches pictures by any of them.",
@@ -82,7 +92,7 @@ def build_api(encoder: EncoderClient, health: Health, limits: LimitsSpec) -> Fas
         """Say that the service is up, and which bundle it serves."""
         return health
 
-    @api.post("/v1/embed", tags=["model"])
+    @api.post("/v1/embed", tags=["model"], dependencies=bearer)
     async def embed(request: EmbedRequest) -> EmbedResponse:
         """Embed up to some dozens of inputs as unit vectors of one space."""
         if len(request.inputs) > limits.max_inputs:
@@ -100,7 +110,7 @@ def build_api(encoder: EncoderClient, health: Health, limits: LimitsSpec) -> Fas
             embeddings=[vector.tolist() for vector in vectors], dim=health.embed_dim, bundle=health.bundle
         )
 
-    @api.post("/v1/search", tags=["model"])
+    @api.post("/v1/search", tags=["model"], dependencies=bearer)
     async def search(request: SearchRequest) -> SearchResponse:
         """Rank the corpus's pictures by a text, a picture or a spoken sentence."""
         (answer,) = await _all_within(limits.request_timeout_s, [encoder.search(request, request.top_k)])
@@ -111,7 +121,7 @@ def build_api(encoder: EncoderClient, health: Health, limits: LimitsSpec) -> Fas
         ]
         return SearchResponse(results=results, bundle=health.bundle)
 
-    api.add_middleware(Guard, bundle=health.bundle, max_body_bytes=limits.max_body_bytes)
+    api.add_middleware(Guard, bundle=health.bundle, max_body_bytes=limits.max_body_bytes, access=access)
     api.add_exception_handler(RefusedError, _refused)
     api.add_exception_handler(RequestValidationError, _invalid)
     api.add_exception_handler(HTTPException, _http_error)
@@ -119,18 +129,20 @@ def build_api(encoder: EncoderClient, health: Health, limits: LimitsSpec) -> Fas
 
 
 class Guard:
-    """Stands before the interface: bounds the body, and gives every answer the bundle's digest.
+    """Stands before the interface: asks for tokens, bounds the body, names the bundle in every answer.
 
     Args:
         app: what it guards.
         bundle: digest for the header.
         max_body_bytes: the largest body.
+        access: decides who may ask; None lets anyone.
     """
 
-    def __init__(self, app: ASGIApp, bundle: str, max_body_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, bundle: str, max_body_bytes: int, access: Access | None) -> None:
         self._app = app
         self._bundle = bundle
         self._max_body_bytes = max_body_bytes
+        self._access = access
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request (ASGI)."""
@@ -148,7 +160,10 @@ class Guard:
 
         try:
             answer = self._app
-            if scope["method"] == "POST":
+            refused = await self._admit(scope)
+            if refused is not None:
+                answer = _response(refused)
+            elif scope["method"] == "POST":
                 body = await self._read(Headers(scope=scope), receive)
                 if isinstance(body, Refusal):
                     answer = _response(body)
@@ -161,6 +176,16 @@ class Guard:
                 raise
             failed = refusal(500, "internal-error", "the service failed", "look at the replica's log")
             await _response(failed)(scope, receive, stamped)
+
+    async def _admit(self, scope: Scope) -> Refusal | None:
+        """Refuse who may not ask, before anything of a body is read."""
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        if self._access is None or path not in NEEDS:
+            return None
+        if self._access.is_due:
+            await asyncio.to_thread(self._access.refresh)
+        admitted = self._access.admit(Headers(scope=scope).get("authorization"), NEEDS[path])
+        return admitted if isinstance(admitted, Refusal) else None
 
     async def _read(self, headers: Headers, receive: Receive) -> bytes | Refusal:
         """Read a JSON body that is not too large."""
@@ -202,7 +227,8 @@ async def _all_within(timeout_s: float, calls: Sequence[Awaitable[_T]]) -> list[
 def _accept(answer: _T | Refusal, where: str = "") -> _T:
     if isinstance(answer, Refusal):
         problem = answer.problem
-        raise RefusedError(refusal(answer.status, problem.code, where + problem.message, problem.remedy))
+        named = problem.model_copy(update={"message": where + problem.message})
+        raise RefusedError(replace(answer, problem=named))
     return answer
 
 
@@ -217,7 +243,11 @@ def _replay(body: bytes, receive: Receive) -> Receive:
 
 
 def _response(refusal: Refusal) -> JSONResponse:
-    headers = {"retry-after": "1"} if refusal.status == 503 else None
+    headers: dict[str, str] = {}
+    if refusal.retry_after_s is not None:
+        headers["retry-after"] = str(refusal.retry_after_s)
+    if refusal.status == 401:
+        headers["www-authenticate"] = "Bearer"
     return JSONResponse(refusal.problem.model_dump(), refusal.status, headers)
 
 

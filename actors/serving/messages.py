@@ -105,8 +105,11 @@ class Refusal:
 
     status: int
     problem: Problem
+    retry_after_s: int | None = None
 
 
-def refusal(status: int, code: str, message: str, remedy: str = "") -> Refusal:
+def refusal(
+    status: int, code: str, message: str, remedy: str = "", *, retry_after_s: int | None = None
+) -> Refusal:
     """Make a refusal."""
-    return Refusal(status, Problem(code=code, message=message, remedy=remedy))
+    return Refusal(status, Problem(code=code, message=message, remedy=remedy), retry_after_s)

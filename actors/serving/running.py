@@ -10,8 +10,10 @@ import socket
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ from ...workflows.errors import EaglerayError
 from .application import Served, build_application, describe
 from .ingress import BUNDLE_HEADER
 from .spec import ServingOptions
+from .tokens import TokenFolder, issue
 
 _POLL_S = 0.25
 _LOGGING = LoggingConfig(log_level="WARNING", enable_access_log=False)
@@ -64,6 +67,7 @@ class Deployed:
         kept: True when it already ran with the same options, and was left alone.
         request: the sample request, as JSON.
         answer: its answer.
+        asks_for_tokens: whether a request must have one.
     """
 
     url: str
@@ -71,12 +75,14 @@ class Deployed:
     kept: bool
     request: dict[str, Any]
     answer: dict[str, Any]
+    asks_for_tokens: bool = False
 
     @property
     def command(self) -> str:
         """The sample request as a shell command."""
         body = shlex.quote(json.dumps(self.request, ensure_ascii=False))
-        return f"curl -s {self.url}/v1/search -H 'content-type: application/json' -d {body}"
+        token = ' -H "authorization: Bearer $TOKEN"' if self.asks_for_tokens else ""
+        return f"curl -s {self.url}/v1/search{token} -H 'content-type: application/json' -d {body}"
 
 
 def deploy(
@@ -100,8 +106,14 @@ def deploy(
     """
     caption = load_bundle(folder).first_caption  # a damaged bundle stops here, before anything is replaced
     served = describe(folder, digest or bundle_digest(folder), options)
-    if not _is_loopback(options.host):
-        log(f"{options.host} is open to the network, and nothing checks who asks")
+    if not _is_loopback(options.host) and options.tokens is None and not options.open:
+        raise EaglerayError(
+            f"{options.host} is open to the network, and nothing checks who asks",
+            f"ask for tokens (eagleray tokens create; {_option('tokens', '/FOLDER')}), or listen on this "
+            f"machine only ({_option('host', '127.0.0.1')}), or say that anyone may ask: "
+            "--set STAGE.open=true (--open for `eagleray serve`)",
+            options.application,
+        )
     _start_serve(options)
     deadline = time.monotonic() + options.ready_timeout_s
     kept = _served(options.application) == served
@@ -121,7 +133,9 @@ def deploy(
         _wait_until_running(options, served, deadline, forget=not known)
     url = _url((options.host, options.port), options.route_prefix)
     request = {"text": caption, "top_k": 3}
-    return Deployed(url, served.bundle, kept, request, _ask(url, request, served.bundle, deadline))
+    with _own_token(options) as token:
+        answer = _ask(url, request, token, served.bundle, deadline)
+    return Deployed(url, served.bundle, kept, request, answer, options.tokens is not None)
 
 
 def running() -> list[Running]:
@@ -290,11 +304,30 @@ def _messages(overview: ApplicationStatusOverview) -> str:
     return "; ".join(lines) or overview.message or overview.status.value
 
 
-def _ask(url: str, request: dict[str, Any], digest: str, deadline: float) -> dict[str, Any]:
+@contextmanager
+def _own_token(options: ServingOptions) -> Generator[str | None]:
+    """A token for the first request, which is revoked after it."""
+    if options.tokens is None:
+        yield None
+        return
+    folder = TokenFolder(options.tokens)
+    expires = datetime.now(UTC) + timedelta(seconds=options.ready_timeout_s)
+    token, sent = issue("the deployment's own first request", ("search",), expires=expires)
+    folder.add(token)
+    try:
+        yield sent
+    finally:
+        folder.revoke(token.id)
+
+
+def _ask(
+    url: str, request: dict[str, Any], token: str | None, digest: str, deadline: float
+) -> dict[str, Any]:
     """Search over HTTP until the bundle with `digest` answers; routes reach the proxy a moment late."""
-    call = urllib.request.Request(
-        f"{url}/v1/search", json.dumps(request).encode(), {"content-type": "application/json"}
-    )
+    headers = {"content-type": "application/json"}
+    if token is not None:
+        headers["authorization"] = f"Bearer {token}"
+    call = urllib.request.Request(f"{url}/v1/search", json.dumps(request).encode(), headers)
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # this machine needs no proxy
     while True:
         try:

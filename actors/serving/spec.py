@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from ...workflows.spec import Runtime, Spec
 
@@ -65,6 +66,11 @@ class ServingOptions(Spec):
     """Port to listen on."""
     route_prefix: str = Runtime("/", pattern=r"^/([A-Za-z0-9_-]+)?$")
     """Path that the application's routes stand below; each application on one cluster needs its own."""
+    tokens: str | None = Runtime(None)
+    """Where the tokens lie that requests must have: an absolute folder, s3://… or gs://… (see `eagleray
+    tokens`). Without, anyone may ask, and it listens on this machine only."""
+    open: bool = Runtime(False)
+    """Let anyone ask, from wherever the address is reached."""
     batching: BatchingSpec = Runtime(BatchingSpec())
     autoscaling: AutoscalingSpec = Runtime(AutoscalingSpec())
     limits: LimitsSpec = Runtime(LimitsSpec())
@@ -74,3 +80,10 @@ class ServingOptions(Spec):
     """Threads of a replica that decode pictures and speech."""
     ready_timeout_s: float = Runtime(120.0, gt=0)
     """Seconds that the application may take to become healthy."""
+
+    @field_validator("tokens")
+    @classmethod
+    def _is_everywhere_the_same(cls, where: str | None) -> str | None:
+        if where is not None and "://" not in where and not Path(where).is_absolute():
+            raise ValueError(f"{where} is another folder for every process: give an absolute one, or a URI")
+        return where

@@ -5,13 +5,16 @@ Plans read layers that use this, and split no tensor: what it takes to split one
 
 from __future__ import annotations
 
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def local_part(tensor: Tensor) -> Tensor:
     """What this worker has of a tensor, sharing its memory: all of it, if it isn't split."""
-    to_local = getattr(tensor, "to_local", None)
-    return tensor if to_local is None else to_local()
+    if type(tensor) in (Tensor, nn.Parameter):
+        return tensor
+    from torch.distributed.tensor import DTensor
+
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def split_as(part: Tensor, like: Tensor) -> Tensor:
