@@ -20,7 +20,7 @@ class FakeEncoder:
 
     async def embed(self, query):
         if query.text == "overloaded":
-            return refusal(503, "overloaded", "full", "wait")
+            return refusal(503, "overloaded", "full", "wait", retry_after_s=1)
         if query.text == "slow":
             await asyncio.sleep(5)
         if query.text == "broken":

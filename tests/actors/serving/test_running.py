@@ -298,7 +298,7 @@ def test_an_address_of_another_machine_is_refused(bundle_folder):
     from eagleray.actors.serving import running
 
     with pytest.raises(EaglerayError, match="can't listen"):
-        running.deploy(bundle_folder, ServingOptions(host="203.0.113.1"))
+        running.deploy(bundle_folder, ServingOptions(host="203.0.113.1", open=True))
 
 
 def test_serving_in_the_foreground_ends_with_ctrl_c(bundle_folder, options):
