@@ -183,7 +183,7 @@ class Simulation:
             self._start_batch(chosen)
 
     def _taking(self) -> Iterable[_Replica]:
-        return (one for one in self._replicas if one.started and not one.leaving)
+        return (one for one in self._staying() if one.started)
 
     def _start_batch(self, replica: _Replica) -> None:
         if replica.batch or not replica.waiting or not replica.started:
@@ -202,7 +202,7 @@ class Simulation:
         if any(one.kills for one in done):
             self.outcome.lost += len(done) + len(replica.waiting)
             self._end(replica)
-            self._add(self._target - len([one for one in self._replicas if not one.leaving]))
+            self._fit()
             return
         self.outcome.latencies += [self._now - one.at_s for one in done]
         if replica.leaving and not replica.waiting:
@@ -238,17 +238,21 @@ class Simulation:
         if target != self._target:
             self.outcome.targets.append((self._now, target))
             self._target = target
-        self._add(target - len([one for one in self._replicas if not one.leaving]))
+        self._fit()
         self._at(self._now + machine.control_s, self._control)
 
-    def _add(self, more: int) -> None:
-        """Start so many replicas, or end so many: those first that have yet to start, then the least busy."""
+    def _staying(self) -> list[_Replica]:
+        return [one for one in self._replicas if not one.leaving]
+
+    def _fit(self) -> None:
+        """Start replicas, or end some: those first that have yet to start, then the least busy."""
+        more = self._target - len(self._staying())
         for _ in range(more):
             replica = _Replica(self._now + self._machine.startup_s)
             self._replicas.append(replica)
             self._at(replica.ready_s, lambda one=replica: self._ready(one))
         for _ in range(-more):
-            staying = [one for one in self._replicas if not one.leaving]
+            staying = self._staying()
             chosen = min(staying, key=lambda one: (one.started, one.ongoing))
             starting = [one for one in staying if not one.started]
             self.outcome.unready_kills += chosen.started and bool(starting)

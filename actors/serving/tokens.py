@@ -164,8 +164,11 @@ class Access:
     def refresh(self) -> None:
         """Read the tokens; if that fails, nobody is admitted by what was known."""
         self._read_at = self.clock()
-        self._tokens = {}
-        self._tokens = self.read()
+        try:
+            self._tokens = self.read()  # meanwhile others go by what was known
+        except BaseException:
+            self._tokens = {}
+            raise
 
     def admit(self, authorization: str | None, scope: Scope) -> Token | Refusal:
         """The token of a request with that header, or why it is refused."""

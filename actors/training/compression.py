@@ -77,7 +77,7 @@ class Rows:
 
 
 def split_axis(name: str) -> int:
-    """Axis that tensor parallelism splits a matrix along, of that name; see `tensor_plan`."""
+    """Axis that tensor parallelism splits a matrix along, of that name; see `Sharing`."""
     layer, _, kind = name.rpartition(".")
     return 1 if layer.rpartition(".")[2] in ROW and kind in ("weight", "lora_down") else 0
 

@@ -10,8 +10,6 @@ from pydantic import Field, model_validator
 from ...models.spec import EMBEDDED, Task
 from ...workflows.spec import Runtime, Spec, StageSpec
 
-Encoder = Literal["vision", "text", "audio"]
-
 
 class GridSpec(Spec):
     """How an encoder divides the workers that share a slice of the layers."""
@@ -60,27 +58,23 @@ class ParallelSpec(Spec):
         return self.data * self.tensor * self.pipeline
 
     @property
-    def grids(self) -> dict[Encoder, GridSpec]:
+    def grids(self) -> dict[str, GridSpec]:
         """Encoder → its own grid, for those that have another than the model."""
         return {name: grid for name, grid in self.given_grids.items() if grid.tensor != self.tensor}
 
     @property
-    def given_grids(self) -> dict[Encoder, GridSpec]:
+    def given_grids(self) -> dict[str, GridSpec]:
         """Encoder → the grid that the spec gives it."""
-        all_of_them: dict[Encoder, GridSpec | None] = {
-            "vision": self.vision,
-            "text": self.text,
-            "audio": self.audio,
-        }
-        return {name: grid for name, grid in all_of_them.items() if grid is not None}
+        encoders = (("vision", self.vision), ("text", self.text), ("audio", self.audio))
+        return {name: grid for name, grid in encoders if grid is not None}
 
     def within(self, tower: str) -> ParallelSpec:
         """The mesh as a part of the model sees it."""
-        for name, grid in self.grids.items():
-            if name == tower:
-                data = self.data * self.tensor // grid.tensor
-                return self.model_copy(update={"data": data, "tensor": grid.tensor})
-        return self
+        grid = self.grids.get(tower)
+        if grid is None:
+            return self
+        data = self.data * self.tensor // grid.tensor
+        return self.model_copy(update={"data": data, "tensor": grid.tensor})
 
     @property
     def row_unit(self) -> int:

@@ -46,7 +46,7 @@ def split_meta_tensors(
     model: nn.Module, parallel: ParallelSpec, sent: Callable[[float], None]
 ) -> list[Sharing]:
     """Split a model without content as a worker of a mesh would; `sent` is told what crosses from then on."""
-    made: dict[tuple[int, int], nn.Parameter] = {}  # tied weights stay tied
+    made: dict[int, nn.Parameter] = {}  # tied weights stay tied
 
     def layout(within: ParallelSpec) -> Layout:
         one, other = parallel.tensor, within.tensor
@@ -55,12 +55,10 @@ def split_meta_tensors(
             rows = Rows(ImaginedTeam(max(one, other) // min(one, other), sent), joins=other > one)
 
         def divide(parameter: nn.Parameter, axis: int) -> nn.Parameter:
-            key = id(parameter), axis
-            if key not in made:
+            if id(parameter) not in made:
                 part = parameter.detach().chunk(other, axis)[0].clone()
-                made[key] = nn.Parameter(part, parameter.requires_grad)
-                made[id(made[key]), axis] = made[key]
-            return made[key]
+                made[id(parameter)] = nn.Parameter(part, parameter.requires_grad)
+            return made[id(parameter)]
 
         return Layout(ImaginedTeam(other, sent), divide, rows)
 

@@ -5,6 +5,7 @@ Each way has its way back: the gradient of a sum is the same for all, that of wh
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -112,7 +113,7 @@ class Shares:
     Args:
         team: the workers.
         length: positions of the whole.
-        axis: of positions.
+        axis: that is shared; of positions.
 
     Attributes:
         length: see above; that of the rows that are computed.
@@ -170,19 +171,13 @@ class Rows:
     """
 
     def __init__(self, team: Team, *, joins: bool) -> None:
-        self._team, self._joins = team, joins
+        self.team, shares = team, Shares(team, length=sys.maxsize, axis=0)  # rows are never filled up
+        self._enter, self._leave = (shares.whole, shares.take) if joins else (shares.take, shares.whole)
 
     def enter(self, x: Tensor) -> Tensor:
         """Of an input for this worker's rows (B, ...), the rows that it computes; it needs no gradient."""
-        return self._join(x) if self._joins else self._take(x)
+        return self._enter(x)
 
     def leave(self, x: Tensor) -> Tensor:
         """This worker's rows (B, ...) of what was computed."""
-        there, back = (self._take, self._join) if self._joins else (self._join, self._take)
-        return tell(x, there, back)
-
-    def _take(self, x: Tensor) -> Tensor:
-        return self._team.take(x, 0)
-
-    def _join(self, x: Tensor) -> Tensor:
-        return self._team.gather(x, 0)
+        return self._leave(x)

@@ -119,7 +119,8 @@ class Sharing:
             for layer in part.modules():
                 self._split_vocabulary(layer)
             if is_tower:
-                self._split_tower(part, self._shares.setdefault(name, Shares(self._team)))
+                self._shares[name] = Shares(self._team)
+                self._split_tower(part, self._shares[name])
         if is_tower and self._rows is not None:
             self._move_rows(part, self._rows)
 

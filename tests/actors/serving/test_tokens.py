@@ -113,6 +113,21 @@ def test_nobody_is_admitted_while_tokens_cannot_be_read():
     assert code(access.admit(f"Bearer {sent}", "search")) == (401, "invalid-token")
 
 
+def test_who_is_known_is_admitted_while_tokens_are_read_again():
+    token, sent = issue("ann")
+    seen = []
+
+    def read():
+        seen.append(access.admit(f"Bearer {sent}", "search"))
+        return {token.id: token}
+
+    access = Access(read, Clock())
+    access.refresh()
+    access.refresh()
+    assert code(seen[0]) == (401, "invalid-token")
+    assert seen[1] == token
+
+
 def test_a_damaged_file_is_named(tmp_path):
     (tmp_path / "a.json").write_text("{}")
     with pytest.raises(EaglerayError, match="no token") as caught:

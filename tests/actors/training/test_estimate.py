@@ -135,7 +135,7 @@ def measure(rank: int, training: Training) -> tuple[int, int, dict[str, float]]:
     for name, mesh in learner.grids.own.items():
         for axis in ("data", "tensor"):
             groups[axis].append(mesh[axis].get_group())
-        groups["tensor"].append(learner.grids.layouts[name].rows._team._group)
+        groups["tensor"].append(learner.grids.layouts[name].rows.team._group)
     sent = {
         axis: sum(meter.sent[group.group_name] for group in some if group.size() > 1)
         for axis, some in groups.items()
