@@ -6,7 +6,7 @@ import httpx
 import numpy as np
 import pytest
 
-from eagleray.actors.serving.ingress import BUNDLE_HEADER, build_api
+from eagleray.actors.serving.ingress import BUNDLE_HEADER, NEEDS, build_api
 from eagleray.actors.serving.messages import Health, Problem, refusal
 from eagleray.actors.serving.spec import LimitsSpec
 from eagleray.pipelines.bundle import Hit
@@ -125,3 +125,9 @@ def test_search_takes_a_modality_and_how_many():
         {"id": "p1", "caption": "A frog.", "category": "animals", "score": 0.5}
     ]
     assert ask("POST", "/v1/search", json={"text": "frog", "top_k": 0}).status_code == 422
+
+
+def test_every_path_of_the_model_has_its_scope():
+    health = Health(status="ok", bundle=DIGEST, embed_dim=4, application="test")
+    paths = build_api(FakeEncoder(), health, LIMITS).openapi()["paths"]
+    assert {path for path in paths if path.startswith("/v1/")} == set(NEEDS)
