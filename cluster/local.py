@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TextIO
@@ -185,7 +185,7 @@ def start(home: Path, num_cpus: int) -> LocalCluster:
         EaglerayError: when it does not come up, with the end of its log.
     """
     home.mkdir(parents=True, exist_ok=True)
-    port, dashboard_port = _free_port(), _free_port(8265)
+    port, dashboard_port, client_port, agent_port = _free_ports(0, 8265, 0, 0)
     temp = tempfile.gettempdir()
     folder = tempfile.mkdtemp(prefix=FOLDER_PREFIX, dir=temp if len(temp) <= LONGEST_TEMP else "/tmp")
     path = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)])  # of jobs
@@ -201,7 +201,7 @@ def start(home: Path, num_cpus: int) -> LocalCluster:
         ),
         *("--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard_port}", "--disable-usage-stats"),
         # these have fixed ports by default, which a second head on the machine could not have
-        *(f"--ray-client-server-port={_free_port()}", f"--dashboard-agent-listen-port={_free_port()}"),
+        *(f"--ray-client-server-port={client_port}", f"--dashboard-agent-listen-port={agent_port}"),
     ]
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -285,13 +285,16 @@ def _write(home: Path, cluster: LocalCluster) -> None:
     arriving.replace(_record(home))
 
 
-def _free_port(wanted: int = 0) -> int:
+def _free_ports(*wanted: int) -> list[int]:
+    """A free port for each one wanted, that one if it is free; all are held until none can come twice."""
+    with ExitStack() as held:
+        return [_bound(held.enter_context(socket.socket()), port) for port in wanted]
+
+
+def _bound(probe: socket.socket, wanted: int) -> int:
     for port in (wanted, 0):
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
+        with suppress(OSError):
+            probe.bind(("127.0.0.1", port))
             return int(probe.getsockname()[1])
     raise EaglerayError("no free port on 127.0.0.1", "end a program that holds many ports")
 

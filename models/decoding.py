@@ -5,7 +5,7 @@ Shape letters: B batch, T tokens, N memory positions, D width, V vocabulary, M m
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -121,6 +121,18 @@ class Evidence(nn.ModuleDict):
             found = found + weight * cross.look_up(question, *projected[modality])
         return found
 
+    def looked_at(
+        self, question: Tensor, projected: Mapping[str, tuple[KeyValues, Tensor]], weights: Tensor
+    ) -> dict[str, Tensor]:
+        """Modality → how much of what a question (B, T, D) finds is from where (B, T, N).
+
+        A row sums to 1 over all modalities, or to 0 if it has none.
+        """
+        return {
+            modality: weights[:, i, None, None] * cross.looked_at(question, *projected[modality])
+            for i, modality, cross in self._read(projected)
+        }
+
     def _read(self, given: Container[str]) -> Iterator[tuple[int, str, CrossAttention]]:
         for i, modality in enumerate(MODALITIES):
             if modality in given and modality in self:
@@ -168,12 +180,26 @@ class DecoderBlock(nn.Module):
         relative = self.attention.distances(capacity, self.attention.query.weight)
         return DecoderCache(BlockCache(None, relative), self.cross.project(memories, weights))
 
-    def step(self, hidden: Tensor, cache: DecoderCache, weights: Tensor) -> tuple[Tensor, DecoderCache]:
-        """Transform hidden (B, T, D), which follows on what the cache holds."""
-        mixed, own = self.attention.step(self.norm_attention(hidden), cache.own)
+    def step(
+        self, hidden: Tensor, cache: DecoderCache, weights: Tensor, lengths: Tensor | None = None
+    ) -> tuple[Tensor, DecoderCache, Tensor]:
+        """Transform hidden (B, T, D), which follows on what the cache holds.
+
+        Args:
+            hidden: (B, T, D).
+            cache: of what came before.
+            weights: (B, M).
+            lengths: see `RelativeAttention.step`.
+
+        Returns:
+            The same as `forward` (B, T, D), the cache with hidden in it, and what the evidence was asked
+            (B, T, D).
+        """
+        mixed, own = self.attention.step(self.norm_attention(hidden), cache.own, lengths)
         hidden = hidden + mixed
-        found = self.cross.look_up(self.norm_cross(hidden), cache.evidence, weights)
-        return self._finish(hidden + found, None), DecoderCache(own, cache.evidence)
+        question = self.norm_cross(hidden)
+        found = self.cross.look_up(question, cache.evidence, weights)
+        return self._finish(hidden + found, None), DecoderCache(own, cache.evidence), question
 
     def _finish(self, hidden: Tensor, seeds: Tensor | None) -> Tensor:
         return hidden + self.drop_mlp(self.mlp(self.norm_mlp(hidden)), seeds)
@@ -221,6 +247,53 @@ class JointDecoder(nn.Module):
             hidden = block(hidden, memories, weights)
         return self.head(self.norm(hidden))
 
+    def start(self, memories: Memories, weights: Tensor, capacity: int) -> list[DecoderCache]:
+        """Empty caches of so many tokens, for `step`."""
+        return [block.start(memories, weights, capacity) for block in self._blocks]
+
+    def step(
+        self,
+        tokens: Tensor,
+        caches: Sequence[DecoderCache],
+        weights: Tensor,
+        lengths: Tensor | None = None,
+    ) -> tuple[Tensor, list[DecoderCache], list[Tensor]]:
+        """Go on by tokens (B, T), which follow on those that the caches hold.
+
+        Returns:
+            Log-probabilities (B, T, V) of the token after each, the caches with these tokens in them, and
+            what each block asked the evidence (B, T, D).
+        """
+        hidden = self.embed(tokens)
+        kept: list[DecoderCache] = []
+        asked: list[Tensor] = []
+        for block, cache in zip(self._blocks, caches, strict=True):
+            hidden, cache, question = block.step(hidden, cache, weights, lengths)
+            kept.append(cache)
+            asked.append(question)
+        return self.head(self.norm(hidden)).log_softmax(dim=-1), kept, asked
+
+    def looked_at(
+        self, asked: Sequence[Tensor], caches: Sequence[DecoderCache], weights: Tensor
+    ) -> dict[str, Tensor]:
+        """Modality → how much of what was found is from where (B, T, N), the mean over blocks; see `step`."""
+        each = [
+            block.cross.looked_at(question, cache.evidence, weights)
+            for block, question, cache in zip(self._blocks, asked, caches, strict=True)
+        ]
+        return {
+            modality: torch.stack([found[modality] for found in each]).mean(dim=0) for modality in each[0]
+        }
+
+    @property
+    def attentions(self) -> list[RelativeAttention]:
+        """Of each block, to the tokens so far."""
+        return [block.attention for block in self._blocks]
+
+    @property
+    def _blocks(self) -> list[DecoderBlock]:
+        return [block for block in self.blocks if isinstance(block, DecoderBlock)]
+
     @torch.no_grad()
     def generate(
         self, memories: Memories, weights: Tensor, begin: int, end: int, max_tokens: int
@@ -234,17 +307,14 @@ class JointDecoder(nn.Module):
             end: token that ends it.
             max_tokens: of a text, without the one it begins with.
         """
-        blocks = [block for block in self.blocks if isinstance(block, DecoderBlock)]
-        caches = [block.start(memories, weights, max_tokens) for block in blocks]
+        caches = self.start(memories, weights, max_tokens)
         last = torch.full((len(weights), 1), begin, device=weights.device)
         going = torch.ones(len(weights), dtype=torch.bool, device=weights.device)
         tokens: list[Tensor] = []
         log_probs: list[Tensor] = []
         while len(tokens) < max_tokens and (going.any() or not tokens):
-            hidden = self.embed(last)
-            for i, block in enumerate(blocks):
-                hidden, caches[i] = block.step(hidden, caches[i], weights)
-            likeliest, last = self.head(self.norm(hidden)).log_softmax(dim=-1).max(dim=-1)
+            found, caches, _ = self.step(last, caches, weights)
+            likeliest, last = found.max(dim=-1)
             last = last.masked_fill(~going[:, None], end)
             tokens.append(last)
             log_probs.append(likeliest.masked_fill(~going[:, None], 0))

@@ -155,9 +155,18 @@ class CrossAttention(nn.Module):
 
     def look_up(self, x: Tensor, memory: KeyValues, mask: Tensor) -> Tensor:
         """The same as `forward`, of a memory that is projected already."""
-        query = split_heads(self.query(x), self.head_dim) * self.head_dim**-0.5
+        query = self._queries(x)
         mixed = attend(query, memory.key, memory.value, key_bias(mask, query.dtype))
         return self.output(merge_heads(mixed))
+
+    def looked_at(self, x: Tensor, memory: KeyValues, mask: Tensor) -> Tensor:
+        """How much of what x (B, N, D) looks up is from where: (B, N, M), the mean of heads."""
+        query = self._queries(x)
+        scores = query @ memory.key.transpose(-2, -1) + key_bias(mask, query.dtype)
+        return scores.softmax(dim=-1).mean(dim=1)
+
+    def _queries(self, x: Tensor) -> Tensor:
+        return split_heads(self.query(x), self.head_dim) * self.head_dim**-0.5
 
 
 def scramble(x: Tensor) -> Tensor:

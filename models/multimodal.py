@@ -86,7 +86,8 @@ class Heads(nn.Module):
             tasks: which.
             state: modality → hidden states (B, N, D).
             masks: modality → where they are valid (B, N).
-            words: tokens (B, T), token_mask (B, T) and label (B,), as far as the tasks need them.
+            words: tokens (B, T), token_mask (B, T), spoken_mask (B, T), of texts that are said, and label
+                (B,), as far as the tasks need them.
 
         Returns:
             See `MultimodalModel.outputs`.
@@ -112,7 +113,7 @@ class Heads(nn.Module):
             nll = self.language.nll(state["text"][:, :-1], words["tokens"][:, 1:])
             found["language"] = nll.masked_fill(~counted, 0).sum(dim=1)
         if "transcription" in tasks and self.transcription is not None:
-            said, valid = spoken(words["tokens"], words["token_mask"])
+            said, valid = spoken(words["tokens"], words["spoken_mask"])
             log_probs = promoted(self.transcription(state["speech"]))
             found["transcription"] = ctc_nll(log_probs, masks["speech"], said, valid)
         if "classification" in tasks and self.classifier is not None:
@@ -153,9 +154,7 @@ class MultimodalModel(nn.Module):
         self.decoder: JointDecoder | None = None
         if spec.decoder is not None and DECODED & self.tasks:
             self.gate = ModalityGate(widths.get("text", spec.decoder.d_model), spec.decoder)
-            self.decoder = JointDecoder(
-                spec.decoder, vocab_size, {m: w for m, w in widths.items() if self._is_evidence(m)}
-            )
+            self.decoder = JointDecoder(spec.decoder, vocab_size, {m: widths[m] for m in self.evidence})
         self.heads = Heads(spec, widths, vocab_size, num_classes, self.tasks)
         self.tied: dict[str, str] = {}
         language = self.heads.language
@@ -261,7 +260,8 @@ class MultimodalModel(nn.Module):
             state: what earlier layers left, by the names that `state_after` gives.
             batch: image (B, 3, H, W), tokens (B, T), token_mask (B, T), mel (B, F, n_mels),
                 mel_mask (B, F), present (B, M); for answers also answer (B, A), answer_mask (B, A) and
-                question_type (B,); for categories label (B,); in training of a model that drops, seed (B,).
+                question_type (B,); for transcripts is_transcript (B,); for categories label (B,); in training
+                of a model that drops, seed (B,).
         """
         for name in names:
             tower, _, layer = name.partition(".")
@@ -282,7 +282,7 @@ class MultimodalModel(nn.Module):
                 if tower == "audio":
                     reads = (self.speech_mask(batch["mel_mask"]),)
                 elif tower == "decoder":
-                    reads = self._memories(state, batch), state["weights"]
+                    reads = self.memories(state, batch), state["weights"]
                 state[key] = module(state[key], *reads, seeds=batch.get("seed"))
 
     def outputs(self, state: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -293,10 +293,18 @@ class MultimodalModel(nn.Module):
             the inverse temperature, repeated, so that it crosses process borders (B,); `found.A-B` (B, E):
             what A found in B, and `divergence.A-B` (B,) how far its view is from B's own, nats; each other
             task: the negative log-likelihood of its target (B,), nats, a sum where that is a text.
+            A question describes nothing: only `answer` reads it (see `described`).
         """
-        words = {name: batch[name] for name in ("tokens", "token_mask", "label") if name in batch}
+        words = {name: batch[name] for name in ("tokens", "label") if name in batch}
+        if "token_mask" in batch:
+            words["token_mask"] = described(batch)
+        if "transcription" in self.tasks:
+            words["spoken_mask"] = transcribed(batch)
         hidden = {m: state[m] for m in self.modalities if m in state}
-        found = self.heads(self.tasks, hidden, self._masks(state, batch), words)
+        masks = self._masks(state, batch)
+        if "text" in masks:
+            masks["text"] = words["token_mask"]
+        found = self.heads(self.tasks, hidden, masks, words)
         if self.decoder is not None and DECODED & self.tasks:
             target, mask, task = self._target(batch)
             last = state["decoder"].to(self.decoder.head.weight.dtype)
@@ -365,8 +373,8 @@ class MultimodalModel(nn.Module):
         state: dict[str, Tensor] = {}
         encoders = [name for name in self.layer_names if name.partition(".")[0] in TOWERS]
         self.run_layers(encoders, state, batch)
-        weights = self._weigh(state, batch)
-        made = self.decoder.generate(self._memories(state, batch), weights, begin, end, max_tokens)
+        weights = self.weigh(state, batch)
+        made = self.decoder.generate(self.memories(state, batch), weights, begin, end, max_tokens)
         return made, weights
 
     def _embed(
@@ -377,7 +385,7 @@ class MultimodalModel(nn.Module):
         if tower == "audio":
             return module(batch["mel"], batch["mel_mask"])
         if tower == "decoder":
-            state["weights"] = self._weigh(state, batch)
+            state["weights"] = self.weigh(state, batch)
             return module(self._target(batch)[0])
         return module(batch["tokens"])
 
@@ -387,11 +395,11 @@ class MultimodalModel(nn.Module):
             return batch["answer"], batch["answer_mask"], "answer"
         return batch["tokens"], batch["token_mask"], "caption"
 
-    def _weigh(self, state: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> Tensor:
+    def weigh(self, state: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> Tensor:
         """Weights of the modalities (B, M) that a row's text is decoded from."""
         assert self.gate is not None
         evidence = torch.tensor(
-            [m in self.modalities and self._is_evidence(m) for m in MODALITIES],
+            [m in self.evidence for m in MODALITIES],
             device=batch["present"].device,
         )
         if "answer" in self.tasks:
@@ -414,13 +422,30 @@ class MultimodalModel(nn.Module):
             masks["speech"] = self.speech_mask(batch["mel_mask"])
         return masks
 
-    def _memories(self, state: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> Memories:
+    def memories(self, state: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> Memories:
+        """What a row's text is decoded from."""
         masks = self._masks(state, batch)
         return {m: (state[m], mask) for m, mask in masks.items() if self._is_evidence(m)}
+
+    @property
+    def evidence(self) -> tuple[str, ...]:
+        """Modalities that texts are decoded from."""
+        return tuple(modality for modality in self.modalities if self._is_evidence(modality))
 
     def _is_evidence(self, modality: str) -> bool:
         """Whether texts are decoded from it: a caption is no evidence for itself, a question is."""
         return modality != "text" or "answer" in self.tasks
+
+
+def described(batch: Mapping[str, Tensor]) -> Tensor:
+    """Where the text of a row says something about it (B, T): a row with an answer has a question there."""
+    mask = batch["token_mask"]
+    return mask & ~batch["answer_mask"].any(dim=1, keepdim=True) if "answer_mask" in batch else mask
+
+
+def transcribed(batch: Mapping[str, Tensor]) -> Tensor:
+    """Where the text of a row is what its speech says (B, T)."""
+    return described(batch) & batch["is_transcript"][:, None]
 
 
 def spoken(tokens: Tensor, token_mask: Tensor) -> tuple[Tensor, Tensor]:

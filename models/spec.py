@@ -203,6 +203,11 @@ class QuestionType(PartSpec):
     """Weight of the recording."""
 
     @property
+    def pattern(self) -> str:
+        """Regular expression for questions of this type, in small letters."""
+        return "|".join(rf"\b{re.escape(word)}\b" for word in self.words) or r"(?!)"
+
+    @property
     def weights(self) -> tuple[float, ...]:
         """In the order of `MODALITIES`."""
         return self.image, self.text, self.speech
@@ -245,11 +250,8 @@ class DecoderSpec(PartSpec):
 
     def question_type(self, question: str) -> int:
         """Number of the first type that a question is of; -1 if it is of none."""
-        question = question.casefold()
-        for number, kind in enumerate(self.question_types):
-            if any(re.search(rf"\b{re.escape(word)}\b", question) for word in kind.words):
-                return number
-        return -1
+        found = (re.search(kind.pattern, question.casefold()) for kind in self.question_types)
+        return next((number for number, match in enumerate(found) if match), -1)
 
 
 PRESETS: dict[str, dict[str, Any]] = {

@@ -107,15 +107,24 @@ class RelativeAttention(nn.Module):
             parts.append(self._attend(query[:, :, start:stop], seen, relative))
         return self.output(merge_heads(parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)))
 
-    def step(self, x: Tensor, cache: BlockCache) -> tuple[Tensor, BlockCache]:
+    def step(self, x: Tensor, cache: BlockCache, lengths: Tensor | None = None) -> tuple[Tensor, BlockCache]:
         """Attend from x (B, T, D) to what the cache holds and to itself.
+
+        Args:
+            x: (B, T, D).
+            cache: of what came before.
+            lengths: (B,) int64, how many of a row's last positions are some, x's included; None is all.
 
         Returns:
             The same as `forward` (B, T, D), and the cache with x in it, cut to its capacity.
         """
         new = self.project(x) if cache.past is None else cache.past.followed_by(self.project(x))
         new = new.last(cache.relative.shape[2])
-        mixed = self._attend(self._queries(x), new, cache.relative)
+        seen = None
+        if lengths is not None:
+            num_known = new.key.shape[2]
+            seen = torch.arange(num_known, 0, -1, device=x.device) <= lengths[:, None]
+        mixed = self._attend(self._queries(x), new, cache.relative, seen)
         return self.output(merge_heads(mixed)), BlockCache(new, cache.relative)
 
     def project(self, context: Tensor) -> KeyValues:
@@ -133,8 +142,13 @@ class RelativeAttention(nn.Module):
     def _queries(self, x: Tensor) -> Tensor:
         return split_heads(self.query(x), self.head_dim) * self.head_dim**-0.5
 
-    def _attend(self, query: Tensor, context: KeyValues, relative: Tensor) -> Tensor:
-        """From queries (B, H, T, K) to the L positions that end with theirs; relative (H, K, L or more)."""
+    def _attend(
+        self, query: Tensor, context: KeyValues, relative: Tensor, some: Tensor | None = None
+    ) -> Tensor:
+        """From queries (B, H, T, K) to the L positions that end with theirs, where some (B, L) is True.
+
+        relative (H, K, L or more).
+        """
         scale = self.head_dim**-0.5
         by_content = query + self.content_bias() * scale
         by_distance = query + self.distance_bias() * scale
@@ -151,6 +165,7 @@ class RelativeAttention(nn.Module):
                 context.key[:, :, first:last],
                 context.value[:, :, first:last],
                 relative[:, :, relative.shape[2] - (last - first) :],
+                None if some is None else some[:, first:last],
             )
             if torch.is_grad_enabled() and num_queries > block:
                 parts.append(checkpoint(self._block, *seen, use_reentrant=False, preserve_rng_state=False))
@@ -159,7 +174,13 @@ class RelativeAttention(nn.Module):
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
 
     def _block(
-        self, by_content: Tensor, by_distance: Tensor, key: Tensor, value: Tensor, relative: Tensor
+        self,
+        by_content: Tensor,
+        by_distance: Tensor,
+        key: Tensor,
+        value: Tensor,
+        relative: Tensor,
+        some: Tensor | None,
     ) -> Tensor:
         """From queries (B, H, T, K) to keys (B, H, L, K), the last T of which are their own."""
         bias = align_distances(by_distance @ relative)
@@ -168,6 +189,8 @@ class RelativeAttention(nn.Module):
         hidden = everything.triu(length - num_queries + 1)
         if self.window:
             hidden = hidden | everything.tril(length - num_queries - self.window)
+        if some is not None:
+            hidden = hidden | ~some[:, None, None, :]
         return attend(by_content, key, value, bias.masked_fill(hidden, float("-inf")))
 
 

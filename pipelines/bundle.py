@@ -1,13 +1,21 @@
-"""A bundle: the folder that serving loads. Three ONNX graphs, a tokenizer, an index, and `bundle.json`.
+"""A bundle: the folder that serving loads. ONNX graphs, a tokenizer, an index, and `bundle.json`.
 
-`bundle.json` is written last and holds the sha256 of every other file.
+A graph for each modality makes an embedding and hidden states; where the model answers, `evidence` makes of
+these what an answer is decoded from, and `step` decodes a token. `bundle.json` is written last and holds the
+sha256 of every other file.
+
+Shape letters: B rows, N positions, D width, E embedding, M modalities, L blocks of the decoder, H heads,
+K head width, C tokens of the longest answer, V vocabulary.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast
 
@@ -22,7 +30,7 @@ from tokenizers import Tokenizer
 from ..workflows.errors import EaglerayError
 from ..workflows.spec import Spec
 from .media import audio, image, text
-from .spec import Preparation
+from .spec import PAD, Preparation
 
 Modality: TypeAlias = Literal["image", "text", "speech"]
 Arrays: TypeAlias = Mapping[str, NDArray[Any]]
@@ -35,7 +43,33 @@ GRAPH_INPUTS: Mapping[Modality, tuple[str, ...]] = {
 """Modality → the names of its graph's inputs."""
 
 EMBEDDING = "unit_embedding"
-"""First output of every graph; the exporter itself names values `embedding`, and they would clash."""
+"""First output of a modality's graph; the exporter itself names values `embedding`, and they would clash."""
+STATES, CLASS_LOGITS, TRANSCRIPT = "hidden_states", "class_logits", "transcript_log_probs"
+EVIDENCE_INPUTS = (
+    "image_states",
+    "text_states",
+    "speech_states",
+    "token_mask",
+    "mel_mask",
+    "present",
+    "question_type",
+)
+OF_QUESTIONS = frozenset({"text_states", "token_mask", "question_type"})
+"""Those that a model takes that answers questions; one that describes takes the others."""
+WEIGHTS, MEMORY, SEEN, MAP = "weights", "memory_", "seen_", "map_"
+"""Outputs of `evidence` and `step`; to the last three a modality's name is added."""
+STEP_INPUTS = ("token", "length", "own_memory")
+"""And what `evidence` gives."""
+LOG_PROBS, OWN = "log_probs", "own_memory_after"
+
+_EVIDENCE: Mapping[str, tuple[Modality, str]] = {
+    "image_states": ("image", STATES),
+    "text_states": ("text", STATES),
+    "speech_states": ("speech", STATES),
+    "token_mask": ("text", "token_mask"),
+    "mel_mask": ("speech", "mel_mask"),
+}
+_KINDS = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(bool)": np.bool_}
 
 INDEX_SCHEMA = pa.schema(
     [
@@ -76,17 +110,41 @@ class Lineage(Spec):
     """Digest of the corpus whose pictures are indexed."""
 
 
+class Decoding(Spec):
+    """How answers are decoded."""
+
+    asks: bool
+    """Whether an answer is to a question; else it describes what is there."""
+    max_tokens: int
+    """Of an answer."""
+    question_types: tuple[str, ...]
+    """Regular expressions for a question in small letters; the first that is found gives its type."""
+
+    def question_type(self, question: str) -> int:
+        """Number of a question's type; -1 for none."""
+        found = (re.search(pattern, question.casefold()) for pattern in self.question_types)
+        return next((number for number, match in enumerate(found) if match), -1)
+
+
 class BundleInfo(Spec):
     """What `bundle.json` holds."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     embed_dim: int
     classes: tuple[str, ...]
     preparation: Preparation
-    graphs: Mapping[Modality, GraphSignature]
+    graphs: Mapping[str, GraphSignature]
+    """Modality, `evidence` or `step` → its graph."""
+    decoding: Decoding | None
+    """None where the model doesn't answer."""
     lineage: Lineage
     files: Mapping[str, str]
     """File name → sha256, hex."""
+
+    @property
+    def transcribes(self) -> bool:
+        """Whether it makes a text of speech."""
+        return any(one.name == TRANSCRIPT for one in self.graphs["speech"].outputs)
 
 
 @dataclass(frozen=True)
@@ -147,11 +205,7 @@ def load_bundle(folder: Path, threads: int = 1) -> LoadedBundle:
         if not path.is_file() or _sha256(path) != digest:
             state = "was changed after it was written" if path.is_file() else "is missing"
             raise EaglerayError(f"the bundle's {name} {state}", "export the bundle again", str(path))
-    sessions: dict[Modality, ort.InferenceSession] = {
-        modality: open_graph(folder / f"{modality}.onnx", threads) for modality in GRAPH_INPUTS
-    }
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    return LoadedBundle(info, sessions, tokenizer, pq.read_table(folder / "index.parquet"))
+    return LoadedBundle(folder, info, threads)
 
 
 def open_graph(path: Path, threads: int = 1) -> ort.InferenceSession:
@@ -162,22 +216,35 @@ def open_graph(path: Path, threads: int = 1) -> ort.InferenceSession:
     return ort.InferenceSession(path, sess_options=options, providers=["CPUExecutionProvider"])
 
 
-class LoadedBundle:
-    """Prepares inputs with the corpus's own operators, embeds them, and searches the index."""
+@dataclass(frozen=True)
+class Stretch:
+    """A part of a recording, prepared."""
 
-    def __init__(
-        self,
-        info: BundleInfo,
-        sessions: Mapping[Modality, ort.InferenceSession],
-        tokenizer: Tokenizer,
-        index: pa.Table,
-    ) -> None:
+    start_s: float
+    end_s: float
+    arrays: Arrays
+
+
+class LoadedBundle:
+    """Prepares inputs with the corpus's own operators, runs the graphs, and searches the index.
+
+    Graphs and index are opened when they are first used: nobody uses all of them.
+
+    Args:
+        folder: the bundle.
+        info: what its `bundle.json` holds.
+        threads: of one graph.
+
+    Attributes:
+        info: see above.
+        tokenizer: of all its texts.
+    """
+
+    def __init__(self, folder: Path, info: BundleInfo, threads: int) -> None:
         self.info = info
-        self._sessions = sessions
-        self._tokenizer = tokenizer
-        self._index = index.drop_columns(["embedding"])
-        vectors = index["embedding"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-        self._vectors = vectors.reshape(-1, info.embed_dim).astype(np.float32, copy=False)
+        self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self._folder, self._threads = folder, threads
+        self._sessions: dict[str, ort.InferenceSession] = {}
 
     @property
     def first_caption(self) -> str:
@@ -192,7 +259,7 @@ class LoadedBundle:
 
     def prepare_text(self, string: str) -> Arrays:
         """Prepare a text: tokens (T,) int64, token_mask (T,) bool; what is too long is cut."""
-        tokens, mask = text.encode(self._tokenizer, [string], self.info.preparation.max_tokens)
+        tokens, mask = text.encode(self.tokenizer, [string], self.info.preparation.max_tokens)
         return {"tokens": tokens[0], "token_mask": mask[0]}
 
     def prepare_speech(self, data: bytes) -> Arrays:
@@ -202,12 +269,29 @@ class LoadedBundle:
         mel, mask = audio.pad(audio.normalise(audio.log_mel(wave, preparation)), preparation.max_frames)
         return {"mel": mel, "mel_mask": mask}
 
-    def blank(self, modality: Modality) -> Arrays:
-        """An input of a modality that says nothing, prepared."""
-        kinds = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(bool)": np.bool_}
+    def prepare_stretches(self, data: bytes) -> list[Stretch]:
+        """Prepare encoded speech of any length, one stretch of what the model hears at once after another."""
+        preparation = self.info.preparation
+        wave = audio.decode(data, preparation.sample_rate)
+        rate, hop = preparation.sample_rate, round(preparation.sample_rate * preparation.hop_ms / 1000)
+        size = (preparation.max_frames - 1) * hop
+        found: list[Stretch] = []
+        for start in range(0, len(wave), size):
+            part = wave[start : start + size]
+            mel, mask = audio.pad(audio.normalise(audio.log_mel(part, preparation)), preparation.max_frames)
+            found.append(Stretch(start / rate, (start + len(part)) / rate, {"mel": mel, "mel_mask": mask}))
+        return found
+
+    def spell(self, log_probs: NDArray[np.float32]) -> str:
+        """The text of a transcript's log-probabilities (N, V): at each position the likeliest token."""
+        tokens = [token for token, _ in groupby(log_probs.argmax(axis=-1).tolist()) if token != PAD]
+        return self.tokenizer.decode(tokens)
+
+    def blank(self, graph: str) -> Arrays:
+        """A row of what a graph takes that says nothing."""
         return {
-            one.name: np.ones([int(size) for size in one.shape[1:]], kinds[one.dtype])
-            for one in self.info.graphs[modality].inputs
+            one.name: np.ones([int(size) for size in one.shape[1:]], _KINDS[one.dtype])
+            for one in self.info.graphs[graph].inputs
         }
 
     def embed(self, modality: Modality, rows: Sequence[Arrays]) -> NDArray[np.float32]:
@@ -218,8 +302,52 @@ class LoadedBundle:
     def embed_batch(self, modality: Modality, batch: Arrays) -> NDArray[np.float32]:
         """Embed a batch of stacked arrays, which may hold other modalities' too: unit vectors (B, E)."""
         feed = {name: batch[name] for name in GRAPH_INPUTS[modality]}
-        (embedding,) = self._sessions[modality].run([EMBEDDING], feed)
-        return cast(NDArray[np.float32], embedding)
+        return cast(NDArray[np.float32], self.run(modality, feed, (EMBEDDING,))[EMBEDDING])
+
+    @property
+    def decoding(self) -> Decoding:
+        """How answers are decoded.
+
+        Raises:
+            EaglerayError: when the model doesn't answer.
+        """
+        if self.info.decoding is None:
+            raise EaglerayError("the model does not answer", "train it with a weight for objective.answer")
+        return self.info.decoding
+
+    def encode(self, modality: Modality, rows: Sequence[Arrays]) -> list[Arrays]:
+        """Run a modality's graph on prepared rows as one batch: each row's outputs, and its mask."""
+        names = GRAPH_INPUTS[modality]
+        batch = {name: np.stack([row[name] for row in rows]) for name in names}
+        outputs = tuple(one.name for one in self.info.graphs[modality].outputs)
+        masks = {name: batch[name] for name in names if name.endswith("_mask")}
+        return split({**self.run(modality, batch, outputs), **masks})
+
+    def gather(self, rows: Sequence[Mapping[Modality, Arrays]], kinds: Sequence[int]) -> Arrays:
+        """What answers are decoded from, of all rows.
+
+        Args:
+            rows: what `encode` made of each modality that there is.
+            kinds: each one's type of question.
+        """
+        nothing = self.blank("evidence")
+        feed: dict[str, NDArray[Any]] = {}
+        for name in nothing.keys() & _EVIDENCE.keys():
+            modality, key = _EVIDENCE[name]
+            found = [row[modality][key] if modality in row else np.zeros_like(nothing[name]) for row in rows]
+            feed[name] = np.stack(found)
+        feed["present"] = np.array([[modality in row for modality in GRAPH_INPUTS] for row in rows], np.bool_)
+        if "question_type" in nothing:
+            feed["question_type"] = np.array(kinds, np.int64)
+        return self.run("evidence", feed)
+
+    def run(self, graph: str, feed: Arrays, outputs: Sequence[str] | None = None) -> Arrays:
+        """Run a graph on a batch; its outputs by name, all of them by default."""
+        session = self._sessions.get(graph)
+        if session is None:
+            session = self._sessions[graph] = open_graph(self._folder / f"{graph}.onnx", self._threads)
+        names = [one.name for one in session.get_outputs()] if outputs is None else list(outputs)
+        return dict(zip(names, (np.asarray(one) for one in session.run(names, dict(feed))), strict=True))
 
     def search(self, query: NDArray[np.float32], top_k: int) -> list[Hit]:
         """Rank the indexed pictures by cosine with `query` (E,); the best `top_k`, equal ones by id."""
@@ -227,6 +355,23 @@ class LoadedBundle:
         order = np.argsort(-scores, kind="stable")[:top_k]
         rows = self._index.take(pa.array(order)).to_pylist()
         return [Hit(**row, score=float(scores[i])) for row, i in zip(rows, order, strict=True)]
+
+    @cached_property
+    def _index(self) -> pa.Table:
+        names = [name for name in INDEX_SCHEMA.names if name != "embedding"]
+        return pq.read_table(self._folder / "index.parquet", columns=names)
+
+    @cached_property
+    def _vectors(self) -> NDArray[np.float32]:
+        table = pq.read_table(self._folder / "index.parquet", columns=["embedding"])
+        vectors = table["embedding"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        return vectors.reshape(-1, self.info.embed_dim).astype(np.float32, copy=False)
+
+
+def split(batch: Arrays) -> list[Arrays]:
+    """The rows of a batch."""
+    length = len(next(iter(batch.values())))
+    return [{name: array[row] for name, array in batch.items()} for row in range(length)]
 
 
 def _sha256(path: Path) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -150,12 +150,13 @@ class CorpusReader:
             sizes: that sequences are filled up to; None takes the longest that the preparation allows.
             caption_language: of the text; None takes the reference language (the first of
                 `caption_languages`), and with seeds, half the time, the language of the speech.
-            transcript: the text is the caption in the language of the speech, always.
+            transcript: the text is the caption in the language of the speech, always, but for questions.
 
         Returns:
             `image` (B, 3, H, W) float32, `tokens` (B, T) int64, `token_mask` (B, T) bool,
-            `mel` (B, F, M) float32, `mel_mask` (B, F) bool, `present` (B, 3) bool in the order of
-            `MODALITIES`, `label` (B,) int64 and `group` (B,) int64, equal where records share a caption.
+            `mel` (B, F, M) float32, `mel_mask` (B, F) bool, `is_transcript` (B,) bool, whether the text is in
+            the language of the speech, `present` (B, 3) bool in the order of `MODALITIES`, `label` (B,)
+            int64 and `group` (B,) int64, equal where records share a caption.
             Where records have answers, also `answer` (B, T) int64 and `answer_mask` (B, T) bool.
             What is absent is zeros; the label of a record without a category is -1. The text of a record
             without a caption is its document: the beginning, or with seeds any stretch of it.
@@ -164,12 +165,12 @@ class CorpusReader:
         preparation = self.info.preparation
         longest = sizes or Sizes(preparation.max_tokens, preparation.max_tokens, preparation.max_frames)
         chosen = self._chosen(records, seeds, stretches, caption_language, transcript)
-        tokens, token_mask = text.pad([said.tolist() for said, _ in chosen], longest.tokens)
-        mel, mel_mask = self._speech([clip for _, clip in chosen], seeds, longest.frames)
+        tokens, token_mask = text.pad([one.tokens.tolist() for one in chosen], longest.tokens)
+        mel, mel_mask = self._speech([one.clip for one in chosen], seeds, longest.frames)
         pictures, has_picture = self._pictures(records, seeds)
         present = {"image": has_picture, "text": token_mask.any(axis=1), "speech": mel_mask.any(axis=1)}
         answers: Arrays = {}
-        if "answer_tokens" in self.info.columns:
+        if self._has_answers:
             found = [chunk.answer(row).tolist() for chunk, row in records]
             answers["answer"], answers["answer_mask"] = text.pad(found, longest.answer)
         return {
@@ -179,6 +180,7 @@ class CorpusReader:
             "token_mask": token_mask,
             "mel": mel,
             "mel_mask": mel_mask,
+            "is_transcript": np.array([one.is_transcript for one in chosen], np.bool_),
             "present": np.stack([present[modality] for modality in MODALITIES], axis=1),
             "label": np.array([self._label(chunk, row) for chunk, row in records], np.int64),
             "group": np.array([chunk.group(row, self._reference) for chunk, row in records], np.int64),
@@ -194,17 +196,20 @@ class CorpusReader:
     ) -> list[Sizes]:
         """Lengths of what `examples` reads of rows (B,)."""
         records, preparation = self._locate(rows), self.info.preparation
-        has_answers = "answer_tokens" in self.info.columns
         return [
             Sizes(
-                len(said),
-                len(chunk.answer(row)) if has_answers else 0,
-                0 if clip is None else min(len(clip) // preparation.n_mels, preparation.max_frames),
+                len(one.tokens),
+                len(chunk.answer(row)) if self._has_answers else 0,
+                0 if one.clip is None else min(len(one.clip) // preparation.n_mels, preparation.max_frames),
             )
-            for (chunk, row), (said, clip) in zip(
+            for (chunk, row), one in zip(
                 records, self._chosen(records, seeds, stretches, None, transcript), strict=True
             )
         ]
+
+    @property
+    def _has_answers(self) -> bool:
+        return "answer_tokens" in self.info.columns
 
     @property
     def _reference(self) -> str:
@@ -236,18 +241,18 @@ class CorpusReader:
         stretches: Sequence[slice] | None,
         caption_language: str | None,
         transcript: bool,
-    ) -> list[tuple[NDArray[np.int32], NDArray[np.float16] | None]]:
-        """Of each record the tokens of its text, none if it has none, and its recording if it has one."""
-        found: list[tuple[NDArray[np.int32], NDArray[np.float16] | None]] = []
+    ) -> list[_Chosen]:
+        """What of each record stands for it."""
+        found: list[_Chosen] = []
         for i, ((chunk, row), draws) in enumerate(zip(records, _draws(len(records), seeds), strict=True)):
-            clip, caption = self._choose(chunk, row, draws, caption_language, transcript)
+            clip, caption, is_transcript = self._choose(chunk, row, draws, caption_language, transcript)
             if caption is not None:
                 said = chunk.tokens(caption)
             elif stretches is None:
                 said = self._document(chunk, row, draws)
             else:
                 said = chunk.document(row)[stretches[i]]
-            found.append((said, None if clip is None else chunk.mel(clip)))
+            found.append(_Chosen(said, None if clip is None else chunk.mel(clip), is_transcript))
         return found
 
     def _choose(
@@ -257,19 +262,23 @@ class CorpusReader:
         draws: Sequence[float] | None,
         caption_language: str | None,
         transcript: bool,
-    ) -> tuple[int | None, int | None]:
-        """Which clip and which caption stand for a record, as numbers in its chunk; None if it has none."""
+    ) -> tuple[int | None, int | None, bool]:
+        """Which clip and which caption stand for a record, as numbers in its chunk; None if it has none.
+
+        And whether both are in one language.
+        """
         captions, clips = chunk.captions(row), chunk.clips(row)
         spoken = [one for one in self.info.preparation.speech_languages if one in clips] or sorted(clips)
         language = spoken[int(draws[0] * len(spoken)) if draws else 0] if spoken else None
         clip = None if language is None else clips[language]
-        wanted = language if transcript else caption_language or self._reference
+        asks = self._has_answers and len(chunk.answer(row)) > 0
+        wanted = language if transcript and not asks else caption_language or self._reference
         if not transcript and caption_language is None and draws and draws[1] < 0.5 and language in captions:
             wanted = language
         said = captions.get(wanted or "", [])
         if not said:
-            return clip, None
-        return clip, said[int(draws[2] * len(said)) if draws else 0]
+            return clip, None, False
+        return clip, said[int(draws[2] * len(said)) if draws else 0], wanted == language
 
     def _document(self, chunk: Chunk, row: int, draws: Sequence[float] | None) -> NDArray[np.int32]:
         """Tokens of the record's document, no more than the text may have; none if it has no document."""
@@ -323,6 +332,14 @@ class CorpusReader:
                 spectrum = audio.mask_bands(spectrum, len(spectrum), masking[i])
             mel[i], mask[i] = audio.pad(spectrum, num_frames)
         return mel, mask
+
+
+class _Chosen(NamedTuple):
+    """What of a record stands for it: tokens of its text, none if it has none, and its recording."""
+
+    tokens: NDArray[np.int32]
+    clip: NDArray[np.float16] | None
+    is_transcript: bool
 
 
 def read_info(folder: Path) -> CorpusInfo:

@@ -1,9 +1,9 @@
-"""The Ray Serve application: one ingress over replicas of the encoder."""
+"""The Ray Serve application: one ingress over replicas of the encoder and of the decoder."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,10 @@ from ray.exceptions import RayActorError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
 from ...pipelines.bundle import Hit, LoadedBundle, read_info
+from .answering import Answered, Decoder, Parts
 from .autoscaling import autoscaling_config
-from .batching import Encoder
+from .batching import Encoded, Encoder, Transcript
+from .decoding import Piece, Sampling
 from .ingress import build_api
 from .messages import Health, Input, Refusal, refusal
 from .spec import LimitsSpec, ServingOptions
@@ -32,23 +34,54 @@ class Served(Health):
     """Path that its routes stand below."""
 
 
-class Replicas:
-    """Calls the encoder through Serve's router; overload and loss come back as refusals.
+class ServedReplicas:
+    """Calls the replicas through Serve's router; overload and loss come back as refusals.
 
     Args:
-        handle: Serve's handle of the encoder.
+        encoder: Serve's handle of the encoder.
+        decoder: of the decoder; None where the model doesn't answer.
     """
 
-    def __init__(self, handle: Any) -> None:  # noqa: ANN401 - Serve's handles take any method name
-        self._handle = handle
+    def __init__(self, encoder: Any, decoder: Any | None) -> None:  # noqa: ANN401 - Serve's handles take any method name
+        self._encoder, self._decoder = encoder, decoder
 
     async def embed(self, query: Input) -> NDArray[np.float32] | Refusal:
         """Embed one input (E,)."""
-        return await _answer(self._handle.embed.remote(query))
+        return await _answer(self._encoder.embed.remote(query), "encoder")
 
     async def search(self, query: Input, top_k: int) -> list[Hit] | Refusal:
         """Rank the indexed pictures."""
-        return await _answer(self._handle.search.remote(query, top_k))
+        return await _answer(self._encoder.search.remote(query, top_k), "encoder")
+
+    async def encode(self, queries: Sequence[Input]) -> Encoded | Refusal:
+        """Encode one input of each of some modalities."""
+        return await _answer(self._encoder.encode.remote(queries), "encoder")
+
+    async def transcribe(self, data: bytes) -> Transcript | Refusal:
+        """Make a text of encoded speech."""
+        return await _answer(self._encoder.transcribe.remote(data), "encoder")
+
+    async def answer(self, parts: Parts, question: str, sampling: Sampling) -> Answered | Refusal:
+        """Answer, all at once."""
+        assert self._decoder is not None
+        return await _answer(self._decoder.answer.remote(parts, question, sampling), "decoder")
+
+    async def stream(
+        self, parts: Parts, question: str, sampling: Sampling
+    ) -> AsyncGenerator[Piece | Answered | Refusal]:
+        """Tell an answer's tokens as they are found, and then the whole."""
+        assert self._decoder is not None
+        told = self._decoder.options(stream=True).stream.remote(parts, question, sampling)
+        try:
+            while True:
+                piece = await _answer(anext(told), "decoder")
+                yield piece
+                if isinstance(piece, Refusal):
+                    return
+        except StopAsyncIteration:
+            return
+        finally:
+            told.cancel()
 
 
 class Ingress:
@@ -56,13 +89,21 @@ class Ingress:
 
     Args:
         encoder: Serve's handle of the encoder.
+        decoder: of the decoder; None where the model doesn't answer.
         served: what this application is.
         limits: what a request may ask for.
         tokens: where those lie that requests must have; None lets anyone ask.
     """
 
-    def __init__(self, encoder: Any, served: Served, limits: LimitsSpec, tokens: str | None) -> None:  # noqa: ANN401 - as above
-        self._encoder = encoder
+    def __init__(
+        self,
+        encoder: Any,  # noqa: ANN401 - as above
+        decoder: Any | None,  # noqa: ANN401 - as above
+        served: Served,
+        limits: LimitsSpec,
+        tokens: str | None,
+    ) -> None:
+        self._replicas = ServedReplicas(encoder, decoder)
         self._served = served
         self._limits = limits
         self._access = None if tokens is None else Access(TokenFolder(tokens).all)
@@ -74,16 +115,20 @@ class Ingress:
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Build the FastAPI application in the replica, where the handle lives."""
         health = Health(**self._served.model_dump(exclude={"options", "route_prefix"}))
-        return build_api(Replicas(self._encoder), health, self._limits, self._access)
+        return build_api(self._replicas, health, self._limits, self._access)
 
 
 def describe(folder: Path, digest: str, options: ServingOptions) -> Served:
     """Say what serving the bundle in `folder` with `options` amounts to."""
     chosen = options.model_dump_json(include=set(ServingOptions.model_fields) - {"ready_timeout_s"})
+    info = read_info(folder)
     return Served(
         status="ok",
         bundle=digest,
-        embed_dim=read_info(folder).embed_dim,
+        embed_dim=info.embed_dim,
+        answers=info.decoding is not None,
+        asks=info.decoding is not None and info.decoding.asks,
+        transcribes=info.transcribes,
         application=options.application,
         options=hashlib.sha256(chosen.encode()).hexdigest(),
         route_prefix=options.route_prefix,
@@ -93,7 +138,7 @@ def describe(folder: Path, digest: str, options: ServingOptions) -> Served:
 def build_application(
     served: Served, options: ServingOptions, open_bundle: Callable[[], LoadedBundle]
 ) -> serve.Application:
-    """Bind the two deployments.
+    """Bind the deployments: an ingress over encoders and, where the model answers, decoders.
 
     Args:
         served: what the ingress says of itself.
@@ -101,18 +146,23 @@ def build_application(
         open_bundle: opens the bundle where a replica runs.
     """
     batching, scaling, limits = options.batching, options.autoscaling, options.limits
-    # A replica holds one batch that runs and one that gathers; fewer would starve the batches.
-    ongoing = 2 * batching.max_batch_size
-    encoder: Any = serve.deployment(
-        Encoder,
-        name="Encoder",
-        ray_actor_options={"num_cpus": options.cpus_per_replica},
-        max_ongoing_requests=ongoing,
-        max_queued_requests=limits.max_queued_requests,
-        autoscaling_config=autoscaling_config(scaling),
-        graceful_shutdown_timeout_s=limits.request_timeout_s,
-        max_constructor_retry_count=2,
-    )
+
+    def replicated(kind: type[Any], *arguments: object) -> Any:  # noqa: ANN401 - Serve's
+        deployment: Any = serve.deployment(
+            kind,
+            name=kind.__name__,
+            ray_actor_options={"num_cpus": options.cpus_per_replica},
+            # a replica holds one batch that runs and one that gathers; fewer would starve the batches
+            max_ongoing_requests=2 * batching.max_batch_size,
+            max_queued_requests=limits.max_queued_requests,
+            autoscaling_config=autoscaling_config(scaling),
+            graceful_shutdown_timeout_s=limits.request_timeout_s,
+            max_constructor_retry_count=2,
+        )
+        return deployment.bind(open_bundle, *arguments)
+
+    encoder = replicated(Encoder, batching, options.decoding_threads)
+    decoder = replicated(Decoder, batching.max_batch_size) if served.answers else None
     ingress: Any = serve.deployment(
         serve.ingress()(Ingress),
         name="Ingress",
@@ -120,22 +170,21 @@ def build_application(
         max_ongoing_requests=2 * limits.max_queued_requests,
         graceful_shutdown_timeout_s=limits.request_timeout_s,
     )
-    replicas = encoder.bind(open_bundle, batching, options.decoding_threads)
-    return ingress.bind(replicas, served, limits, options.tokens)
+    return ingress.bind(encoder, decoder, served, limits, options.tokens)
 
 
-async def _answer(response: Awaitable[Any]) -> Any:  # noqa: ANN401 - the callers know
+async def _answer(response: Awaitable[Any], part: str) -> Any:  # noqa: ANN401 - the callers know
     try:
         return await response
     except BackPressureError:
         return refusal(
             503,
             "overloaded",
-            "all encoders are busy and their queue is full",
+            f"all {part}s are busy and their queue is full",
             "try again shortly",
             retry_after_s=1,
         )
     except (DeploymentUnavailableError, RayActorError):
         return refusal(
-            503, "encoder-lost", "the encoder stopped while it worked", "try again shortly", retry_after_s=1
+            503, f"{part}-lost", f"the {part} stopped while it worked", "try again shortly", retry_after_s=1
         )

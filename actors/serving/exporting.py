@@ -1,11 +1,11 @@
-"""From a torch model to a bundle: three ONNX graphs, checked against torch on rows of the corpus."""
+"""From a torch model to a bundle: ONNX graphs, checked against torch on rows of the corpus."""
 
 from __future__ import annotations
 
 import logging
 import shutil
 import warnings
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from ...models.multimodal import MultimodalModel
 from ...models.spec import MODALITIES
 from ...pipelines.bundle import (
-    EMBEDDING,
-    GRAPH_INPUTS,
+    STATES,
     Arrays,
     BundleInfo,
+    Decoding,
     GraphSignature,
     Lineage,
     Modality,
@@ -30,52 +30,12 @@ from ...pipelines.bundle import (
     open_graph,
     seal_bundle,
 )
+from ...pipelines.spec import BOS
 from ...workflows.errors import EaglerayError
+from .graphs import EvidenceGraph, Graph, ImageGraph, SpeechGraph, StepGraph, TextGraph
 from .indexing import open_splits, sample_rows, write_index
 
-
-class ImageGraph(nn.Module):
-    """Picture → embedding, and category logits if the model has categories."""
-
-    def __init__(self, model: MultimodalModel) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        """Embed and classify pictures (B, 3, H, W)."""
-        embedding, logits = self.model.embed_and_classify(image)
-        return (embedding,) if logits is None else (embedding, logits)
-
-
-class TextGraph(nn.Module):
-    """Tokens → embedding."""
-
-    def __init__(self, model: MultimodalModel) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, tokens: Tensor, token_mask: Tensor) -> Tensor:
-        """Embed texts (B, T)."""
-        return self.model.embed_text(tokens, token_mask)
-
-
-class SpeechGraph(nn.Module):
-    """Log-mel frames → embedding."""
-
-    def __init__(self, model: MultimodalModel) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, mel: Tensor, mel_mask: Tensor) -> Tensor:
-        """Embed speech (B, F, n_mels)."""
-        return self.model.embed_speech(mel, mel_mask)
-
-
-GRAPHS: dict[Modality, type[ImageGraph | TextGraph | SpeechGraph]] = {
-    "image": ImageGraph,
-    "text": TextGraph,
-    "speech": SpeechGraph,
-}
+GRAPHS: Mapping[Modality, type[Graph]] = {"image": ImageGraph, "text": TextGraph, "speech": SpeechGraph}
 
 
 @dataclass(frozen=True)
@@ -122,9 +82,18 @@ def export_bundle(
     readers = open_splits(corpus)
     info = next(iter(readers.values())).info
     rows = sample_rows(readers, options.check_rows)
-    graphs: dict[Modality, GraphSignature] = {}
-    for modality in GRAPHS:
-        graphs[modality] = export_graph(model, modality, rows, output / f"{modality}.onnx", options.tolerance)
+    graphs: dict[str, GraphSignature] = {}
+    encoded: dict[str, Tensor] = {}
+    for modality, kind in GRAPHS.items():
+        graph = kind(model)
+        given = torch.from_numpy(rows["present"][:, MODALITIES.index(modality)])
+        arrays = tuple(torch.from_numpy(rows[name])[given] for name in graph.inputs)
+        path = output / f"{modality}.onnx"
+        graphs[modality] = export_graph(graph, arrays, path, options.tolerance)
+        everything = tuple(torch.from_numpy(rows[name]) for name in graph.inputs)
+        with torch.no_grad():
+            encoded[modality] = graph(*everything)[graph.outputs.index(STATES)]
+    decoding = _export_decoder(model, rows, encoded, output, graphs, options) if model.decoder else None
     shutil.copyfile(corpus / "tokenizer.json", output / "tokenizer.json")
     embed_dim = write_index(readers, output, options.batch_rows, progress)
     return seal_bundle(
@@ -133,54 +102,83 @@ def export_bundle(
         classes=tuple(info.classes),
         preparation=info.preparation,
         graphs=graphs,
+        decoding=decoding,
         lineage=lineage,
     )
 
 
-def export_graph(
-    model: MultimodalModel, modality: Modality, rows: Arrays, path: Path, tolerance: float
-) -> GraphSignature:
+def export_graph(graph: Graph, inputs: Sequence[Tensor], path: Path, tolerance: float) -> GraphSignature:
     """Write one graph with a free batch dimension, and hold it against torch.
 
     Args:
-        model: in eval mode.
-        modality: which graph.
-        rows: a batch of the corpus, at least two rows that have the modality.
-        path: where the graph goes.
+        graph: of a model in eval mode.
+        inputs: at least two rows of each.
+        path: where it goes.
         tolerance: largest |onnx - torch| that is accepted.
     """
-    module = GRAPHS[modality](model).eval()
-    classified = modality == "image" and "classification" in model.tasks
-    outputs = (EMBEDDING, "class_logits") if classified else (EMBEDDING,)
-    names = GRAPH_INPUTS[modality]
-    given = rows["present"][:, MODALITIES.index(modality)]
-    inputs = tuple(torch.from_numpy(rows[name][given]) for name in names)
+    graph.eval()
     batch = torch.export.Dim("batch", min=1)
+    dimensions = tuple({0: batch} for _ in inputs)
     with torch.no_grad(), _quiet():
         torch.onnx.export(
-            module,
+            graph,
             tuple(tensor[:2] for tensor in inputs),
             path,
             dynamo=True,
-            input_names=names,
-            output_names=outputs,
-            dynamic_shapes=tuple({0: batch} for _ in names),
+            input_names=graph.inputs,
+            output_names=graph.outputs,
+            dynamic_shapes=(dimensions,) if graph.is_variadic else dimensions,
             external_data=False,
             verbose=False,
         )
     session = open_graph(path)
-    difference = max(_difference(session, module, tuple(t[:n] for t in inputs)) for n in (1, len(inputs[0])))
+    num_rows = len(inputs[0])
+    difference = max(_difference(session, graph, tuple(t[:n] for t in inputs)) for n in (1, num_rows))
     if difference > tolerance:
         raise EaglerayError(
-            f"{modality} is {difference:.2g} away from torch, more than the tolerance {tolerance:g}",
+            f"{path.stem} is {difference:.2g} away from torch, more than the tolerance {tolerance:g}",
             "raise the tolerance (--set STAGE.tolerance=…) if that is accurate enough",
             path.name,
         )
     return GraphSignature(
         inputs=_signature(session.get_inputs()),
         outputs=_signature(session.get_outputs()),
-        rows_checked=len(inputs[0]),
+        rows_checked=num_rows,
         max_difference=difference,
+    )
+
+
+def _export_decoder(
+    model: MultimodalModel,
+    rows: Arrays,
+    encoded: Mapping[str, Tensor],
+    output: Path,
+    graphs: dict[str, GraphSignature],
+    options: ExportOptions,
+) -> Decoding:
+    """Write the graphs that answers are decoded with; `step` is held to torch after two tokens."""
+    spec, capacity = model.spec.decoder, rows["tokens"].shape[1]
+    assert spec is not None
+    evidence, step = EvidenceGraph(model), StepGraph(model, capacity)
+    known = {f"{modality}_states": states for modality, states in encoded.items()}
+    known |= {name: torch.from_numpy(rows[name]) for name in ("token_mask", "mel_mask", "present")}
+    known["question_type"] = torch.arange(len(rows["label"])) % (len(spec.question_types) + 1) - 1
+    given = tuple(known[name] for name in evidence.inputs)
+    num_rows = len(given[0])
+    graphs["evidence"] = export_graph(evidence, given, output / "evidence.onnx", options.tolerance)
+    with torch.no_grad():
+        found = evidence(*given)
+        own = step.empty(num_rows)
+        last = torch.full((num_rows, 1), BOS)
+        for length in (1, 2):
+            log_probs, own, *_ = step(last, torch.full((num_rows,), length), own, *found)
+            last = log_probs.argmax(dim=-1, keepdim=True)
+    inputs = (last, torch.full((num_rows,), 3), own, *found)
+    graphs["step"] = export_graph(step, inputs, output / "step.onnx", options.tolerance)
+    return Decoding(
+        asks="text" in model.evidence,
+        max_tokens=capacity,
+        question_types=tuple(kind.pattern for kind in spec.question_types),
     )
 
 
@@ -204,7 +202,7 @@ def _difference(session: ort.InferenceSession, module: nn.Module, inputs: tuple[
         expected = module(*inputs)
     expected = expected if isinstance(expected, tuple) else (expected,)
     largest = [
-        np.abs(ours - theirs.numpy()).max()
+        np.abs(np.asarray(ours, np.float64) - theirs.numpy()).max()
         for ours, theirs in zip(session.run(None, feed), expected, strict=True)
     ]
     return float(np.nan_to_num(largest, nan=np.inf).max())

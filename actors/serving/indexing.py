@@ -48,12 +48,13 @@ def write_index(
 ) -> int:
     """Embed all pictures with the bundle's image graph, write `index.parquet`, and return the width."""
     graph = open_graph(bundle / "image.onnx")
-    total = sum(len(reader) for reader in readers.values())
+    pictures = {split: _pictures(reader) for split, reader in readers.items()}
+    total = sum(len(rows) for rows in pictures.values())
     tables: list[pa.Table] = []
     done = 0
-    for reader in readers.values():
-        for start in range(0, len(reader), batch_rows):
-            rows = np.arange(start, min(start + batch_rows, len(reader)))
+    for split, reader in readers.items():
+        for start in range(0, len(pictures[split]), batch_rows):
+            rows = pictures[split][start : start + batch_rows]
             images = reader.examples(rows, None)["image"]
             vectors = np.asarray(graph.run([EMBEDDING], {"image": images})[0])
             tables.append(_describe(reader, rows, vectors))
@@ -62,6 +63,19 @@ def write_index(
     index = pa.concat_tables(tables).sort_by("id")
     pq.write_table(index, bundle / "index.parquet")
     return len(index["embedding"][0])
+
+
+def _pictures(reader: CorpusReader) -> NDArray[np.int64]:
+    """Rows of all pictures, each once: of a record that describes it, if there is one."""
+    asks = ["answer"] if "answer" in reader.info.columns else []
+    table = reader.table(np.arange(len(reader)), ["id", "image", *asks])
+    found: dict[str, tuple[bool, str, int]] = {}
+    for row, record in enumerate(table.to_pylist()):
+        if record["image"] is not None:
+            place = record["image"]["address"]
+            mine = record.get("answer") is not None, record["id"], row
+            found[place] = min(found.get(place, mine), mine)
+    return np.array(sorted(row for *_, row in found.values()), np.int64)
 
 
 def _describe(reader: CorpusReader, rows: NDArray[np.int64], vectors: NDArray[np.float32]) -> pa.Table:

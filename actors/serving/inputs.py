@@ -24,17 +24,22 @@ def prepare(bundle: LoadedBundle, query: Input) -> Prepared | Refusal:
             return refusal(422, "empty-text", "the text holds nothing but spaces", "send some words")
         return "text", bundle.prepare_text(query.text)
     modality = query.modality
-    data = _decode(modality, query.image or query.speech or "")
+    data = unwrap(modality, query.image or query.speech or "")
     if isinstance(data, Refusal):
         return data
     try:
         arrays = bundle.prepare_image(data) if modality == "image" else bundle.prepare_speech(data)
     except ValueError as error:
-        return refusal(422, f"undecodable-{modality}", str(error), f"send {_FORMATS[modality]}")
+        return undecodable(modality, error)
     return modality, arrays
 
 
-def _decode(modality: Modality, encoded: str) -> bytes | Refusal:
+def undecodable(modality: Modality, error: ValueError) -> Refusal:
+    """Say that a picture or a recording can't be read."""
+    return refusal(422, f"undecodable-{modality}", str(error), f"send {_FORMATS[modality]}")
+
+
+def unwrap(modality: Modality, encoded: str) -> bytes | Refusal:
     """Decode base64 or a data URI."""
     if encoded.startswith("data:"):
         uri = _DATA_URI.fullmatch(encoded)

@@ -79,6 +79,77 @@ class SearchResponse(Message):
     """Digest of the bundle that answered."""
 
 
+class AnswerRequest(Message):
+    """A question, a picture, a spoken sentence: any of them together."""
+
+    question: str | None = Field(None, min_length=1, examples=["What colour is the frog?"])
+    """What is asked; a model that describes takes none."""
+    image: str | None = Field(None, min_length=1)
+    """An encoded picture (PNG, JPEG, …) as base64 or as a data URI."""
+    speech: str | None = Field(None, min_length=1)
+    """Encoded speech (WAV, Ogg, FLAC) as base64 or as a data URI."""
+    max_tokens: int | None = Field(None, ge=1)
+    """Of the answer; what the model was made for by default, and at the most."""
+    temperature: float = Field(0.0, ge=0, le=2)
+    """0 takes the likeliest token at each step."""
+    top_p: float = Field(1.0, gt=0, le=1)
+    """Only the likeliest tokens that together have this probability."""
+    seed: int = Field(0, ge=0, lt=2**63)
+    """Of the draws."""
+    stop: list[str] = Field(default_factory=list[str], max_length=4)
+    """Texts that end the answer, and are no part of it."""
+
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        if self.question is None and self.image is None and self.speech is None:
+            raise ValueError("give a question, an image or speech")
+        return self
+
+    @property
+    def inputs(self) -> list[Input]:
+        """What is given, each by itself."""
+        given = {"text": self.question, "image": self.image, "speech": self.speech}
+        return [Input.model_validate({name: value}) for name, value in given.items() if value is not None]
+
+
+class Looked(Message):
+    """How much of an answer was found where; all numbers together make 1."""
+
+    image: list[list[float]] | None
+    """By row and column of the picture, as a grid; what stands beside it counts as the picture."""
+    text: list[float] | None
+    """By token of the question, with those that begin and end it."""
+    speech: list[float] | None
+    """By stretch of the recording, all as long."""
+
+
+class Timings(Message):
+    """Milliseconds that parts of an answer took."""
+
+    prepare: float
+    """Decoding picture and speech, and waiting for that."""
+    encode: float
+    """The encoders, and waiting for them."""
+    decode: float
+    """The decoder, and waiting for it."""
+    total: float
+    """All of it, but for HTTP."""
+
+
+class AnswerResponse(Message):
+    """What the model says, and where it found that."""
+
+    answer: str
+    finish_reason: str
+    """`stop`, or `length` if it was cut."""
+    weights: dict[str, float]
+    """Modality → weight of what was found there."""
+    attention: Looked
+    timings_ms: Timings
+    bundle: str
+    """Digest of the bundle that answered."""
+
+
 class Health(Message):
     """What answers here."""
 
@@ -86,6 +157,12 @@ class Health(Message):
     bundle: str
     embed_dim: int
     application: str
+    answers: bool = False
+    """Whether it answers, which needs a decoder."""
+    asks: bool = False
+    """Whether it takes a question; else it describes what is there."""
+    transcribes: bool = False
+    """Whether it makes a text of speech."""
 
 
 class Problem(Message):

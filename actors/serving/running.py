@@ -27,7 +27,7 @@ from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview, Loggi
 from ...pipelines.bundle import LoadedBundle, bundle_digest, load_bundle
 from ...workflows.errors import EaglerayError
 from .application import Served, build_application, describe
-from .ingress import BUNDLE_HEADER
+from .guard import BUNDLE_HEADER
 from .spec import ServingOptions
 from .tokens import TokenFolder, issue
 

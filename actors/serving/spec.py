@@ -20,14 +20,14 @@ class BatchingSpec(Spec):
 
 
 class AutoscalingSpec(Spec):
-    """How many encoder replicas run: enough to answer within `latency_s` (see `scaling`)."""
+    """How many replicas of encoder and decoder run: enough to answer within `latency_s` (see `scaling`)."""
 
     min_replicas: int = Field(default=1, ge=0)
     """Replicas without traffic; with 0 the first request waits for one to start."""
     max_replicas: int = Field(default=2, ge=1)
     """Replicas under the heaviest traffic."""
     latency_s: float = Field(default=0.1, gt=0)
-    """Seconds that an input may take at the encoders, waiting included."""
+    """Seconds that an input may take at the encoders, or an answer at the decoders, waiting included."""
     startup_s: float = Field(default=8.0, gt=0)
     """Seconds that a replica takes to start."""
     keep: float = Field(default=4.0, ge=0)
@@ -74,8 +74,9 @@ class ServingOptions(Spec):
     batching: BatchingSpec = Runtime(BatchingSpec())
     autoscaling: AutoscalingSpec = Runtime(AutoscalingSpec())
     limits: LimitsSpec = Runtime(LimitsSpec())
-    cpus_per_replica: float = Runtime(1.0, gt=0)
-    """CPUs that an encoder replica reserves; its graphs run in one thread."""
+    cpus_per_replica: float = Runtime(0.5, gt=0)
+    """CPUs that a replica reserves; its graphs run in one thread, and a request is at one of two parts at a
+    time."""
     decoding_threads: int = Runtime(2, ge=1)
     """Threads of a replica that decode pictures and speech."""
     ready_timeout_s: float = Runtime(120.0, gt=0)

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from ...models.spec import Task
 from ...workflows.artifacts import Checkpoint, Corpus, Report
 from ...workflows.errors import EaglerayError
 from ...workflows.spec import Runtime, StageSpec
@@ -19,6 +20,8 @@ class EvaluateSpec(StageSpec):
     kind: Literal["evaluate"] = "evaluate"
     split: Literal["train", "val", "test"] = "test"
     """Which records are evaluated."""
+    tasks: tuple[Task, ...] = ()
+    """What is measured, of what the model was trained for; all of it by default."""
     ranks: tuple[Annotated[int, Field(ge=1)], ...] = Field((1, 5, 10), min_length=1)
     """The k of recall@k."""
     memory_lengths: tuple[Annotated[int, Field(ge=0)], ...] = ()
@@ -53,24 +56,32 @@ def evaluate(ctx: StageContext, spec: EvaluateSpec, corpus: Corpus, checkpoint: 
             ctx.stage,
         )
     model = load_model(checkpoint.path)
-    if "classification" in model.tasks and read_info(checkpoint.path).classes != reader.info.classes:
+    if missing := sorted(set(spec.tasks) - model.tasks):
+        raise EaglerayError(
+            f"the checkpoint was not trained for {' and '.join(missing)}",
+            f"evaluate some of {', '.join(sorted(model.tasks))} (--set {ctx.stage}.tasks=…)",
+            ctx.stage,
+        )
+    tasks = set(spec.tasks) or model.tasks
+    if "classification" in tasks and read_info(checkpoint.path).classes != reader.info.classes:
         raise EaglerayError(
             "the corpus has other categories than the checkpoint: its labels are other numbers",
-            "evaluate on the corpus it was trained on, or finetune it on this one first",
+            "evaluate on the corpus it was trained on, or finetune it on this one first, or name the other "
+            f"tasks (--set {ctx.stage}.tasks=…)",
             ctx.stage,
         )
     how = Bootstrap(spec.resamples, spec.confidence, spec.seed)
     tokenizer = corpus.path / "tokenizer.json"
     metrics: list[dict[str, Any]] = []
-    if "contrastive" in model.tasks:
+    if "contrastive" in tasks:
         metrics += recalls(embed_split(model, reader, spec.batch_rows, ctx.progress), spec.ranks, how)
-    if "classification" in model.tasks:
+    if "classification" in tasks:
         metrics += accuracy(model, reader, spec.batch_rows, how, ctx.progress)
-    if "language" in model.tasks:
+    if "language" in tasks:
         metrics += bits_per_byte(model, reader, spec.memory_lengths, how, ctx.progress)
-    if "transcription" in model.tasks:
+    if "transcription" in tasks:
         metrics += word_error_rates(model, reader, tokenizer, spec.beams, spec.batch_rows, how, ctx.progress)
-    if "answer" in model.tasks:
+    if "answer" in tasks and ("answer" in reader.info.columns or spec.tasks):
         metrics += answer_accuracies(model, reader, tokenizer, spec.batch_rows, how, ctx.progress)
     report = {"split": spec.split, "records": len(reader), "confidence": spec.confidence, "metrics": metrics}
     (ctx.output / "report.json").write_text(json.dumps(report, indent=2))

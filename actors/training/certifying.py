@@ -95,7 +95,7 @@ def together(rank: int, toy: Training, weights: Path) -> Evidence:
     parameters = dict(learner.model.named_parameters())
     evidence: Evidence = []
     for step in range(STEPS):
-        batch = toy_batch(toy.model, toy.spec.batch_size, step)
+        batch = toy_batch(toy.model, toy.spec.objective.tasks, toy.spec.batch_size, step)
         groups = divide(toy.spec, toy_lengths(toy.model, batch), counted_of(toy.model))
         terms = learner.backward(
             [
@@ -143,7 +143,7 @@ def alone(rank: int, toy: Training, weights: Path) -> Evidence:
     errors: dict[tuple[int, str], Tensor] = {}
     evidence: Evidence = []
     for step in range(STEPS):
-        batch = toy_batch(toy.model, spec.batch_size, step)
+        batch = toy_batch(toy.model, spec.objective.tasks, spec.batch_size, step)
         objective.start_step([batch])
         if objective.looks_ahead:
             keys, seen = whole, batch

@@ -54,7 +54,7 @@ class Step:
 
 
 def make_batch(arrays: Arrays, model: ModelSpec, corpus: CorpusInfo) -> Batch:
-    """What a model reads of rows of a corpus, as tensors; a question's type is its record's category."""
+    """What a model reads of rows of a corpus, as tensors; a category that is a type of question is that."""
     parts = model.parts
     batch = {
         name: torch.from_numpy(array) for name, array in arrays.items() if INPUTS.get(name) in (None, *parts)
@@ -63,6 +63,7 @@ def make_batch(arrays: Arrays, model: ModelSpec, corpus: CorpusInfo) -> Batch:
         names = [kind.name for kind in model.decoder.question_types]
         kinds = [names.index(name) if name in names else -1 for name in corpus.classes]
         batch["question_type"] = torch.tensor([*kinds, -1])[batch["label"]]
+        batch["label"] = batch["label"].masked_fill(batch["question_type"] >= 0, -1)
     return batch
 
 
@@ -125,7 +126,8 @@ class StepReader:
         self._device, self._dtype = device, dtype
         self._mine = range(rank * spec.passes, (rank + 1) * spec.passes)
         self._counted = counted_of(model)
-        self._transcribes = spec.objective.transcription > 0
+        # where nothing else is read of texts, all of them are transcripts; see `Objective`
+        self._transcribes = list(spec.objective.tasks) == ["transcription"]
 
     def read(self, start: int) -> Step:
         """The step that begins at a position."""

@@ -41,6 +41,7 @@ class TrainingJob:
         tasks: that the model has heads for, beside those it is trained for now.
         fresh: paths of modules that start at random all the same.
         adaptation: what of the weights is changed, and how fast.
+        classes: that its classifier tells apart; None for the corpus's.
     """
 
     spec: TrainingSpec
@@ -50,6 +51,7 @@ class TrainingJob:
     tasks: tuple[Task, ...] = ()
     fresh: tuple[str, ...] = ()
     adaptation: AdaptationSpec = field(default_factory=AdaptationSpec)
+    classes: tuple[str, ...] | None = None
 
     @property
     def all_tasks(self) -> tuple[Task, ...]:
@@ -93,7 +95,7 @@ class Trainer:
             job.spec,
             job.model,
             self.reader.info.vocab_size,
-            len(self.reader.info.classes),
+            len(self.reader.info.classes if job.classes is None else job.classes),
             tasks=job.all_tasks,
             weights=job.weights,
             fresh=job.fresh,

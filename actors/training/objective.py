@@ -21,7 +21,7 @@ from torch import distributed as dist
 from ...models.alignment import Rows, contrastive_loss, info_nce
 from ...models.heads.transcription import fits
 from ...models.losses import promoted
-from ...models.multimodal import MultimodalModel, spoken
+from ...models.multimodal import MultimodalModel, described, spoken, transcribed
 from ...models.spec import EMBEDDED, MODALITIES
 from .spec import ObjectiveSpec
 
@@ -124,7 +124,7 @@ class Objective:
         order = positions.where(is_some, positions.max() + 1).argsort(stable=True)
         rows = Rows(
             {name: self._gather(promoted(named[name].detach()))[order] for name in self._embedded},
-            self._gather(self._column("present").to(torch.int64)).bool()[order],
+            self._gather(self._compared().to(torch.int64)).bool()[order],
             self._gather(self._column("group"))[order],
         )
         own = order.argsort().chunk(dist.get_world_size(self.group))[dist.get_rank(self.group)]
@@ -173,6 +173,13 @@ class Objective:
         """Of all this worker's rows."""
         return torch.cat([batch[name] for batch in self._batches])
 
+    def _compared(self) -> Tensor:
+        """Which modalities (B, M) of all this worker's rows are told from those of others."""
+        present = self._column("present").clone()
+        place = MODALITIES.index("text")
+        present[:, place] &= torch.cat([described(batch).any(dim=1) for batch in self._batches])
+        return present
+
     def _named(self, outputs: tuple[Tensor, ...] | Tensor) -> dict[str, Tensor]:
         # a pipeline's stage hands on a single output as it is
         several = outputs if isinstance(outputs, tuple) else (outputs,)
@@ -181,11 +188,16 @@ class Objective:
     def _count(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """How many this worker's rows have of what each term is a mean over."""
         counts: dict[str, Tensor] = {}
-        for task, mask in (("caption", "token_mask"), ("answer", "answer_mask"), ("language", "token_mask")):
-            if task in self._weights:
-                counts[task] = (batch[mask][:, 1:] & batch[mask][:, :-1]).sum()
+        text = described(batch)
+        for task, mask in (
+            ("caption", batch["token_mask"]),
+            ("answer", batch.get("answer_mask")),
+            ("language", text),
+        ):
+            if task in self._weights and mask is not None:
+                counts[task] = (mask[:, 1:] & mask[:, :-1]).sum()
         if "transcription" in self._weights:
-            said, valid = spoken(batch["tokens"], batch["token_mask"])
+            said, valid = spoken(batch["tokens"], transcribed(batch))
             fit = fits(self.model.speech_mask(batch["mel_mask"]), said, valid)
             counts["transcription"] = (valid & fit[:, None]).sum()
         if "classification" in self._weights:

@@ -107,17 +107,19 @@ def train_checkpoint(
     info = read_info(corpus)
     check_inputs(model, info.preparation, ctx.stage)
     check_batching(spec.batching, info, ctx.stage)
-    other = before is not None and before.classes != info.classes
-    if before is not None and other and "classification" in before.tasks:
+    # a classifier that isn't trained keeps the categories it knows
+    keeps = before is not None and "classification" in before.tasks
+    classes = before.classes if before is not None and keeps and not spec.objective.classification else None
+    other = before is not None and classes is None and before.classes != info.classes
+    if keeps and other:
         ctx.log("the corpus has other categories than the checkpoint: their classifier starts at random")
+    classes = tuple(info.classes if classes is None else classes)
     fresh = ("heads.classifier",) if other else ()
     adaptation = adaptation or AdaptationSpec()
     tasks = before.tasks if before is not None else ()
-    job = TrainingJob(spec, model, corpus, weights, tasks, fresh, adaptation)
+    job = TrainingJob(spec, model, corpus, weights, tasks, fresh, adaptation, classes)
     with torch.device("meta"):  # a path that is none is refused before any worker starts
-        adapt(
-            MultimodalModel(model, info.vocab_size, len(info.classes), job.all_tasks), adaptation, ctx.stage
-        )
+        adapt(MultimodalModel(model, info.vocab_size, len(classes), job.all_tasks), adaptation, ctx.stage)
     new = [task for task in job.all_tasks if before is not None and task not in before.tasks]
     if new:
         ctx.log(f"the checkpoint was not made for {', '.join(new)}: what only that needs starts at random")
@@ -126,7 +128,7 @@ def train_checkpoint(
         model=model,
         tasks=job.all_tasks,
         vocab_size=info.vocab_size,
-        classes=tuple(info.classes),
+        classes=classes,
         preparation=info.preparation,
         step=spec.steps,
         certified=(before is None or before.certified) and (spec.is_one_process or not spec.uncertified),

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchmetrics.functional.retrieval import retrieval_hit_rate
 
-from ...models.multimodal import MultimodalModel
+from ...models.multimodal import MultimodalModel, described
 from ...models.spec import MODALITIES
 from ...pipelines.reading import CorpusReader
 from .data import batches, make_batch
@@ -33,7 +33,7 @@ class EmbeddedSplit:
     Attributes:
         vectors: modality → (G, E) unit vectors; of a text, the caption in the reference language.
         transcripts: (G, E) of the caption in the language of the speech.
-        present: (G, M) bool.
+        present: (G, M) bool; a question describes nothing.
         has_transcript: (G,) bool.
         group: (G,) int64, equal where pictures share a caption.
     """
@@ -63,7 +63,11 @@ def embed_split(
             if "text" in vectors:
                 vectors["text"].append(model.embed_text(batch["tokens"], batch["token_mask"]))
                 transcripts = model.embed_text(spoken["tokens"], spoken["token_mask"])
-            others.append((transcripts, batch["present"], spoken["present"][:, text], batch["group"]))
+            says = described(batch).any(dim=1)
+            present = batch["present"].clone()
+            present[:, text] &= says
+            has_transcript = spoken["present"][:, text] & says
+            others.append((transcripts, present, has_transcript, batch["group"]))
     whole = {modality: torch.cat(parts) for modality, parts in vectors.items()}
     return EmbeddedSplit(whole, *(torch.cat(column) for column in zip(*others, strict=True)))
 

@@ -156,7 +156,8 @@ class ObjectiveSpec(Spec):
     language: float = Field(default=0.0, ge=0)
     """Next-token loss of the text, from what comes before it."""
     transcription: float = Field(default=0.0, ge=0)
-    """CTC loss of the caption in the language of the speech, a token."""
+    """CTC loss of the caption, a token, where it is in the language of the speech: half of the time beside
+    other terms."""
     classification: float = Field(default=0.0, ge=0)
     """Cross-entropy of the picture's category."""
 

@@ -16,7 +16,7 @@ import torch
 from tokenizers import Tokenizer
 
 from ...models.heads.transcription import beam_search, greedy
-from ...models.multimodal import MultimodalModel
+from ...models.multimodal import MultimodalModel, described
 from ...models.spec import MODALITIES
 from ...pipelines.reading import CorpusReader
 from ...pipelines.spec import BOS, EOS
@@ -101,7 +101,7 @@ def word_error_rates(
     said: dict[str, list[str]] = {"greedy": [], f"{beams} beams": []}
     for _, batch in batches(reader, model.spec, batch_rows, progress, transcript=True):
         wanted = [MODALITIES.index("text"), MODALITIES.index("speech")]
-        kept = batch["present"][:, wanted].all(dim=1)
+        kept = batch["present"][:, wanted].all(dim=1) & described(batch).any(dim=1)
         with torch.inference_mode():
             log_probs, mask = model.transcribe(batch["mel"][kept], batch["mel_mask"][kept])
         said["greedy"] += decoder.decode_batch(greedy(log_probs, mask))
@@ -144,22 +144,25 @@ def answer_accuracies(
         progress: told questions done and all.
     """
     decoder = Tokenizer.from_file(str(tokenizer))
+    assert model.spec.decoder is not None
+    names = [*(kind.name for kind in model.spec.decoder.question_types), "other"]
     right: list[float] = []
     wanted: list[str] = []
-    labels: list[int] = []
+    kinds: list[str] = []
     groups: list[int] = []
     for rows, batch in batches(reader, model.spec, batch_rows, progress):
         made, _ = model.answer(batch, BOS, EOS, batch["answer"].shape[1])
-        expected = [plain(text) for text in _spell(decoder, batch["answer"])]
-        found = [plain(text) for text in _spell(decoder, made.tokens)]
+        asked = batch["answer_mask"].any(dim=1)
+        expected = [plain(text) for text in _spell(decoder, batch["answer"][asked])]
+        found = [plain(text) for text in _spell(decoder, made.tokens[asked])]
         right += [float(a == b) for a, b in zip(found, expected, strict=True)]
         wanted += expected
-        labels += batch["label"].tolist()
-        groups += reader.groups_of(rows)
+        kinds += [names[kind] for kind in batch["question_type"][asked].tolist()]
+        groups += reader.groups_of(rows[asked.numpy()])
     by_type: dict[str, list[int]] = defaultdict(list)
-    for number, label in enumerate(labels):
+    for number, kind in enumerate(kinds):
         by_type["all"].append(number)
-        by_type[reader.info.classes[label] if label >= 0 else "other"].append(number)
+        by_type[kind].append(number)
     metrics: list[dict[str, Any]] = []
     for kind, numbers in by_type.items():
         frequent = Counter(wanted[n] for n in numbers).most_common(1)[0][1]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from math import gcd, lcm
 from typing import TYPE_CHECKING
 
-from ...models.spec import MODALITIES, AudioSpec, DecoderSpec, ModelSpec, TextSpec, VisionSpec
+from ...models.spec import MODALITIES, AudioSpec, DecoderSpec, ModelSpec, Task, TextSpec, VisionSpec
 from ...pipelines.spec import Sizes
 from .batching import Group, Ints, positions_of, sizes_for
 
@@ -33,9 +33,10 @@ def toy_model(model: ModelSpec) -> ModelSpec:
     return model.model_copy(update={**parts, "embed_dim": 6, "alignment_heads": 2})
 
 
-def toy_batch(model: ModelSpec, num_rows: int, seed: int) -> dict[str, Tensor]:
+def toy_batch(model: ModelSpec, tasks: Collection[Task], num_rows: int, seed: int) -> dict[str, Tensor]:
     """Rows of a toy model in double precision: texts, answers and clips of all lengths, modalities missing
-    here and there, captions that several rows share, and rows without a category.
+    here and there, questions among descriptions where answers are a task, captions that several rows share,
+    and rows without a category.
     """
     import torch
 
@@ -56,6 +57,7 @@ def toy_batch(model: ModelSpec, num_rows: int, seed: int) -> dict[str, Tensor]:
         "label": draw(NUM_CLASSES + 1, num_rows) - 1,
         "group": draw(max(2, 2 * num_rows // 3), num_rows),
         "position": torch.arange(num_rows),
+        "is_transcript": draw(4, num_rows) > 0,
     }
     if model.vision is not None:
         side = model.vision.image_size
@@ -65,9 +67,11 @@ def toy_batch(model: ModelSpec, num_rows: int, seed: int) -> dict[str, Tensor]:
     batch["token_mask"] = lengths(3, most) & present[:, MODALITIES.index("text"), None]
     batch["tokens"] = draw(VOCAB_SIZE, num_rows, most, low=1).masked_fill(~batch["token_mask"], 0)
     batch["seed"] = draw(2**62, num_rows)
-    batch["answer_mask"] = lengths(2, 6)
-    batch["answer"] = draw(VOCAB_SIZE, num_rows, 6, low=1).masked_fill(~batch["answer_mask"], 0)
-    if model.decoder is not None:
+    if "answer" in tasks and model.decoder is not None:
+        asks = draw(2, num_rows) > 0
+        asks[0], asks[-1] = False, True
+        batch["answer_mask"] = lengths(2, 6) & asks[:, None]
+        batch["answer"] = draw(VOCAB_SIZE, num_rows, 6, low=1).masked_fill(~batch["answer_mask"], 0)
         batch["question_type"] = draw(len(model.decoder.question_types) + 1, num_rows) - 1
     if model.audio is not None:
         frames = model.audio.max_frames

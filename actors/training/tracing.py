@@ -160,6 +160,7 @@ def fake_batch(training: Training, max_tokens: int, rows: int, dtype: torch.dtyp
         "token_mask": torch.zeros(rows, max_tokens, dtype=torch.bool),
         "present": torch.zeros(rows, len(MODALITIES), dtype=torch.bool),
         "label": torch.zeros(rows, dtype=torch.int64),
+        "is_transcript": torch.zeros(rows, dtype=torch.bool),
         "group": torch.zeros(rows, dtype=torch.int64),
     }
     if model.vision is not None:

@@ -13,6 +13,7 @@ from ..packages import Package
 from ..quarantine import Refusal, Refuse, Refused
 from ..source import Row, Source, SourceSpec, Unit, digest_field
 from ..spec import Preparation
+from ..splitting import group_of
 
 PACKAGE = Package(
     manager="apt",
@@ -23,6 +24,10 @@ PACKAGE = Package(
 )
 DIGEST = "2677de2e3c5dc79908680df3535896c65be5b2b124028f7a3cf805f14d5083b3"
 
+QUESTION = "What is this?"
+KIND = "object"
+"""Type of the question, as `DecoderSpec` has it."""
+
 _CAPTION = re.compile(r"(?P<language>[^.=\s]+)\.utf8=(?P<text>.*)")
 _SPEECH = re.compile(r"(?P<stem>.+)_desc(?:_(?P<language>[A-Za-z_@]+))?\.(?:ogg|wav)", re.IGNORECASE)
 _PICTURES = (".png", ".svg")
@@ -32,6 +37,8 @@ class TuxpaintSpec(SourceSpec):
     """Tux Paint's stamps: 1,033 pictures in 16 categories with captions and speech in many languages."""
 
     kind: Literal["tuxpaint"] = "tuxpaint"
+    questions: bool = False
+    """Ask of each picture with an English caption what it is, as a record more; the caption is the answer."""
     digest: str | None = digest_field(DIGEST)
     """Digest of the stamps folder; null takes a changed copy as it is."""
 
@@ -68,13 +75,26 @@ def read(
                 recordings.append({"language": language, "address": path, "content": files.read(path)})
             except OSError as error:
                 refuse(Refused("unreadable-file", f"the file can't be read: {error.strerror}"), path)
-    yield {
+    record: Row = {
         "id": picture,
         "category": picture.rpartition("/")[0].partition("/")[0] or "none",
         "captions": [{"language": one, "text": found[one]} for one in wanted if one in found],
         "picture": {"address": picture, "content": files.read(picture)},
         "recordings": recordings,
     }
+    if not spec.questions:
+        yield record
+        return
+    yield {**record, "answer": None}
+    if "en" in found:
+        yield {
+            **record,
+            "id": f"{picture}/{KIND}",
+            "group": group_of(record, preparation.caption_languages[0]),  # in the picture's own split
+            "category": KIND,
+            "captions": [{"language": preparation.caption_languages[0], "text": QUESTION}],
+            "answer": found["en"],
+        }
 
 
 def parse_captions(content: bytes) -> dict[str, str]:
@@ -116,7 +136,10 @@ def _captions(files: Files, path: str, refuse: Refuse) -> dict[str, str]:
 SOURCE = Source(
     spec=TuxpaintSpec,
     summary="captioned, spoken-about pictures of Tux Paint, in many languages",
-    columns=lambda spec: ("category", "captions", "picture", "recordings"),
+    columns=lambda spec: (
+        *("category", "captions", "picture", "recordings"),
+        *(("answer",) if spec.questions else ()),
+    ),
     list_units=list_units,
     read=read,
     package=PACKAGE,

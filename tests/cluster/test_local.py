@@ -250,10 +250,10 @@ def test_a_number_that_another_program_has_by_now_is_left_alone(tmp_path: Path) 
 def test_a_head_that_does_not_start_says_why_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def number(wanted: int = 0) -> int:
-        return 1 if wanted == 0 else wanted  # Ray refuses ports below 1024
+    def number(*wanted: int) -> list[int]:
+        return [one or 1 for one in wanted]  # Ray refuses ports below 1024
 
-    monkeypatch.setattr(local, "_free_port", number)
+    monkeypatch.setattr(local, "_free_ports", number)
     with pytest.raises(EaglerayError, match="did not start") as error:
         local.start(tmp_path, 2)
     assert "port" in error.value.cause

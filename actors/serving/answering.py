@@ -1,0 +1,174 @@
+"""The decoder replica: answers join a running batch as they come, and are told token by token."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+
+from ...pipelines.bundle import GRAPH_INPUTS, Arrays, LoadedBundle, Modality
+from .autoscaling import ARRIVALS, CAPACITY
+from .batching import COUNTS_S
+from .decoding import Answer, AnswerBatch, Floats, Piece, Sampling
+from .scaling import Pace
+
+Parts = Mapping[Modality, Arrays]
+"""Modality → what the encoder made of it: hidden states and their mask."""
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A whole answer.
+
+    Attributes:
+        pieces: its tokens.
+        weights: modality → weight of what was found there.
+        maps: modality → how much was found at each position (N,).
+        seconds: it took, waiting included.
+    """
+
+    pieces: tuple[Piece, ...]
+    weights: Mapping[str, float]
+    maps: Mapping[str, Floats]
+    seconds: float
+
+    @property
+    def text(self) -> str:
+        """What it says."""
+        return "".join(piece.text for piece in self.pieces).strip()
+
+
+@dataclass
+class _Waiting:
+    parts: Parts
+    kind: int
+    sampling: Sampling
+    pieces: asyncio.Queue[Piece | Exception] = field(default_factory=asyncio.Queue[Piece | Exception])
+    answer: Answer | None = None
+
+
+class Decoder:
+    """One replica: a batch that goes on token by token in one thread for as long as somebody waits.
+
+    Args:
+        open_bundle: opens the bundle, on the machine where the replica runs.
+        max_batch_size: answers that are decoded side by side.
+    """
+
+    def __init__(self, open_bundle: Callable[[], LoadedBundle], max_batch_size: int) -> None:
+        self._bundle = open_bundle()
+        self._decoding = self._bundle.decoding
+        self._batch = AnswerBatch(self._bundle)
+        self._size = max_batch_size
+        self._computing = ThreadPoolExecutor(1, "compute")
+        self._waiting: deque[_Waiting] = deque()
+        self._going: dict[int, _Waiting] = {}
+        self._gone: deque[Answer] = deque()
+        self._running: asyncio.Task[None] | None = None
+        self._arrived: deque[float] = deque()
+        self._pace = Pace(max_batch_size)
+        self._tokens = float(self._batch.max_tokens) / 2  # of an answer, on average
+        self._warm_up()
+
+    async def answer(self, parts: Parts, question: str, sampling: Sampling) -> Answered:
+        """Answer, all at once."""
+        async for told in self.stream(parts, question, sampling):
+            if isinstance(told, Answered):
+                return told
+        raise AssertionError("a stream ends with the whole answer")
+
+    async def stream(
+        self, parts: Parts, question: str, sampling: Sampling
+    ) -> AsyncGenerator[Piece | Answered]:
+        """Tell the answer's tokens as they are found, and then the whole.
+
+        Args:
+            parts: what it is to be found in.
+            question: what is asked, for its type.
+            sampling: how tokens are chosen.
+        """
+        begun = time.monotonic()
+        self._arrived.append(begun)
+        longest = min(sampling.max_tokens, self._batch.max_tokens)
+        kind = self._decoding.question_type(question)
+        waiting = _Waiting(parts, kind, replace(sampling, max_tokens=longest))
+        self._waiting.append(waiting)
+        if self._running is None or self._running.done():
+            self._running = asyncio.create_task(self._run())
+        try:
+            while True:
+                piece = await waiting.pieces.get()
+                if isinstance(piece, Exception):
+                    raise piece
+                yield piece
+                if piece.end is not None:
+                    break
+            answer = waiting.answer
+            assert answer is not None
+            self._tokens += 0.1 * (len(answer.pieces) - self._tokens)
+            weights: dict[str, float] = dict(zip(GRAPH_INPUTS, answer.weights.tolist(), strict=True))
+            yield Answered(tuple(answer.pieces), weights, answer.maps, time.monotonic() - begun)
+        finally:  # whoever asked may be gone
+            if waiting in self._waiting:
+                self._waiting.remove(waiting)
+            elif waiting.answer is not None:
+                self._gone.append(waiting.answer)
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """Tell Serve's autoscaler what came lately, and what could have."""
+        now = time.monotonic()
+        while self._arrived and self._arrived[0] < now - COUNTS_S:
+            self._arrived.popleft()
+        return {ARRIVALS: len(self._arrived) / COUNTS_S, CAPACITY: self._pace.capacity}
+
+    async def _run(self) -> None:
+        """Go on until nobody waits any more."""
+        loop = asyncio.get_running_loop()
+        while self._waiting or self._batch.answers:
+            room = self._size - len(self._batch.answers)
+            new = [self._waiting.popleft() for _ in range(min(room, len(self._waiting)))]
+            try:
+                for answer, piece in await loop.run_in_executor(self._computing, self._advance, new):
+                    if piece.end is None:
+                        self._going[id(answer)].pieces.put_nowait(piece)
+                    else:
+                        self._going.pop(id(answer)).pieces.put_nowait(piece)
+            except Exception as error:
+                for waiting in (*self._going.values(), *(one for one in new if one.answer is None)):
+                    waiting.pieces.put_nowait(error)
+                self._going.clear()
+                self._batch = AnswerBatch(self._bundle)
+
+    def _advance(self, new: list[_Waiting]) -> list[tuple[Answer, Piece]]:
+        """Take new ones in, and go on by a token."""
+        begun = time.monotonic()
+        while self._gone:
+            answer = self._gone.popleft()
+            self._batch.leave(answer)
+            self._going.pop(id(answer), None)
+        if new:
+            evidence = self._bundle.gather([one.parts for one in new], [one.kind for one in new])
+            answers = self._batch.join(evidence, [one.sampling for one in new])
+            for waiting, answer in zip(new, answers, strict=True):
+                waiting.answer = answer
+                self._going[id(answer)] = waiting
+        if not self._batch.answers:
+            return []
+        rows = len(self._batch.answers)
+        told = self._batch.step()
+        self._pace.add(rows, (time.monotonic() - begun) * self._tokens)
+        return told
+
+    def _warm_up(self) -> None:
+        """Decode a small batch and a full one, before a request does, and see what they take."""
+        nothing: Parts = {}
+        for rows in (1, self._size):
+            batch = AnswerBatch(self._bundle)
+            batch.join(self._bundle.gather([nothing] * rows, [-1] * rows), [Sampling(3)] * rows)
+            batch.step()  # the first run of a shape makes room for it
+            begun = time.monotonic()
+            batch.step()
+            self._pace.add(rows, (time.monotonic() - begun) * self._tokens)

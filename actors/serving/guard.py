@@ -1,0 +1,129 @@
+"""What stands before the HTTP interface: tokens, the size of a body, and the bundle in every answer."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from .messages import Refusal, refusal
+from .problems import INFERENCE, path_of, respond
+from .tokens import Access
+from .tokens import Scope as AccessScope
+
+BUNDLE_HEADER = "x-eagleray-bundle"
+NEEDS: Mapping[str, AccessScope] = {
+    "/v1/embed": "embed",
+    "/v1/embeddings": "embed",
+    "/v1/search": "search",
+    "/v1/answer": "answer",
+    "/v1/chat/completions": "answer",
+    "/v1/audio/transcriptions": "transcribe",
+}
+"""Path → what a token must be for; nothing else tells anything of the model."""
+FORMS = frozenset({"/v1/audio/transcriptions"})
+"""Paths that take a form with files."""
+
+_logger = logging.getLogger("ray.serve")
+
+
+class Guard:
+    """Asks for tokens, bounds the body, names the bundle in every answer.
+
+    Args:
+        app: what it guards.
+        bundle: digest for the header.
+        max_body_bytes: the largest body.
+        access: decides who may ask; None lets anyone.
+    """
+
+    def __init__(self, app: ASGIApp, bundle: str, max_body_bytes: int, access: Access | None) -> None:
+        self._app = app
+        self._bundle = bundle
+        self._max_body_bytes = max_body_bytes
+        self._access = access
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request (ASGI)."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = False
+        path = path_of(scope)
+
+        async def stamped(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                MutableHeaders(scope=message)[BUNDLE_HEADER] = self._bundle
+            await send(message)
+
+        try:
+            answer = self._app
+            refused = await self._admit(scope, path)
+            if refused is not None:
+                answer = respond(refused, path)
+            elif scope["method"] == "POST":
+                body = await self._read(Headers(scope=scope), receive, path)
+                if isinstance(body, Refusal):
+                    answer = respond(body, path)
+                else:
+                    receive = _replay(body, receive)
+            await answer(scope, receive, stamped)
+        except Exception:
+            _logger.exception("a request failed")
+            if started:
+                raise
+            failed = refusal(500, "internal-error", "the service failed", "look at the replica's log")
+            await respond(failed, path)(scope, receive, stamped)
+
+    async def _admit(self, scope: Scope, path: str) -> Refusal | None:
+        """Refuse who may not ask, before anything of a body is read."""
+        if self._access is None or path not in NEEDS:
+            return None
+        if self._access.is_due:
+            await asyncio.to_thread(self._access.refresh)
+        admitted = self._access.admit(Headers(scope=scope).get("authorization"), NEEDS[path])
+        return admitted if isinstance(admitted, Refusal) else None
+
+    async def _read(self, headers: Headers, receive: Receive, path: str) -> bytes | Refusal:
+        """Read a body that is not too large, of the type that the path takes."""
+        media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+        wanted = "multipart/form-data" if path in FORMS else "application/json"
+        if media_type != wanted and not path.startswith(INFERENCE):
+            shape = "a form with a file" if path in FORMS else "JSON"
+            return refusal(
+                415,
+                "unsupported-media-type",
+                f"the body is {media_type or 'of no declared type'}, not {wanted}",
+                f"send {shape} with the header content-type: {wanted}",
+            )
+        body = bytearray()
+        more = int(headers.get("content-length", "0")) <= self._max_body_bytes
+        fits = more
+        while more:
+            message = await receive()
+            body += message.get("body", b"")
+            fits = len(body) <= self._max_body_bytes
+            more = fits and message.get("more_body", False)
+        if fits:
+            return bytes(body)
+        return refusal(
+            413,
+            "body-too-large",
+            f"the body is larger than {self._max_body_bytes} bytes",
+            "send fewer or smaller inputs in one request",
+        )
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """Give the body that was read; after it, what else comes (a disconnect)."""
+    pending = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def replay() -> Message:
+        return pending.pop() if pending else await receive()
+
+    return replay

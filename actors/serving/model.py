@@ -1,0 +1,196 @@
+"""The served model as the HTTP interfaces see it: calls to its replicas within a time, and their answers."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Awaitable, Sequence
+from typing import Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...pipelines.bundle import Hit
+from .answering import Answered, Parts
+from .batching import Encoded, Transcript
+from .decoding import Floats, Piece, Sampling
+from .messages import AnswerRequest, AnswerResponse, Health, Input, Looked, Refusal, Timings, refusal
+from .problems import RefusedError, accept
+from .spec import LimitsSpec
+
+_T = TypeVar("_T")
+
+
+class Replicas(Protocol):
+    """Reaches the replicas; see `batching.Encoder` and `answering.Decoder`. Refusals are values."""
+
+    def embed(self, query: Input) -> Awaitable[NDArray[np.float32] | Refusal]:
+        """Embed one input (E,)."""
+        ...
+
+    def search(self, query: Input, top_k: int) -> Awaitable[list[Hit] | Refusal]:
+        """Rank the indexed pictures."""
+        ...
+
+    def encode(self, queries: Sequence[Input]) -> Awaitable[Encoded | Refusal]:
+        """Encode one input of each of some modalities."""
+        ...
+
+    def transcribe(self, data: bytes) -> Awaitable[Transcript | Refusal]:
+        """Make a text of encoded speech."""
+        ...
+
+    def answer(self, parts: Parts, question: str, sampling: Sampling) -> Awaitable[Answered | Refusal]:
+        """Answer, all at once."""
+        ...
+
+    def stream(
+        self, parts: Parts, question: str, sampling: Sampling
+    ) -> AsyncGenerator[Piece | Answered | Refusal]:
+        """Tell an answer's tokens as they are found, and then the whole."""
+        ...
+
+
+class Model:
+    """What all interfaces ask.
+
+    Args:
+        replicas: reaches them.
+        health: what is served.
+        limits: what a request may ask for.
+
+    Attributes:
+        health: see above.
+        limits: see above.
+    """
+
+    def __init__(self, replicas: Replicas, health: Health, limits: LimitsSpec) -> None:
+        self._replicas = replicas
+        self.health, self.limits = health, limits
+
+    async def embed(self, inputs: Sequence[Input]) -> list[NDArray[np.float32]]:
+        """Embed inputs, each (E,)."""
+        if len(inputs) > self.limits.max_inputs:
+            many = f"{len(inputs)} inputs are more than {self.limits.max_inputs}"
+            raise RefusedError(refusal(413, "too-many-inputs", many, "send them in several requests"))
+        answers = await self._within(asyncio.gather(*(self._replicas.embed(one) for one in inputs)))
+        return [accept(answer, f"inputs.{i}: ") for i, answer in enumerate(answers)]
+
+    async def search(self, query: Input, top_k: int) -> list[Hit]:
+        """Rank the indexed pictures."""
+        return accept(await self._within(self._replicas.search(query, top_k)))
+
+    async def transcribe(self, data: bytes) -> Transcript:
+        """Make a text of encoded speech."""
+        if not self.health.transcribes:
+            raise _lacks("transcribe speech", "transcription")
+        return accept(await self._within(self._replicas.transcribe(data)))
+
+    async def answer(self, request: AnswerRequest) -> AnswerResponse:
+        """Answer a question, with where that was found."""
+        begun = time.monotonic()
+        encoded = await self.encode(request.question, request.inputs)
+        sampling = sampling_of(request)
+        told = await self.decode(encoded, request.question, sampling)
+        return AnswerResponse(
+            answer=told.text,
+            finish_reason=told.pieces[-1].end or "stop",
+            weights=dict(told.weights),
+            attention=looked(told, encoded),
+            timings_ms=Timings(
+                prepare=round(1e3 * encoded.prepare_s, 2),
+                encode=round(1e3 * encoded.encode_s, 2),
+                decode=round(1e3 * told.seconds, 2),
+                total=round(1e3 * (time.monotonic() - begun), 2),
+            ),
+            bundle=self.health.bundle,
+        )
+
+    async def encode(self, question: str | None, inputs: Sequence[Input]) -> Encoded:
+        """Encode what an answer is to be found in."""
+        if not self.health.answers:
+            raise _lacks("answer", "answer")
+        if self.health.asks and question is None:
+            raise RefusedError(
+                refusal(422, "no-question", "the model answers questions", "say what is asked, as a text")
+            )
+        if not self.health.asks and question is not None:
+            raise RefusedError(
+                refusal(
+                    422,
+                    "takes-no-question",
+                    "the model describes pictures and speech, and reads no question",
+                    "leave the text out",
+                )
+            )
+        return accept(await self._within(self._replicas.encode(inputs)))
+
+    async def decode(self, encoded: Encoded, question: str | None, sampling: Sampling) -> Answered:
+        """Answer, all at once."""
+        return accept(await self._within(self._replicas.answer(encoded.parts, question or "", sampling)))
+
+    async def stream(
+        self, encoded: Encoded, question: str | None, sampling: Sampling
+    ) -> AsyncGenerator[Piece | Answered]:
+        """Tell an answer's tokens as they are found, and then the whole."""
+        told = self._replicas.stream(encoded.parts, question or "", sampling)
+        until = time.monotonic() + self.limits.request_timeout_s
+        try:
+            while True:
+                yield accept(await self._within(anext(told), until - time.monotonic()))
+        except StopAsyncIteration:
+            return
+        finally:
+            await told.aclose()
+
+    async def _within(self, call: Awaitable[_T], timeout_s: float | None = None) -> _T:
+        limit = self.limits.request_timeout_s
+        try:
+            async with asyncio.timeout(limit if timeout_s is None else timeout_s):
+                return await call
+        except TimeoutError:
+            late = refusal(504, "timeout", f"no answer within {limit:g} s", "try again, or send fewer inputs")
+            raise RefusedError(late) from None
+
+
+def sampling_of(request: AnswerRequest) -> Sampling:
+    """How a request wants tokens to be chosen."""
+    return Sampling(
+        max_tokens=request.max_tokens or 2**31,
+        temperature=request.temperature,
+        top_p=request.top_p,
+        seed=request.seed,
+        stop=tuple(request.stop),
+    )
+
+
+def looked(told: Answered, encoded: Encoded) -> Looked:
+    """Where an answer was found, of what there was."""
+
+    def valid(modality: str, mask: str) -> list[float] | None:
+        part = encoded.parts.get(modality)  # pyright: ignore[reportCallIssue, reportArgumentType]
+        found = told.maps.get(modality)
+        if part is None or found is None:
+            return None
+        length = max(1, -(-int(part[mask].sum()) * len(found) // len(part[mask])))
+        return [round(float(one), 6) for one in found[:length]]
+
+    grid = _grid(told.maps["image"]) if "image" in encoded.parts and "image" in told.maps else None
+    return Looked(image=grid, text=valid("text", "token_mask"), speech=valid("speech", "mel_mask"))
+
+
+def _grid(found: Floats) -> list[list[float]]:
+    side = round(len(found) ** 0.5)
+    rows = found.reshape(side, -1)
+    return [[round(float(one), 6) for one in row] for row in rows]
+
+
+def _lacks(what: str, task: str) -> RefusedError:
+    return RefusedError(
+        refusal(
+            404,
+            "not-served",
+            f"the served model does not {what}",
+            f"serve one that was trained with a weight for objective.{task}",
+        )
+    )
