@@ -37,7 +37,7 @@ MODEL = ModelSpec(
     embed_dim=16,
 )
 
-TASKS = ("contrastive", "caption", "classification")
+TASKS = ("contrastive", "answer", "transcription", "classification")
 
 MakeContext = Callable[[str], StageContext]
 
