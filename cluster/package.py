@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+SUFFIXES = (".py", ".html", ".css", ".js")
 NAME = __name__.partition(".")[0]
 
 
@@ -21,7 +22,7 @@ def package(folder: Path) -> Path:
 def _copy(source: Path, target: Path) -> None:
     target.mkdir(parents=True)
     for path in source.iterdir():
-        if path.suffix == ".py":
+        if path.suffix in SUFFIXES:
             shutil.copyfile(path, target / path.name)
         elif (path / "__init__.py").is_file():  # in a checkout there are tests and more besides packages
             _copy(path, target / path.name)

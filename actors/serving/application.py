@@ -129,6 +129,8 @@ def describe(folder: Path, digest: str, options: ServingOptions) -> Served:
         answers=info.decoding is not None,
         asks=info.decoding is not None and info.decoding.asks,
         transcribes=info.transcribes,
+        fit=info.preparation.fit,
+        shown=info.preparation.image_size / info.preparation.stored_image_size,
         application=options.application,
         options=hashlib.sha256(chosen.encode()).hexdigest(),
         route_prefix=options.route_prefix,
@@ -145,7 +147,7 @@ def build_application(
         options: batching, autoscaling, limits.
         open_bundle: opens the bundle where a replica runs.
     """
-    batching, scaling, limits = options.batching, options.autoscaling, options.limits
+    scaling, limits = options.autoscaling, options.limits
 
     def replicated(kind: type[Any], *arguments: object) -> Any:  # noqa: ANN401 - Serve's
         deployment: Any = serve.deployment(
@@ -153,7 +155,7 @@ def build_application(
             name=kind.__name__,
             ray_actor_options={"num_cpus": options.cpus_per_replica},
             # a replica holds one batch that runs and one that gathers; fewer would starve the batches
-            max_ongoing_requests=2 * batching.max_batch_size,
+            max_ongoing_requests=2 * options.max_batch_size,
             max_queued_requests=limits.max_queued_requests,
             autoscaling_config=autoscaling_config(scaling),
             graceful_shutdown_timeout_s=limits.request_timeout_s,
@@ -161,8 +163,8 @@ def build_application(
         )
         return deployment.bind(open_bundle, *arguments)
 
-    encoder = replicated(Encoder, batching, options.decoding_threads)
-    decoder = replicated(Decoder, batching.max_batch_size) if served.answers else None
+    encoder = replicated(Encoder, options.max_batch_size, options.decoding_threads)
+    decoder = replicated(Decoder, options.max_batch_size) if served.answers else None
     ingress: Any = serve.deployment(
         serve.ingress()(Ingress),
         name="Ingress",

@@ -1,4 +1,4 @@
-"""The encoder replica: decodes in threads, embeds what waits together as one batch, searches the index."""
+"""The encoder replica: decodes in threads, encodes what waits together as one batch, searches the index."""
 
 from __future__ import annotations
 
@@ -8,13 +8,10 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from statistics import fmean
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from ray import serve
 from ray.util.metrics import Histogram
 
 from ...pipelines.bundle import (
@@ -28,10 +25,9 @@ from ...pipelines.bundle import (
     Modality,
 )
 from .autoscaling import ARRIVALS, CAPACITY
-from .inputs import Prepared, prepare, undecodable
+from .inputs import prepare, undecodable
 from .messages import Input, Refusal
 from .scaling import Pace
-from .spec import BatchingSpec
 
 COUNTS_S = 2.0
 """Seconds over which a replica counts what comes."""
@@ -76,32 +72,36 @@ class Transcript:
 class Encoder:
     """One replica: a bundle in memory, a pool of threads to decode, one thread to compute.
 
+    Each modality has a queue. Whenever the thread is free it takes all that waits of the modality whose turn
+    it is, up to a full batch: nobody waits for others that may not come, and under load batches fill up
+    while the one before runs.
+
     Args:
         open_bundle: opens the bundle, on the machine where the replica runs.
-        batching: when rows run together.
+        max_batch_size: rows that run together at the most.
         decoding_threads: size of the pool.
     """
 
     def __init__(
-        self, open_bundle: Callable[[], LoadedBundle], batching: BatchingSpec, decoding_threads: int
+        self, open_bundle: Callable[[], LoadedBundle], max_batch_size: int, decoding_threads: int
     ) -> None:
         self._bundle = open_bundle()
+        self._max_batch_size = max_batch_size
         self._decoding = ThreadPoolExecutor(decoding_threads, "decode")
         self._computing = ThreadPoolExecutor(1, "compute")
+        self._queues: dict[Modality, deque[_Row]] = {modality: deque() for modality in GRAPH_INPUTS}
+        self._running: dict[Modality, asyncio.Task[None]] = {}
         self._batch_sizes: Counter[tuple[Modality, int]] = Counter()
         self._batch_rows = Histogram(
             "eagleray_batch_rows",
-            "Rows that one run of a graph embedded together.",
+            "Rows that one run of a graph encoded together.",
             boundaries=[1, 2, 4, 8, 16, 32, 64, 128],
             tag_keys=("modality",),
         )
-        self._pace = Pace(batching.max_batch_size)
+        self._pace = Pace(max_batch_size)
         self._arrived: deque[float] = deque()
         self._done = 0.0  # when the last batch was
-        queue: Any = self._run
-        queue.set_max_batch_size(batching.max_batch_size)
-        queue.set_batch_wait_timeout_s(batching.batch_wait_timeout_s)
-        self._warm_up(batching.max_batch_size)
+        self._warm_up()
 
     async def embed(self, query: Input) -> NDArray[np.float32] | Refusal:
         """Embed one input (E,), in a batch with whatever else waits."""
@@ -110,26 +110,27 @@ class Encoder:
         prepared = await loop.run_in_executor(self._decoding, prepare, self._bundle, query)
         if isinstance(prepared, Refusal):
             return prepared
-        return (await self._run((*prepared, time.monotonic())))[EMBEDDING]
+        return (await self._run(*prepared))[EMBEDDING]
 
     async def encode(self, queries: Sequence[Input]) -> Encoded | Refusal:
         """Encode one input of each of some modalities, for the decoder."""
         begun = time.monotonic()
         self._arrived.extend([begun] * len(queries))
         loop = asyncio.get_running_loop()
-        decoding = [loop.run_in_executor(self._decoding, prepare, self._bundle, one) for one in queries]
-        prepared: list[Prepared] = []
-        for found in await asyncio.gather(*decoding):
+        ready: list[float] = []
+
+        async def one(query: Input) -> tuple[Modality, Arrays] | Refusal:
+            prepared = await loop.run_in_executor(self._decoding, prepare, self._bundle, query)
+            ready.append(time.monotonic())
+            return prepared if isinstance(prepared, Refusal) else (prepared[0], await self._run(*prepared))
+
+        parts: dict[Modality, Arrays] = {}
+        for found in await asyncio.gather(*(one(query) for query in queries)):
             if isinstance(found, Refusal):
                 return found
-            prepared.append(found)
-        ready = time.monotonic()
-        rows = await asyncio.gather(*(self._run((*one, ready)) for one in prepared))
-        parts: dict[Modality, Arrays] = {
-            modality: {name: row[name] for name in row if name == STATES or name.endswith("_mask")}
-            for (modality, _), row in zip(prepared, rows, strict=True)
-        }
-        return Encoded(parts, ready - begun, time.monotonic() - ready)
+            modality, row = found
+            parts[modality] = {name: row[name] for name in row if name == STATES or name.endswith("_mask")}
+        return Encoded(parts, max(ready) - begun, time.monotonic() - max(ready))
 
     async def transcribe(self, data: bytes) -> Transcript | Refusal:
         """Make a text of encoded speech, as long as it may be, stretch after stretch."""
@@ -138,9 +139,8 @@ class Encoder:
             stretches = await loop.run_in_executor(self._decoding, self._bundle.prepare_stretches, data)
         except ValueError as error:
             return undecodable("speech", error)
-        begun = time.monotonic()
-        self._arrived.extend([begun] * len(stretches))
-        rows = await asyncio.gather(*(self._run(("speech", one.arrays, begun)) for one in stretches))
+        self._arrived.extend([time.monotonic()] * len(stretches))
+        rows = await asyncio.gather(*(self._run("speech", one.arrays) for one in stretches))
         texts = await loop.run_in_executor(
             self._decoding, lambda: [self._bundle.spell(row[TRANSCRIPT]) for row in rows]
         )
@@ -169,7 +169,7 @@ class Encoder:
             self._arrived.popleft()
         return {ARRIVALS: len(self._arrived) / COUNTS_S, CAPACITY: self._pace.capacity}
 
-    def _warm_up(self, max_batch_size: int) -> None:
+    def _warm_up(self) -> None:
         """Run every graph on a small batch and a full one, before a request does, and see what they take."""
 
         def seconds(modality: Modality, rows: int) -> float:
@@ -177,27 +177,52 @@ class Encoder:
             self._bundle.encode(modality, [self._bundle.blank(modality)] * rows)
             return time.monotonic() - started
 
-        for rows in (1, max_batch_size):
+        for rows in (1, self._max_batch_size):
             for modality in GRAPH_INPUTS:
                 seconds(modality, rows)  # the first run of a shape makes room for it
             self._pace.add(rows, fmean(seconds(modality, rows) for modality in GRAPH_INPUTS))
 
-    @serve.batch
-    async def _run(self, waiting: list[tuple[Modality, Arrays, float]]) -> list[Arrays]:
-        """Encode what waits since a moment: one run of each modality's graph, in the one computing thread."""
-        loop = asyncio.get_running_loop()
-        answers: list[Arrays] = [{}] * len(waiting)
-        for modality in GRAPH_INPUTS:
-            places = [i for i, (other, _, _) in enumerate(waiting) if other == modality]
-            if not places:
-                continue
-            rows = [waiting[i][1] for i in places]
-            found = await loop.run_in_executor(self._computing, partial(self._bundle.encode, modality, rows))
-            self._batch_sizes[modality, len(rows)] += 1
-            self._batch_rows.observe(len(rows), {"modality": modality})
-            for place, outputs in zip(places, found, strict=True):
-                answers[place] = outputs
+    async def _run(self, modality: Modality, arrays: Arrays) -> Arrays:
+        """Encode a prepared row, in the next batch of its modality."""
+        row = _Row(arrays, asyncio.get_running_loop().create_future(), time.monotonic())
+        self._queues[modality].append(row)
+        running = self._running.get(modality)
+        if running is None or running.done():
+            self._running[modality] = asyncio.create_task(self._run_all(modality))
+        return await row.outputs
+
+    async def _run_all(self, modality: Modality) -> None:
+        """Encode what waits of a modality, batch after batch, until nothing does."""
+        loop, queue = asyncio.get_running_loop(), self._queues[modality]
+        while queue:
+            # chosen when the thread is free, not before: what comes in the meantime is in
+            batch = await loop.run_in_executor(self._computing, self._compute, modality)
+            for row, outputs in batch:
+                if row.outputs.done():
+                    continue  # whoever asked is gone
+                if isinstance(outputs, Exception):
+                    row.outputs.set_exception(outputs)
+                else:
+                    row.outputs.set_result(outputs)
+
+    def _compute(self, modality: Modality) -> list[tuple[_Row, Arrays | Exception]]:
+        """Run a modality's graph on what waits, up to a full batch."""
+        queue = self._queues[modality]
+        rows = [queue.popleft() for _ in range(min(len(queue), self._max_batch_size))]
+        try:
+            found: list[Arrays] = self._bundle.encode(modality, [row.arrays for row in rows])
+        except Exception as error:
+            return [(row, error) for row in rows]
+        self._batch_sizes[modality, len(rows)] += 1
+        self._batch_rows.observe(len(rows), {"modality": modality})
         # from when it could have begun: what else there is to do for a batch counts as well
-        begun, self._done = max(self._done, min(since for *_, since in waiting)), time.monotonic()
-        self._pace.add(len(waiting), self._done - begun)
-        return answers
+        begun, self._done = max(self._done, min(row.since for row in rows)), time.monotonic()
+        self._pace.add(len(rows), self._done - begun)
+        return list(zip(rows, found, strict=True))
+
+
+@dataclass(frozen=True)
+class _Row:
+    arrays: Arrays
+    outputs: asyncio.Future[Arrays]
+    since: float

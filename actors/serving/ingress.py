@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fastapi import FastAPI, Security
+from fastapi.responses import HTMLResponse
 from fastapi.security import HTTPBearer
 
 from . import openai
@@ -18,6 +19,7 @@ from .messages import (
     SearchResult,
 )
 from .model import Model, Replicas
+from .page import page
 from .problems import PROBLEMS, add_handlers
 from .spec import LimitsSpec
 from .tokens import Access
@@ -43,6 +45,12 @@ def build_api(
         version=health.bundle[:12],
         responses=PROBLEMS,
     )
+
+    @api.get("/", tags=["service"], response_class=HTMLResponse)
+    async def index() -> HTMLResponse:
+        """A page to ask the model in a browser."""
+        html, headers = page()
+        return HTMLResponse(html, headers=headers)
 
     @api.get("/healthz", tags=["service"])
     async def healthz() -> Health:

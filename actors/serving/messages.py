@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -163,6 +163,10 @@ class Health(Message):
     """Whether it takes a question; else it describes what is there."""
     transcribes: bool = False
     """Whether it makes a text of speech."""
+    fit: Literal["letterbox", "crop"] = "letterbox"
+    """How it makes a square of a picture."""
+    shown: float = 1.0
+    """Share of that square's side that it sees, the middle."""
 
 
 class Problem(Message):

@@ -10,15 +10,6 @@ from pydantic import Field, field_validator, model_validator
 from ...workflows.spec import Runtime, Spec
 
 
-class BatchingSpec(Spec):
-    """Requests that wait together run as one batch of the graph."""
-
-    max_batch_size: int = Field(default=16, ge=1)
-    """Rows of the largest batch."""
-    batch_wait_timeout_s: float = Field(default=0.005, ge=0)
-    """Seconds that the first row of a batch waits for others."""
-
-
 class AutoscalingSpec(Spec):
     """How many replicas of encoder and decoder run: enough to answer within `latency_s` (see `scaling`)."""
 
@@ -71,7 +62,8 @@ class ServingOptions(Spec):
     tokens`). Without, anyone may ask, and it listens on this machine only."""
     open: bool = Runtime(False)
     """Let anyone ask, from wherever the address is reached."""
-    batching: BatchingSpec = Runtime(BatchingSpec())
+    max_batch_size: int = Runtime(16, ge=1)
+    """Rows that a replica runs together at the most."""
     autoscaling: AutoscalingSpec = Runtime(AutoscalingSpec())
     limits: LimitsSpec = Runtime(LimitsSpec())
     cpus_per_replica: float = Runtime(0.5, gt=0)

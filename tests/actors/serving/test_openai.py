@@ -9,39 +9,19 @@ import openai
 import pytest
 
 from eagleray.actors.serving.decoding import AnswerBatch, Sampling
-from eagleray.actors.serving.spec import BatchingSpec, ServingOptions
 
 from ...pipelines.conftest import sound
+from .conftest import NAME
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 QUESTION = "What colour is the frog?"
-NAME = "frogs"
 
 
 @pytest.fixture(scope="module")
-def deployed(ray_cluster, bundle_folder, free_port):
-    from ray import serve
-
-    from eagleray.actors.serving import running
-
-    yield running.deploy(
-        bundle_folder,
-        ServingOptions(application=NAME, port=free_port, batching=BatchingSpec(max_batch_size=4)),
-    )
-    serve.shutdown()
-
-
-@pytest.fixture(scope="module")
-def http(deployed):
-    with httpx.Client(base_url=deployed.url, trust_env=False, timeout=30) as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
-def client(deployed):
+def client(frogs):
     plain = httpx.Client(trust_env=False, timeout=30)
-    return openai.OpenAI(base_url=f"{deployed.url}/v1", api_key="none", http_client=plain, max_retries=0)
+    return openai.OpenAI(base_url=f"{frogs}/v1", api_key="none", http_client=plain, max_retries=0)
 
 
 @pytest.fixture(scope="module")
