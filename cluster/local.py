@@ -26,6 +26,7 @@ from typing import TextIO
 
 from ..workflows.errors import EaglerayError
 
+SERVE = {"RAY_SERVE_THROUGHPUT_OPTIMIZED": "1", "RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_worker_niceness": "0"}
 START_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 20.0
 AGENTS_TIMEOUT_S = 3.0
@@ -210,7 +211,7 @@ def start(home: Path, num_cpus: int) -> LocalCluster:
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
             start_new_session=True,
-            env={**clean_environment(), **token_environment(home), "PATH": path},
+            env={**SERVE, **clean_environment(), **token_environment(home), "PATH": path},
         )
     url = f"http://127.0.0.1:{dashboard_port}"
     cluster = LocalCluster(process.pid, folder, f"127.0.0.1:{port}", url, num_cpus)

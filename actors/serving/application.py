@@ -1,4 +1,4 @@
-"""The Ray Serve application: one ingress over replicas of the encoder and of the decoder."""
+"""The Ray Serve application: replicas of a whole model, or of encoder and decoder each by itself."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from ray import serve
 from ray.exceptions import RayActorError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
-from ...pipelines.bundle import Hit, LoadedBundle, read_info
+from ...pipelines.bundle import Hit, LoadedBundle, Modality, read_info
 from .answering import Answered, Decoder, Parts
-from .autoscaling import autoscaling_config
+from .autoscaling import ARRIVALS, CAPACITY, autoscaling_config
 from .batching import Encoded, Encoder, Transcript
 from .decoding import Piece, Sampling
 from .ingress import build_api
 from .messages import Health, Input, Refusal, refusal
+from .model import Replicas
 from .spec import LimitsSpec, ServingOptions
 from .tokens import Access, TokenFolder
 
@@ -34,12 +35,48 @@ class Served(Health):
     """Path that its routes stand below."""
 
 
-class ServedReplicas:
-    """Calls the replicas through Serve's router; overload and loss come back as refusals.
+class Together:
+    """Encoder and decoder in the process that speaks HTTP: no call goes to another one.
 
     Args:
-        encoder: Serve's handle of the encoder.
-        decoder: of the decoder; None where the model doesn't answer.
+        encoder: of this replica.
+        decoder: of this replica; None where the model doesn't answer.
+    """
+
+    def __init__(self, encoder: Encoder, decoder: Decoder | None) -> None:
+        self._encoder, self._decoder = encoder, decoder
+        self.embed, self.search = encoder.embed, encoder.search
+        self.encode, self.transcribe = encoder.encode, encoder.transcribe
+
+    async def answer(self, parts: Parts, question: str, sampling: Sampling) -> Answered | Refusal:
+        """Answer, all at once."""
+        assert self._decoder is not None
+        return await self._decoder.answer(parts, question, sampling)
+
+    def stream(
+        self, parts: Parts, question: str, sampling: Sampling
+    ) -> AsyncGenerator[Piece | Answered | Refusal]:
+        """Tell an answer's tokens as they are found, and then the whole."""
+        assert self._decoder is not None
+        return self._decoder.stream(parts, question, sampling)
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """Tell Serve's autoscaler what inputs came lately, and could have, each with its share of answers."""
+        encoded = self._encoder.record_autoscaling_stats()
+        if self._decoder is None:
+            return encoded
+        answered = self._decoder.record_autoscaling_stats()
+        share = answered[ARRIVALS] / encoded[ARRIVALS] if encoded[ARRIVALS] else 1.0
+        seconds = 1 / encoded[CAPACITY] + share / answered[CAPACITY]
+        return {ARRIVALS: encoded[ARRIVALS], CAPACITY: 1 / seconds}
+
+
+class Apart:
+    """Calls encoders and decoders through Serve's router; overload and loss come back as refusals.
+
+    Args:
+        encoder: Serve's handle of the encoders.
+        decoder: of the decoders; None where the model doesn't answer.
     """
 
     def __init__(self, encoder: Any, decoder: Any | None) -> None:  # noqa: ANN401 - Serve's handles take any method name
@@ -85,37 +122,81 @@ class ServedReplicas:
 
 
 class Ingress:
-    """The deployment that speaks HTTP.
+    """The deployment that speaks HTTP, over replicas of its own process or of deployments of their own.
 
     Args:
-        encoder: Serve's handle of the encoder.
-        decoder: of the decoder; None where the model doesn't answer.
         served: what this application is.
         limits: what a request may ask for.
         tokens: where those lie that requests must have; None lets anyone ask.
     """
 
-    def __init__(
-        self,
-        encoder: Any,  # noqa: ANN401 - as above
-        decoder: Any | None,  # noqa: ANN401 - as above
-        served: Served,
-        limits: LimitsSpec,
-        tokens: str | None,
-    ) -> None:
-        self._replicas = ServedReplicas(encoder, decoder)
+    def __init__(self, served: Served, limits: LimitsSpec, tokens: str | None, replicas: Replicas) -> None:
         self._served = served
         self._limits = limits
         self._access = None if tokens is None else Access(TokenFolder(tokens).all)
+        self._replicas = replicas
 
     def served(self) -> Served:
         """Say what is served, to whoever deploys next."""
         return self._served
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        """Build the FastAPI application in the replica, where the handle lives."""
+        """Build the FastAPI application in the replica, where the handles live."""
         health = Health(**self._served.model_dump(exclude={"options", "route_prefix"}))
         return build_api(self._replicas, health, self._limits, self._access)
+
+
+class WholeModel(Ingress):
+    """An ingress with encoder and decoder in one process: as many replicas as the load needs.
+
+    Args:
+        served, limits, tokens: see `Ingress`.
+        open_bundle: opens the bundle where the replica runs.
+        max_batch_size: rows that run together at the most.
+        decoding_threads: that decode pictures and speech.
+    """
+
+    def __init__(
+        self,
+        served: Served,
+        limits: LimitsSpec,
+        tokens: str | None,
+        open_bundle: Callable[[], LoadedBundle],
+        max_batch_size: int,
+        decoding_threads: int,
+    ) -> None:
+        bundle = open_bundle()
+        self.encoder = Encoder(lambda: bundle, max_batch_size, decoding_threads)
+        decoder = Decoder(lambda: bundle, max_batch_size) if served.answers else None
+        self._together = Together(self.encoder, decoder)
+        super().__init__(served, limits, tokens, self._together)
+
+    def batch_sizes(self) -> dict[Modality, dict[int, int]]:
+        """See `Encoder`."""
+        return self.encoder.batch_sizes()
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """See `Together`."""
+        return self._together.record_autoscaling_stats()
+
+
+class Front(Ingress):
+    """An ingress before encoders and decoders that are deployments of their own.
+
+    Args:
+        served, limits, tokens: see `Ingress`.
+        encoder, decoder: see `Apart`.
+    """
+
+    def __init__(
+        self,
+        served: Served,
+        limits: LimitsSpec,
+        tokens: str | None,
+        encoder: Any,  # noqa: ANN401 - Serve's handle
+        decoder: Any | None,  # noqa: ANN401 - Serve's handle
+    ) -> None:
+        super().__init__(served, limits, tokens, Apart(encoder, decoder))
 
 
 def describe(folder: Path, digest: str, options: ServingOptions) -> Served:
@@ -140,39 +221,42 @@ def describe(folder: Path, digest: str, options: ServingOptions) -> Served:
 def build_application(
     served: Served, options: ServingOptions, open_bundle: Callable[[], LoadedBundle]
 ) -> serve.Application:
-    """Bind the deployments: an ingress over encoders and, where the model answers, decoders.
+    """Bind the deployments.
 
     Args:
         served: what the ingress says of itself.
         options: batching, autoscaling, limits.
         open_bundle: opens the bundle where a replica runs.
     """
-    scaling, limits = options.autoscaling, options.limits
+    limits, size, threads = options.limits, options.max_batch_size, options.decoding_threads
+    scaled: dict[str, Any] = {
+        "ray_actor_options": {"num_cpus": options.cpus_per_replica},
+        "autoscaling_config": autoscaling_config(options.autoscaling),
+        "max_queued_requests": limits.max_queued_requests,
+        "graceful_shutdown_timeout_s": limits.request_timeout_s,
+        "max_constructor_retry_count": 2,
+    }
+    # a replica holds one batch that runs and one that gathers; fewer would starve the batches
+    full = 2 * size
+    if not options.apart:
+        whole: Any = serve.deployment(
+            serve.ingress()(WholeModel), name="Model", max_ongoing_requests=full, **scaled
+        )
+        return whole.bind(served, limits, options.tokens, open_bundle, size, threads)
 
     def replicated(kind: type[Any], *arguments: object) -> Any:  # noqa: ANN401 - Serve's
-        deployment: Any = serve.deployment(
-            kind,
-            name=kind.__name__,
-            ray_actor_options={"num_cpus": options.cpus_per_replica},
-            # a replica holds one batch that runs and one that gathers; fewer would starve the batches
-            max_ongoing_requests=2 * options.max_batch_size,
-            max_queued_requests=limits.max_queued_requests,
-            autoscaling_config=autoscaling_config(scaling),
-            graceful_shutdown_timeout_s=limits.request_timeout_s,
-            max_constructor_retry_count=2,
-        )
+        deployment: Any = serve.deployment(kind, name=kind.__name__, max_ongoing_requests=full, **scaled)
         return deployment.bind(open_bundle, *arguments)
 
-    encoder = replicated(Encoder, options.max_batch_size, options.decoding_threads)
-    decoder = replicated(Decoder, options.max_batch_size) if served.answers else None
-    ingress: Any = serve.deployment(
-        serve.ingress()(Ingress),
-        name="Ingress",
+    front: Any = serve.deployment(
+        serve.ingress()(Front),
+        name="Front",
         ray_actor_options={"num_cpus": 0},  # like Serve's own proxy: it waits more than it works
         max_ongoing_requests=2 * limits.max_queued_requests,
         graceful_shutdown_timeout_s=limits.request_timeout_s,
     )
-    return ingress.bind(encoder, decoder, served, limits, options.tokens)
+    decoder = replicated(Decoder, size) if served.answers else None
+    return front.bind(served, limits, options.tokens, replicated(Encoder, size, threads), decoder)
 
 
 async def _answer(response: Awaitable[Any], part: str) -> Any:  # noqa: ANN401 - the callers know

@@ -25,7 +25,7 @@ from ...pipelines.bundle import (
     Modality,
 )
 from .autoscaling import ARRIVALS, CAPACITY
-from .inputs import prepare, undecodable
+from .inputs import Prepared, prepare, undecodable
 from .messages import Input, Refusal
 from .scaling import Pace
 
@@ -101,13 +101,13 @@ class Encoder:
         self._pace = Pace(max_batch_size)
         self._arrived: deque[float] = deque()
         self._done = 0.0  # when the last batch was
+        self._prepares_s = 0.0  # that a row takes in a decoding thread, on average
         self._warm_up()
 
     async def embed(self, query: Input) -> NDArray[np.float32] | Refusal:
         """Embed one input (E,), in a batch with whatever else waits."""
         self._arrived.append(time.monotonic())
-        loop = asyncio.get_running_loop()
-        prepared = await loop.run_in_executor(self._decoding, prepare, self._bundle, query)
+        prepared = await self._prepare(query)
         if isinstance(prepared, Refusal):
             return prepared
         return (await self._run(*prepared))[EMBEDDING]
@@ -116,11 +116,10 @@ class Encoder:
         """Encode one input of each of some modalities, for the decoder."""
         begun = time.monotonic()
         self._arrived.extend([begun] * len(queries))
-        loop = asyncio.get_running_loop()
         ready: list[float] = []
 
         async def one(query: Input) -> tuple[Modality, Arrays] | Refusal:
-            prepared = await loop.run_in_executor(self._decoding, prepare, self._bundle, query)
+            prepared = await self._prepare(query)
             ready.append(time.monotonic())
             return prepared if isinstance(prepared, Refusal) else (prepared[0], await self._run(*prepared))
 
@@ -167,7 +166,20 @@ class Encoder:
         now = time.monotonic()
         while self._arrived and self._arrived[0] < now - COUNTS_S:
             self._arrived.popleft()
-        return {ARRIVALS: len(self._arrived) / COUNTS_S, CAPACITY: self._pace.capacity}
+        # what decodes and what computes share the CPUs that a replica has
+        seconds = 1 / self._pace.capacity + self._prepares_s
+        return {ARRIVALS: len(self._arrived) / COUNTS_S, CAPACITY: 1 / seconds}
+
+    async def _prepare(self, query: Input) -> Prepared | Refusal:
+        """Decode an input in a thread."""
+
+        def timed() -> Prepared | Refusal:
+            begun = time.thread_time()
+            prepared = prepare(self._bundle, query)
+            self._prepares_s += 0.02 * (time.thread_time() - begun - self._prepares_s)
+            return prepared
+
+        return await asyncio.get_running_loop().run_in_executor(self._decoding, timed)
 
     def _warm_up(self) -> None:
         """Run every graph on a small batch and a full one, before a request does, and see what they take."""

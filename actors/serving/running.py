@@ -264,7 +264,9 @@ def _served(application: str) -> Served | None:
     if overview is None or overview.status != ApplicationStatus.RUNNING:
         return None
     try:
-        answer = serve.get_app_handle(application).served.remote().result(timeout_s=_CALL_TIMEOUT_S)
+        handle: Any = serve.get_app_handle(application)
+        handle._init(_run_router_in_separate_loop=True)  # there is no event loop here
+        answer = handle.served.remote().result(timeout_s=_CALL_TIMEOUT_S)
     except (RayError, RayServeException, TimeoutError, AttributeError):  # it isn't one of ours
         return None
     return answer if isinstance(answer, Served) else None

@@ -66,9 +66,11 @@ class ServingOptions(Spec):
     """Rows that a replica runs together at the most."""
     autoscaling: AutoscalingSpec = Runtime(AutoscalingSpec())
     limits: LimitsSpec = Runtime(LimitsSpec())
-    cpus_per_replica: float = Runtime(0.5, gt=0)
-    """CPUs that a replica reserves; its graphs run in one thread, and a request is at one of two parts at a
-    time."""
+    apart: bool = Runtime(False)
+    """Let encoder and decoder be deployments of their own, each scaled by what it has to do. A request then
+    crosses two processes more, which takes some milliseconds."""
+    cpus_per_replica: float = Runtime(1.0, gt=0)
+    """CPUs that a replica reserves; its graphs run in one thread."""
     decoding_threads: int = Runtime(2, ge=1)
     """Threads of a replica that decode pictures and speech."""
     ready_timeout_s: float = Runtime(120.0, gt=0)

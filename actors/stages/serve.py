@@ -19,7 +19,7 @@ class ServeSpec(StageSpec, ServingOptions):
 
 def reserved_cpus(spec: ServeSpec) -> float:
     """CPUs that must exist in the cluster: the stage's own task and the first encoder and decoder."""
-    return spec.run.num_cpus + 2 * spec.autoscaling.min_replicas * spec.cpus_per_replica
+    return spec.run.num_cpus + (1 + spec.apart) * spec.autoscaling.min_replicas * spec.cpus_per_replica
 
 
 @stage(ServeSpec, takes={"bundle": Bundle}, gives=Deployment, cached=False, cpus=reserved_cpus)
