@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import TextIO
 
 from ..workflows.errors import EaglerayError
+from .haproxy import haproxy_environment
 
-SERVE = {"RAY_SERVE_THROUGHPUT_OPTIMIZED": "1", "RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_worker_niceness": "0"}
 START_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 20.0
 AGENTS_TIMEOUT_S = 3.0
@@ -186,10 +186,12 @@ def start(home: Path, num_cpus: int) -> LocalCluster:
         EaglerayError: when it does not come up, with the end of its log.
     """
     home.mkdir(parents=True, exist_ok=True)
-    port, dashboard_port, client_port, agent_port = _free_ports(0, 8265, 0, 0)
+    port, dashboard_port, *others = _free_ports(0, 8265, 0, 0, 0, 0)
+    client_port, agent_port, statistics_port, metrics_port = others
     temp = tempfile.gettempdir()
     folder = tempfile.mkdtemp(prefix=FOLDER_PREFIX, dir=temp if len(temp) <= LONGEST_TEMP else "/tmp")
     path = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)])  # of jobs
+    proxy = haproxy_environment(Path(folder, "proxy"), statistics_port, metrics_port)
     log = home / "ray.log"
     command = [
         *(sys.executable, "-c", HEAD, "start", "--head", "--block"),
@@ -211,7 +213,7 @@ def start(home: Path, num_cpus: int) -> LocalCluster:
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
             start_new_session=True,
-            env={**SERVE, **clean_environment(), **token_environment(home), "PATH": path},
+            env={**clean_environment(), **token_environment(home), **proxy, "PATH": path},
         )
     url = f"http://127.0.0.1:{dashboard_port}"
     cluster = LocalCluster(process.pid, folder, f"127.0.0.1:{port}", url, num_cpus)
