@@ -1,17 +1,27 @@
-"""`make bench-serve`: replicas by objective beside Ray Serve's default policy, in a simulation."""
+"""`make bench-serve`: replicas by objective beside Ray Serve's default policy, in a simulation; and a served
+bundle beside the same model under FastAPI, LitServe and BentoML.
+"""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
-from harness import Claim, Contender, compare, machine, medians, publish
+from harness import ROOT, Claim, Contender, compare, environment, machine, medians, publish
 
 COMMAND = "make bench-serve"
 TRACES = ("steady", "burst", "diurnal", "flash crowd", "poison")
 LATENCY_S, MOST = 0.2, 12
 LEAST_SAVED = 0.7
 """Of the replica-seconds of Serve's default policy."""
+PEERS = (
+    *("aiohttp", "av", "fastapi", "numpy<3", "onnxruntime", "pillow", "pyarrow", "pydantic", "resvg-py"),
+    *("simplejpeg", "soundfile", "soxr", "tokenizers", "uvicorn", "litserve==0.2.19", "bentoml==1.4.40"),
+)
+P99_MS, MORE_ALONE_MS, TIMES_AS_MANY = 100.0, 3.0, 1.2
+PER_S, CLIENTS = 4, 32
+"""As `contenders/serving.py` has them."""
 
 
 def scaling() -> list[Claim]:
@@ -49,12 +59,64 @@ def scaling() -> list[Claim]:
     return claims
 
 
+def quickstart() -> Path:
+    """The bundle of the quickstart's last run in this checkout."""
+    bundles = sorted(
+        (ROOT / ".eagleray" / "store").glob("content/*/bundle.json"), key=lambda path: path.stat().st_mtime
+    )
+    if not bundles:
+        sys.exit("there is no bundle here: run `make run` first, or name one with --bundle")
+    return bundles[-1].parent
+
+
+def answering(bundle: Path, repeats: int) -> list[Claim]:
+    """Picture, speech and question to answer, HTTP included."""
+    python = environment("serve", PEERS)
+    contenders = [
+        Contender("Eagleray", "serve_eagleray.py", sys.executable, (str(bundle),)),
+        *(
+            Contender(name, f"serve_{name.lower()}.py", python, (str(bundle),))
+            for name in ("FastAPI", "LitServe", "BentoML")
+        ),
+    ]
+    results = compare(contenders, repeats)
+    alone, steady = medians(results, "p50_alone_ms"), medians(results, "p99_steady_ms")
+    full = medians(results, "answers_per_s")
+    ours = {name: figures.pop("Eagleray") for name, figures in (("a", alone), ("s", steady), ("f", full))}
+
+    def claim(what: str, mine: float, peers: dict[str, float], ratio: float, target: float) -> Claim:
+        return Claim(f"served: {what}", mine, peers, ratio, target, COMMAND, machine(), below=target == 1.0)
+
+    return [
+        claim(f"p99, ms, at {PER_S} answers a second", ours["s"], steady, ours["s"] / P99_MS, 1.0),
+        claim(
+            f"p50, ms, alone, over FastAPI's and {MORE_ALONE_MS:g} ms",
+            ours["a"],
+            alone,
+            ours["a"] / (alone["FastAPI"] + MORE_ALONE_MS),
+            1.0,
+        ),
+        claim(
+            f"answers a second to {CLIENTS} clients",
+            ours["f"],
+            full,
+            ours["f"] / max(full.values()),
+            TIMES_AS_MANY,
+        ),
+    ]
+
+
 def main() -> None:
     """Run all of it, or a part."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", choices=("scaling",))
-    parser.parse_args()
-    publish("serve", scaling())
+    parser.add_argument("--only", choices=("scaling", "answering"))
+    parser.add_argument("--bundle", type=Path, help="of the quickstart: the folder of its export's artifact")
+    parser.add_argument("--repeats", type=int, default=3)
+    options = parser.parse_args()
+    if options.only != "answering":
+        publish("serve", scaling())
+    if options.only != "scaling":
+        publish("serve", answering(options.bundle or quickstart(), options.repeats))
 
 
 if __name__ == "__main__":

@@ -236,23 +236,23 @@ def build_application(
         "graceful_shutdown_timeout_s": limits.request_timeout_s,
         "max_constructor_retry_count": 2,
     }
-    # a replica holds one batch that runs and one that gathers; fewer would starve the batches
-    full = 2 * size
+    most = 2 * limits.max_queued_requests  # so that whoever is refused, is refused by the interface
     if not options.apart:
         whole: Any = serve.deployment(
-            serve.ingress()(WholeModel), name="Model", max_ongoing_requests=full, **scaled
+            serve.ingress()(WholeModel), name="Model", max_ongoing_requests=most, **scaled
         )
         return whole.bind(served, limits, options.tokens, open_bundle, size, threads)
 
     def replicated(kind: type[Any], *arguments: object) -> Any:  # noqa: ANN401 - Serve's
-        deployment: Any = serve.deployment(kind, name=kind.__name__, max_ongoing_requests=full, **scaled)
+        # a replica holds one batch that runs and one that gathers; fewer would starve the batches
+        deployment: Any = serve.deployment(kind, name=kind.__name__, max_ongoing_requests=2 * size, **scaled)
         return deployment.bind(open_bundle, *arguments)
 
     front: Any = serve.deployment(
         serve.ingress()(Front),
         name="Front",
         ray_actor_options={"num_cpus": 0},  # like Serve's own proxy: it waits more than it works
-        max_ongoing_requests=2 * limits.max_queued_requests,
+        max_ongoing_requests=most,
         graceful_shutdown_timeout_s=limits.request_timeout_s,
     )
     decoder = replicated(Decoder, size) if served.answers else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import Mapping
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -11,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .messages import Refusal, refusal
 from .problems import INFERENCE, path_of, respond
-from .tokens import Access
+from .tokens import SCOPES, Access
 from .tokens import Scope as AccessScope
 
 BUNDLE_HEADER = "x-eagleray-bundle"
@@ -26,6 +27,8 @@ NEEDS: Mapping[str, AccessScope] = {
 """Path → what a token must be for; nothing else tells anything of the model."""
 FORMS = frozenset({"/v1/audio/transcriptions"})
 """Paths that take a form with files."""
+
+_INFER = re.compile(r"/v2/models/(\w+)(?:/versions/\w+)?/infer")
 
 _logger = logging.getLogger("ray.serve")
 
@@ -82,11 +85,12 @@ class Guard:
 
     async def _admit(self, scope: Scope, path: str) -> Refusal | None:
         """Refuse who may not ask, before anything of a body is read."""
-        if self._access is None or path not in NEEDS:
+        scope_needed = needed(path)
+        if self._access is None or scope_needed is None:
             return None
         if self._access.is_due:
             await asyncio.to_thread(self._access.refresh)
-        admitted = self._access.admit(Headers(scope=scope).get("authorization"), NEEDS[path])
+        admitted = self._access.admit(Headers(scope=scope).get("authorization"), scope_needed)
         return admitted if isinstance(admitted, Refusal) else None
 
     async def _read(self, headers: Headers, receive: Receive, path: str) -> bytes | Refusal:
@@ -117,6 +121,14 @@ class Guard:
             f"the body is larger than {self._max_body_bytes} bytes",
             "send fewer or smaller inputs in one request",
         )
+
+
+def needed(path: str) -> AccessScope | None:
+    """What a token must be for, to ask this path; None if it tells nothing of the model."""
+    infer = _INFER.fullmatch(path)
+    if infer is None:
+        return NEEDS.get(path)
+    return next((scope for scope in SCOPES if scope == infer[1]), None)
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

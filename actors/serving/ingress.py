@@ -6,7 +6,7 @@ from fastapi import FastAPI, Security
 from fastapi.responses import HTMLResponse
 from fastapi.security import HTTPBearer
 
-from . import openai
+from . import inference, openai
 from .guard import Guard
 from .messages import (
     AnswerRequest,
@@ -81,6 +81,7 @@ def build_api(
         return await model.answer(request)
 
     api.include_router(openai.router(model), dependencies=bearer)
+    api.include_router(inference.router(model), dependencies=bearer)
     api.add_middleware(Guard, bundle=health.bundle, max_body_bytes=limits.max_body_bytes, access=access)
     add_handlers(api)
     return api

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Generator, Sequence
+from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -67,24 +68,28 @@ class Model:
     def __init__(self, replicas: Replicas, health: Health, limits: LimitsSpec) -> None:
         self._replicas = replicas
         self.health, self.limits = health, limits
+        self._in_hand = 0
 
     async def embed(self, inputs: Sequence[Input]) -> list[NDArray[np.float32]]:
         """Embed inputs, each (E,)."""
         if len(inputs) > self.limits.max_inputs:
             many = f"{len(inputs)} inputs are more than {self.limits.max_inputs}"
             raise RefusedError(refusal(413, "too-many-inputs", many, "send them in several requests"))
-        answers = await self._within(asyncio.gather(*(self._replicas.embed(one) for one in inputs)))
+        with self._admitted(len(inputs)):
+            answers = await self._within(asyncio.gather(*(self._replicas.embed(one) for one in inputs)))
         return [accept(answer, f"inputs.{i}: ") for i, answer in enumerate(answers)]
 
     async def search(self, query: Input, top_k: int) -> list[Hit]:
         """Rank the indexed pictures."""
-        return accept(await self._within(self._replicas.search(query, top_k)))
+        with self._admitted(1):
+            return accept(await self._within(self._replicas.search(query, top_k)))
 
     async def transcribe(self, data: bytes) -> Transcript:
         """Make a text of encoded speech."""
         if not self.health.transcribes:
             raise _lacks("transcribe speech", "transcription")
-        return accept(await self._within(self._replicas.transcribe(data)))
+        with self._admitted(1):
+            return accept(await self._within(self._replicas.transcribe(data)))
 
     async def answer(self, request: AnswerRequest) -> AnswerResponse:
         """Answer a question, with where that was found."""
@@ -123,11 +128,13 @@ class Model:
                     "leave the text out",
                 )
             )
-        return accept(await self._within(self._replicas.encode(inputs)))
+        with self._admitted(len(inputs)):
+            return accept(await self._within(self._replicas.encode(inputs)))
 
     async def decode(self, encoded: Encoded, question: str | None, sampling: Sampling) -> Answered:
         """Answer, all at once."""
-        return accept(await self._within(self._replicas.answer(encoded.parts, question or "", sampling)))
+        with self._admitted(1):
+            return accept(await self._within(self._replicas.answer(encoded.parts, question or "", sampling)))
 
     async def stream(
         self, encoded: Encoded, question: str | None, sampling: Sampling
@@ -135,13 +142,27 @@ class Model:
         """Tell an answer's tokens as they are found, and then the whole."""
         told = self._replicas.stream(encoded.parts, question or "", sampling)
         until = time.monotonic() + self.limits.request_timeout_s
+        with self._admitted(1):
+            try:
+                while True:
+                    yield accept(await self._within(anext(told), until - time.monotonic()))
+            except StopAsyncIteration:
+                return
+            finally:
+                await told.aclose()
+
+    @contextmanager
+    def _admitted(self, inputs: int) -> Generator[None]:
+        """Have some inputs in hand, if there aren't too many already."""
+        if self._in_hand + inputs > self.limits.max_queued_requests:
+            message = f"{self._in_hand} inputs are in hand, and {inputs} more would be too many"
+            remedy = "try again shortly, with fewer inputs if there are many"
+            raise RefusedError(refusal(503, "overloaded", message, remedy, retry_after_s=1))
+        self._in_hand += inputs
         try:
-            while True:
-                yield accept(await self._within(anext(told), until - time.monotonic()))
-        except StopAsyncIteration:
-            return
+            yield
         finally:
-            await told.aclose()
+            self._in_hand -= inputs
 
     async def _within(self, call: Awaitable[_T], timeout_s: float | None = None) -> _T:
         limit = self.limits.request_timeout_s

@@ -265,7 +265,8 @@ def _served(application: str) -> Served | None:
         return None
     try:
         handle: Any = serve.get_app_handle(application)
-        handle._init(_run_router_in_separate_loop=True)  # there is no event loop here
+        if not handle.is_initialized:
+            handle._init(_run_router_in_separate_loop=True)  # there is no event loop here
         answer = handle.served.remote().result(timeout_s=_CALL_TIMEOUT_S)
     except (RayError, RayServeException, TimeoutError, AttributeError):  # it isn't one of ours
         return None

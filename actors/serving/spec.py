@@ -41,7 +41,7 @@ class LimitsSpec(Spec):
     max_body_bytes: int = Field(default=16 * 2**20, ge=1)
     """Bytes of a request's body; more is refused with 413."""
     max_queued_requests: int = Field(default=256, ge=1)
-    """Inputs that may wait for an encoder; more is refused with 503."""
+    """Inputs that a process which speaks HTTP may have in hand; more is refused with 503."""
     request_timeout_s: float = Field(default=30.0, gt=0)
     """Seconds an answer may take; later it is refused with 504."""
 

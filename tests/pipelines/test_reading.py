@@ -124,6 +124,18 @@ def test_a_transcript_is_in_the_language_of_the_speech_or_absent(corpus, reader)
         assert batch["present"][i, MODALITIES.index("text")] == spoken
 
 
+def test_a_text_in_the_language_of_the_speech_is_known_as_its_transcript(corpus, reader):
+    captions, clips = tokens_of(corpus), clips_of(corpus).keys()
+    row = next(i for i, record in enumerate(reader.ids) if (record, "es") in clips)
+    record = reader.ids[row]
+    batch = reader.examples(np.full(200, row), np.arange(200, dtype=np.uint64))
+    read = [tokens[mask].tolist() for tokens, mask in zip(batch["tokens"], batch["token_mask"], strict=True)]
+    spanish = np.array([tokens == captions[record, "es"] for tokens in read])
+    assert batch["is_transcript"][spanish].all()
+    assert spanish.any()
+    assert not batch["is_transcript"][~spanish].any()
+
+
 def test_a_named_caption_language_is_taken_always(corpus, reader):
     captions = tokens_of(corpus)
     rows = np.arange(len(reader))
@@ -140,6 +152,7 @@ def test_fields_have_their_contracted_types(reader):
         "token_mask": ((3, 12), "bool"),
         "mel": ((3, 48, 12), "float32"),
         "mel_mask": ((3, 48), "bool"),
+        "is_transcript": ((3,), "bool"),
         "present": ((3, 3), "bool"),
         "label": ((3,), "int64"),
         "group": ((3,), "int64"),

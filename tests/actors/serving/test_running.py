@@ -1,6 +1,7 @@
 """A bundle on a real Ray Serve, asked over real HTTP."""
 
 import base64
+import json
 import socket
 import threading
 import time
@@ -50,7 +51,7 @@ def b64(data: bytes) -> str:
 def batch_sizes(application):
     from ray import serve
 
-    return serve.get_deployment_handle("Encoder", application).batch_sizes.remote().result(timeout_s=10)
+    return serve.get_deployment_handle("Model", application).batch_sizes.remote().result(timeout_s=10)
 
 
 def test_deploying_ends_with_a_real_answer(deployed, loaded_bundle):
@@ -124,13 +125,43 @@ def test_autoscaling_and_limits_reach_the_deployment(deployed):
 
     controller = ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve")
     details = ray.get(controller.get_serve_instance_details.remote())
-    config = details["applications"]["stamps"]["deployments"]["Encoder"]["deployment_config"]
+    config = details["applications"]["stamps"]["deployments"]["Model"]["deployment_config"]
     scaling = config["autoscaling_config"]
     assert (scaling["min_replicas"], scaling["max_replicas"]) == (1, 3)
     assert scaling["policy"]["policy_kwargs"] == {"latency_s": 0.5, "startup_s": 7, "keep": 2}
     assert config["max_queued_requests"] == LimitsSpec().max_queued_requests
     assert config["max_ongoing_requests"] >= MAX_BATCH_SIZE
-    assert config["ray_actor_options"]["num_cpus"] == 0.5
+    assert config["ray_actor_options"]["num_cpus"] == 1
+
+
+def test_encoder_and_decoder_apart_answer_the_same(client, bundle_folder, beside, png, wav):
+    from ray import serve
+
+    from eagleray.actors.serving import running
+
+    sent = {"question": "What colour is the frog?", "image": b64(png), "speech": b64(wav)}
+    expected = client.post("/v1/answer", json=sent).json()
+    update = {"apart": True, "cpus_per_replica": 0.5}
+    deployed = running.deploy(bundle_folder, beside.model_copy(update=update))
+    (found,) = (one for one in running.running() if one.application == "beside")
+    assert found.replicas == {"Front": 1, "Encoder": 1, "Decoder": 1}
+    with httpx.Client(base_url=deployed.url, trust_env=False, timeout=30) as asking:
+        told = asking.post("/v1/answer", json=sent).json()
+        for name in ("answer", "weights", "attention"):
+            assert told[name] == expected[name]
+        chat = {"model": "beside", "messages": [{"role": "user", "content": sent["question"]}]}
+        whole = asking.post("/v1/chat/completions", json=chat).json()["choices"][0]["message"]["content"]
+        lines = asking.post("/v1/chat/completions", json=chat | {"stream": True}).text.split("\n\n")
+        assert lines[-2] == "data: [DONE]"
+        events = [json.loads(line.removeprefix("data: ")) for line in lines[:-2]]
+        assert "".join(e["choices"][0]["delta"].get("content", "") for e in events).strip() == whole
+        said = asking.post(
+            "/v1/audio/transcriptions", files={"file": ("a.wav", wav)}, data={"model": "beside"}
+        )
+        assert said.status_code == 200
+        refused = asking.post("/v1/answer", json=sent | {"image": "!"})
+        assert (refused.status_code, refused.json()["code"]) == (400, "invalid-base64")
+    serve.delete("beside")
 
 
 def test_deploying_the_same_again_keeps_it_and_another_option_replaces_it(deployed, bundle_folder, options):
@@ -153,7 +184,7 @@ def test_what_runs_is_listed(deployed):
     (found,) = running.running()
     assert (found.application, found.status, found.url) == ("stamps", "RUNNING", deployed.url)
     assert found.bundle == deployed.bundle
-    assert found.replicas["Encoder"] == 1
+    assert found.replicas["Model"] == 1
 
 
 def test_another_port_is_refused_while_other_applications_use_serve(deployed, bundle_folder, options):
@@ -208,7 +239,7 @@ def test_replicas_follow_the_load(bundle_folder, beside):
 
     def count():
         (found,) = (one for one in running.running() if one.application == "beside")
-        return found.replicas["Encoder"]
+        return found.replicas["Model"]
 
     def wait_for(replicas):
         deadline = time.monotonic() + 60
@@ -239,7 +270,7 @@ def test_too_few_cpus_end_in_an_error_that_says_so(bundle_folder, beside):
     from eagleray.actors.serving import running
 
     greedy = beside.model_copy(update={"cpus_per_replica": 1000, "ready_timeout_s": 2})
-    with pytest.raises(EaglerayError, match=r"not healthy after 2 s: Encoder: 1 starting") as caught:
+    with pytest.raises(EaglerayError, match=r"not healthy after 2 s: Model: 1 starting") as caught:
         running.deploy(bundle_folder, greedy)
     assert "every replica reserves 1000" in caught.value.remedy
 
@@ -250,7 +281,7 @@ def test_a_replica_that_cannot_start_says_why(bundle_folder, beside):
     def refuse():
         raise OSError("no such bundle here")
 
-    with pytest.raises(EaglerayError, match=r"failed to start: Encoder: .*no such bundle here"):
+    with pytest.raises(EaglerayError, match=r"failed to start: Model: .*no such bundle here"):
         running.deploy(bundle_folder, beside, open_bundle=refuse)
 
 

@@ -173,6 +173,7 @@ def test_a_service_asks_for_tokens(ray_cluster, bundle_folder, free_port, tmp_pa
 
     where = str(tmp_path / "tokens")
     folder = TokenFolder(where)
+    serve.shutdown()  # what other modules have served
     deployed = running.deploy(bundle_folder, ServingOptions(port=free_port, tokens=where))
     try:
         assert folder.all() == {}  # that of the first request is gone

@@ -112,6 +112,11 @@ CASES = {
         part(audio=None),
         {"tensor": 2, "pipeline": 2, "microbatches": 2, "schedule": "zero-bubble"},
     ),
+    "questions among descriptions": (
+        {"contrastive": 1.0, "negatives": 0, "answer": 0.5, "transcription": 0.2, "classification": 0.3},
+        SMALL,
+        SPLIT,
+    ),
     "earlier batches": (
         {"contrastive": 1.0},
         part(decoder=None, audio=None),

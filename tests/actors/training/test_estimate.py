@@ -100,6 +100,7 @@ def rows_of(model: ModelSpec, count: int, dtype: torch.dtype) -> dict[str, torch
         "label": torch.randint(CLASSES, (count,)),
         "group": torch.arange(count),
         "position": torch.arange(count),
+        "is_transcript": torch.ones(count, dtype=torch.bool),
     }
     if model.vision is not None:
         batch["image"] = torch.randn(count, 3, 32, 32, dtype=dtype)

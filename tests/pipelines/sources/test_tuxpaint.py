@@ -6,6 +6,7 @@ import pytest
 
 from eagleray.pipelines.source import content_digest, open_source
 from eagleray.pipelines.sources.tuxpaint import DIGEST, SOURCE, TuxpaintSpec, parse_captions
+from eagleray.pipelines.splitting import group_of
 from eagleray.workflows.errors import EaglerayError
 
 
@@ -37,6 +38,22 @@ def test_a_picture_comes_with_its_captions_and_recordings_in_the_wanted_language
         }
     }
     assert reading.refusals == []
+
+
+def test_a_picture_is_asked_about_in_its_own_split(stamps, read_source):
+    stamps.add("animals/owl", {".png": b"1", ".txt": b"An owl.\nfr.utf8=Une chouette.", "_desc_fr.ogg": b"3"})
+    stamps.add("animals/bee", {".png": b"2", ".txt": b"\nfr.utf8=Une abeille."})  # no English caption
+    spec = TuxpaintSpec(questions=True)
+    records = read_source(SOURCE, spec, stamps.folder, speech_languages=("fr",)).records
+    assert list(records) == ["animals/bee.png", "animals/owl.png", "animals/owl.png/object"]
+    described, asked = records["animals/owl.png"], records["animals/owl.png/object"]
+    assert described["answer"] is None
+    assert asked["answer"] == "An owl."
+    assert asked["captions"] == [{"language": "en", "text": "What is this?"}]
+    assert asked["group"] == group_of(described, "en")
+    assert asked["category"] == "object"
+    assert asked["picture"] == described["picture"]
+    assert asked["recordings"] == described["recordings"]
 
 
 def test_a_drawing_and_a_picture_of_one_name_are_two_records_with_the_same_captions(stamps, read_source):
