@@ -11,44 +11,31 @@ import bentoml
 from serving import Whole, contend
 
 
-@bentoml.service(workers=2)
+@bentoml.service(workers=2, traffic={"max_concurrency": 1_000})
 class Answers:
-    """The model as BentoML calls it: what a request holds comes as lists, one entry for each."""
+    """The model as BentoML calls it: what requests hold comes as a list, an entry for each."""
 
     def __init__(self) -> None:
         self.model = Whole(os.environ["BUNDLE"])
 
-    @bentoml.api(route="/batch", batchable=True, batch_dim=0, max_batch_size=16, max_latency_ms=10_000)
-    def batch(self, sent: list[dict[str, Any]]) -> list[str]:
+    @bentoml.api(route="/v1/answer", batchable=True, batch_dim=0, max_batch_size=16, max_latency_ms=10_000)
+    def answer(self, sent: list[dict[str, Any]]) -> list[str]:
         """Answer what runs together."""
         return self.model.answer([self.model.prepare(one) for one in sent])
-
-
-@bentoml.service(workers=1)
-class Front:
-    """Speaks HTTP, and hands requests on to be batched."""
-
-    answers = bentoml.depends(Answers)
-
-    @bentoml.api(route="/v1/answer")
-    async def answer(self, question: str, image: str, speech: str) -> dict[str, str]:
-        """Answer one request."""
-        sent = [{"question": question, "image": image, "speech": speech}]
-        (said,) = await self.answers.to_async.batch(sent)
-        return {"answer": said}
 
 
 if __name__ == "__main__":
     folder = Path(__file__).parent
     contend(
         [
-            *(sys.executable, "-m", "bentoml", "serve", "serve_bentoml:Front", "--port", "PORT"),
+            *(sys.executable, "-m", "bentoml", "serve", "serve_bentoml:Answers", "--port", "PORT"),
             *("--working-dir", str(folder), "--host", "127.0.0.1"),
         ],
         "/readyz",
         {
             "BUNDLE": sys.argv[1],
             "BENTOML_DO_NOT_TRACK": "1",
+            "WRAP": "sent",  # what it batches must be a list
             "PYTHONPATH": f"{folder}{os.pathsep}{os.environ['PYTHONPATH']}",
         },
     )

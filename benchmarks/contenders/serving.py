@@ -112,8 +112,9 @@ def contend(command: Sequence[str], ready: str, environment: Mapping[str, str] =
     )
     try:
         _wait(f"http://127.0.0.1:{port}{ready}", server)
-        load = [os.environ.get("LOADER", sys.executable), __file__, port]
-        done = subprocess.run(load, stdout=subprocess.PIPE, text=True, check=True)
+        load = [sys.executable, __file__, port]
+        loaded = {**os.environ, **environment}
+        done = subprocess.run(load, stdout=subprocess.PIPE, text=True, check=True, env=loaded)
         print(done.stdout.strip().splitlines()[-1])
     finally:
         os.killpg(server.pid, signal.SIGINT)
@@ -140,6 +141,8 @@ async def load(port: str) -> dict[str, float]:
     import aiohttp
 
     url, sent = f"http://127.0.0.1:{port}/v1/answer", body()
+    if "WRAP" in os.environ:  # as a list of one, by that name
+        sent = json.dumps({os.environ["WRAP"]: [json.loads(sent)]}).encode()
     headers = {"content-type": "application/json"}
     took: list[float] = []
 

