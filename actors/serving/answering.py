@@ -56,14 +56,20 @@ class Decoder:
     Args:
         open_bundle: opens the bundle, on the machine where the replica runs.
         max_batch_size: answers that are decoded side by side.
+        computing: the thread to compute in; one of its own by default.
     """
 
-    def __init__(self, open_bundle: Callable[[], LoadedBundle], max_batch_size: int) -> None:
+    def __init__(
+        self,
+        open_bundle: Callable[[], LoadedBundle],
+        max_batch_size: int,
+        computing: ThreadPoolExecutor | None = None,
+    ) -> None:
         self._bundle = open_bundle()
         self._decoding = self._bundle.decoding
         self._batch = AnswerBatch(self._bundle)
         self._size = max_batch_size
-        self._computing = ThreadPoolExecutor(1, "compute")
+        self._computing = computing or ThreadPoolExecutor(1, "compute")
         self._waiting: deque[_Waiting] = deque()
         self._going: dict[int, _Waiting] = {}
         self._gone: deque[Answer] = deque()

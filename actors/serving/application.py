@@ -167,7 +167,7 @@ class WholeModel(Ingress):
     ) -> None:
         bundle = open_bundle()
         self.encoder = Encoder(lambda: bundle, max_batch_size, decoding_threads)
-        decoder = Decoder(lambda: bundle, max_batch_size) if served.answers else None
+        decoder = Decoder(lambda: bundle, max_batch_size, self.encoder.computing) if served.answers else None
         self._together = Together(self.encoder, decoder)
         super().__init__(served, limits, tokens, self._together)
 

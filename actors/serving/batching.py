@@ -70,7 +70,7 @@ class Transcript:
 
 
 class Encoder:
-    """One replica: a bundle in memory, a pool of threads to decode, one thread to compute.
+    """One replica: a bundle in memory, one thread to compute, and perhaps others to decode.
 
     Each modality has a queue. Whenever the thread is free it takes all that waits of the modality whose turn
     it is, up to a full batch: nobody waits for others that may not come, and under load batches fill up
@@ -79,7 +79,11 @@ class Encoder:
     Args:
         open_bundle: opens the bundle, on the machine where the replica runs.
         max_batch_size: rows that run together at the most.
-        decoding_threads: size of the pool.
+        decoding_threads: that decode pictures and speech; with 0 the computing one does. On one CPU that is
+            best: threads that wait for Python's lock cost a fifth of the answers (docs/serving.md).
+
+    Attributes:
+        computing: the thread that computes.
     """
 
     def __init__(
@@ -87,8 +91,9 @@ class Encoder:
     ) -> None:
         self._bundle = open_bundle()
         self._max_batch_size = max_batch_size
-        self._decoding = ThreadPoolExecutor(decoding_threads, "decode")
-        self._computing = ThreadPoolExecutor(1, "compute")
+        self.computing = ThreadPoolExecutor(1, "compute")
+        pool = ThreadPoolExecutor(decoding_threads, "decode") if decoding_threads else self.computing
+        self._decoding = pool
         self._queues: dict[Modality, deque[_Row]] = {modality: deque() for modality in GRAPH_INPUTS}
         self._running: dict[Modality, asyncio.Task[None]] = {}
         self._batch_sizes: Counter[tuple[Modality, int]] = Counter()
@@ -152,7 +157,7 @@ class Encoder:
         if isinstance(embedding, Refusal):
             return embedding
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._computing, self._bundle.search, embedding, top_k)
+        return await loop.run_in_executor(self.computing, self._bundle.search, embedding, top_k)
 
     def batch_sizes(self) -> dict[Modality, dict[int, int]]:
         """Modality → rows in a batch → how many such batches this replica ran."""
@@ -208,7 +213,7 @@ class Encoder:
         loop, queue = asyncio.get_running_loop(), self._queues[modality]
         while queue:
             # chosen when the thread is free, not before: what comes in the meantime is in
-            batch = await loop.run_in_executor(self._computing, self._compute, modality)
+            batch = await loop.run_in_executor(self.computing, self._compute, modality)
             for row, outputs in batch:
                 if row.outputs.done():
                     continue  # whoever asked is gone

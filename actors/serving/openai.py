@@ -27,6 +27,8 @@ from .model import Model
 from .problems import RefusedError
 
 MAX_CHOICES = 8
+ANY = "eagleray"
+"""A name for whatever is served."""
 
 
 class OpenAIMessage(BaseModel):
@@ -223,7 +225,7 @@ def router(model: Model) -> APIRouter:
 
 
 def _check_model(model: Model, asked: str) -> None:
-    if asked != model.health.application:
+    if asked not in (model.health.application, ANY):
         raise RefusedError(
             refusal(
                 404,

@@ -71,8 +71,9 @@ class ServingOptions(Spec):
     crosses two processes more, which takes some milliseconds."""
     cpus_per_replica: float = Runtime(1.0, gt=0)
     """CPUs that a replica reserves; its graphs run in one thread."""
-    decoding_threads: int = Runtime(2, ge=1)
-    """Threads of a replica that decode pictures and speech."""
+    decoding_threads: int = Runtime(0, ge=0)
+    """Threads of a replica that decode pictures and speech beside the one that computes; with 0 that one
+    does, which is best where a replica has one CPU."""
     ready_timeout_s: float = Runtime(120.0, gt=0)
     """Seconds that the application may take to become healthy."""
 
