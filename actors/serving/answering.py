@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
 from ...pipelines.bundle import GRAPH_INPUTS, Arrays, LoadedBundle, Modality
@@ -41,7 +42,7 @@ class Answered:
         return "".join(piece.text for piece in self.pieces).strip()
 
 
-@dataclass
+@dataclass(eq=False)  # who waits is told from others, not compared
 class _Waiting:
     parts: Parts
     kind: int
@@ -81,9 +82,10 @@ class Decoder:
 
     async def answer(self, parts: Parts, question: str, sampling: Sampling) -> Answered:
         """Answer, all at once."""
-        async for told in self.stream(parts, question, sampling):
-            if isinstance(told, Answered):
-                return told
+        async with aclosing(self.stream(parts, question, sampling)) as stream:
+            async for told in stream:
+                if isinstance(told, Answered):
+                    return told
         raise AssertionError("a stream ends with the whole answer")
 
     async def stream(

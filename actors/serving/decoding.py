@@ -60,7 +60,7 @@ class Piece:
     end: Literal["stop", "length"] | None = None
 
 
-@dataclass
+@dataclass(eq=False)
 class Answer:
     """An answer in the making.
 

@@ -11,6 +11,7 @@ import json
 import time
 import uuid
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
@@ -310,15 +311,16 @@ async def _events(
     yield event([choice({"role": "assistant", "content": ""}, (), None)])
     count, is_first = 0, True
     piece: Piece | Answered = first
-    while isinstance(piece, Piece):
-        count += 1
-        text = piece.text.lstrip() if is_first else piece.text
-        is_first = is_first and not text
-        if text or request.logprobs:
-            yield event([choice({"content": text}, (piece,), None)])
-        if piece.end is not None:
-            yield event([choice({}, (), piece.end)])
-        piece = await anext(rest)
+    async with aclosing(rest):  # whoever asked may be gone
+        while isinstance(piece, Piece):
+            count += 1
+            text = piece.text.lstrip() if is_first else piece.text
+            is_first = is_first and not text
+            if text or request.logprobs:
+                yield event([choice({"content": text}, (piece,), None)])
+            if piece.end is not None:
+                yield event([choice({}, (), piece.end)])
+            piece = await anext(rest)
     if request.stream_options is not None and request.stream_options.include_usage:
         yield event([], usage=_usage(prompt, count))
     yield "data: [DONE]\n\n"
