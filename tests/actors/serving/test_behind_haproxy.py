@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -38,12 +37,11 @@ def served(bundle_folder: Path, free_port: int, tmp_path_factory: pytest.TempPat
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.2)
         yield f"http://127.0.0.1:{free_port}"
-        os.kill(process.pid, signal.SIGINT)
-        assert process.wait(60) == 0, log.read_text()
     finally:
-        process.kill()
+        process.kill()  # a background shell's children ignore Ctrl-C, which is tested elsewhere
+        process.wait()
         down = [*eagleray, "down", "--home", str(home)]
-        subprocess.run(down, env=environment, check=False, capture_output=True, timeout=120)
+        subprocess.run(down, env=environment, check=True, capture_output=True, timeout=120)
 
 
 @pytest.fixture
