@@ -13,7 +13,6 @@ from ..packages import Package
 from ..quarantine import Refusal, Refuse, Refused
 from ..source import Row, Source, SourceSpec, Unit, digest_field
 from ..spec import Preparation
-from ..splitting import group_of
 
 PACKAGE = Package(
     manager="apt",
@@ -65,6 +64,8 @@ def read(
     spec: TuxpaintSpec, files: Files, unit: Unit, preparation: Preparation, refuse: Refuse
 ) -> Iterator[Row]:
     """The record of a picture; without captions or recordings where these can't be read."""
+    from ..splitting import group_of
+
     picture, captions, *_ = unit.files
     wanted = sorted(preparation.languages)
     found = _captions(files, captions, refuse)
