@@ -45,15 +45,14 @@ GRAPH_INPUTS: Mapping[Modality, tuple[str, ...]] = {
 EMBEDDING = "unit_embedding"
 """First output of a modality's graph; the exporter itself names values `embedding`, and they would clash."""
 STATES, CLASS_LOGITS, TRANSCRIPT = "hidden_states", "class_logits", "transcript_log_probs"
-EVIDENCE_INPUTS = (
-    "image_states",
-    "text_states",
-    "speech_states",
-    "token_mask",
-    "mel_mask",
-    "present",
-    "question_type",
-)
+_EVIDENCE: Mapping[str, tuple[Modality, str]] = {
+    "image_states": ("image", STATES),
+    "text_states": ("text", STATES),
+    "speech_states": ("speech", STATES),
+    "token_mask": ("text", "token_mask"),
+    "mel_mask": ("speech", "mel_mask"),
+}
+EVIDENCE_INPUTS = (*_EVIDENCE, "present", "question_type")
 OF_QUESTIONS = frozenset({"text_states", "token_mask", "question_type"})
 """Those that a model takes that answers questions; one that describes takes the others."""
 WEIGHTS, MEMORY, SEEN, MAP = "weights", "memory_", "seen_", "map_"
@@ -62,13 +61,6 @@ STEP_INPUTS = ("token", "length", "own_memory")
 """And what `evidence` gives."""
 LOG_PROBS, OWN = "log_probs", "own_memory_after"
 
-_EVIDENCE: Mapping[str, tuple[Modality, str]] = {
-    "image_states": ("image", STATES),
-    "text_states": ("text", STATES),
-    "speech_states": ("speech", STATES),
-    "token_mask": ("text", "token_mask"),
-    "mel_mask": ("speech", "mel_mask"),
-}
 _KINDS = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(bool)": np.bool_}
 
 INDEX_SCHEMA = pa.schema(
@@ -319,9 +311,8 @@ class LoadedBundle:
         """Run a modality's graph on prepared rows as one batch: each row's outputs, and its mask."""
         names = GRAPH_INPUTS[modality]
         batch = {name: np.stack([row[name] for row in rows]) for name in names}
-        outputs = tuple(one.name for one in self.info.graphs[modality].outputs)
         masks = {name: batch[name] for name in names if name.endswith("_mask")}
-        return split({**self.run(modality, batch, outputs), **masks})
+        return split({**self.run(modality, batch), **masks})
 
     def gather(self, rows: Sequence[Mapping[Modality, Arrays]], kinds: Sequence[int]) -> Arrays:
         """What answers are decoded from, of all rows.
@@ -330,11 +321,11 @@ class LoadedBundle:
             rows: what `encode` made of each modality that there is.
             kinds: each one's type of question.
         """
-        nothing = self.blank("evidence")
+        nothing = self._nothing
         feed: dict[str, NDArray[Any]] = {}
         for name in nothing.keys() & _EVIDENCE.keys():
             modality, key = _EVIDENCE[name]
-            found = [row[modality][key] if modality in row else np.zeros_like(nothing[name]) for row in rows]
+            found = [row[modality][key] if modality in row else nothing[name] for row in rows]
             feed[name] = np.stack(found)
         feed["present"] = np.array([[modality in row for modality in GRAPH_INPUTS] for row in rows], np.bool_)
         if "question_type" in nothing:
@@ -355,6 +346,11 @@ class LoadedBundle:
         order = np.argsort(-scores, kind="stable")[:top_k]
         rows = self._index.take(pa.array(order)).to_pylist()
         return [Hit(**row, score=float(scores[i])) for row, i in zip(rows, order, strict=True)]
+
+    @cached_property
+    def _nothing(self) -> Arrays:
+        """A row of evidence in which nothing is there."""
+        return {name: np.zeros_like(array) for name, array in self.blank("evidence").items()}
 
     @cached_property
     def _index(self) -> pa.Table:

@@ -11,8 +11,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
 from ...pipelines.bundle import GRAPH_INPUTS, Arrays, LoadedBundle, Modality
-from .autoscaling import ARRIVALS, CAPACITY
-from .batching import COUNTS_S
+from .autoscaling import ARRIVALS, CAPACITY, Arrivals
 from .decoding import Answer, AnswerBatch, Floats, Piece, Sampling
 from .scaling import Pace
 
@@ -72,10 +71,10 @@ class Decoder:
         self._size = max_batch_size
         self._computing = computing or ThreadPoolExecutor(1, "compute")
         self._waiting: deque[_Waiting] = deque()
-        self._going: dict[int, _Waiting] = {}
+        self._going: dict[Answer, _Waiting] = {}
         self._gone: deque[Answer] = deque()
         self._running: asyncio.Task[None] | None = None
-        self._arrived: deque[float] = deque()
+        self._arrivals = Arrivals()
         self._pace = Pace(max_batch_size)
         self._tokens = float(self._batch.max_tokens) / 2  # of an answer, on average
         self._warm_up()
@@ -99,7 +98,7 @@ class Decoder:
             sampling: how tokens are chosen.
         """
         begun = time.monotonic()
-        self._arrived.append(begun)
+        self._arrivals.add()
         longest = min(sampling.max_tokens, self._batch.max_tokens)
         kind = self._decoding.question_type(question)
         waiting = _Waiting(parts, kind, replace(sampling, max_tokens=longest))
@@ -127,10 +126,7 @@ class Decoder:
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """Tell Serve's autoscaler what came lately, and what could have."""
-        now = time.monotonic()
-        while self._arrived and self._arrived[0] < now - COUNTS_S:
-            self._arrived.popleft()
-        return {ARRIVALS: len(self._arrived) / COUNTS_S, CAPACITY: self._pace.capacity}
+        return {ARRIVALS: self._arrivals.per_s, CAPACITY: self._pace.capacity}
 
     async def _run(self) -> None:
         """Go on until nobody waits any more."""
@@ -140,10 +136,9 @@ class Decoder:
             new = [self._waiting.popleft() for _ in range(min(room, len(self._waiting)))]
             try:
                 for answer, piece in await loop.run_in_executor(self._computing, self._advance, new):
-                    if piece.end is None:
-                        self._going[id(answer)].pieces.put_nowait(piece)
-                    else:
-                        self._going.pop(id(answer)).pieces.put_nowait(piece)
+                    self._going[answer].pieces.put_nowait(piece)
+                    if piece.end is not None:
+                        del self._going[answer]
             except Exception as error:
                 for waiting in (*self._going.values(), *(one for one in new if one.answer is None)):
                     waiting.pieces.put_nowait(error)
@@ -156,13 +151,13 @@ class Decoder:
         while self._gone:
             answer = self._gone.popleft()
             self._batch.leave(answer)
-            self._going.pop(id(answer), None)
+            self._going.pop(answer, None)
         if new:
             evidence = self._bundle.gather([one.parts for one in new], [one.kind for one in new])
             answers = self._batch.join(evidence, [one.sampling for one in new])
             for waiting, answer in zip(new, answers, strict=True):
                 waiting.answer = answer
-                self._going[id(answer)] = waiting
+                self._going[answer] = waiting
         if not self._batch.answers:
             return []
         rows = len(self._batch.answers)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections import deque
 from statistics import fmean
 from typing import Any
 
@@ -14,8 +16,29 @@ ARRIVALS, CAPACITY = "arrivals_per_s", "capacity_per_s"
 """What replicas tell of themselves: requests a second that came, and that they could compute."""
 TELLS_EVERY_S = 0.5
 """Seconds between two messages of a replica, or of a handle, to the autoscaler."""
+COUNTS_S = 2.0
+"""Seconds over which a replica counts what comes."""
 LOOKS_BACK_S = 2.0
 """Seconds over which the autoscaler takes the mean of what it is told."""
+
+
+class Arrivals:
+    """How much comes, counted over the last `COUNTS_S`."""
+
+    def __init__(self) -> None:
+        self._times: deque[float] = deque()
+
+    def add(self, count: int = 1) -> None:
+        """Count what comes now."""
+        self._times.extend([time.monotonic()] * count)
+
+    @property
+    def per_s(self) -> float:
+        """A second."""
+        since = time.monotonic() - COUNTS_S
+        while self._times and self._times[0] < since:
+            self._times.popleft()
+        return len(self._times) / COUNTS_S
 
 
 class ByObjective:

@@ -24,13 +24,10 @@ from ...pipelines.bundle import (
     LoadedBundle,
     Modality,
 )
-from .autoscaling import ARRIVALS, CAPACITY
+from .autoscaling import ARRIVALS, CAPACITY, Arrivals
 from .inputs import Prepared, prepare, undecodable
 from .messages import Input, Refusal
 from .scaling import Pace
-
-COUNTS_S = 2.0
-"""Seconds over which a replica counts what comes."""
 
 
 @dataclass(frozen=True)
@@ -104,14 +101,14 @@ class Encoder:
             tag_keys=("modality",),
         )
         self._pace = Pace(max_batch_size)
-        self._arrived: deque[float] = deque()
+        self._arrivals = Arrivals()
         self._done = 0.0  # when the last batch was
         self._prepares_s = 0.0  # that a row takes in a decoding thread, on average
         self._warm_up()
 
     async def embed(self, query: Input) -> NDArray[np.float32] | Refusal:
         """Embed one input (E,), in a batch with whatever else waits."""
-        self._arrived.append(time.monotonic())
+        self._arrivals.add()
         prepared = await self._prepare(query)
         if isinstance(prepared, Refusal):
             return prepared
@@ -120,7 +117,7 @@ class Encoder:
     async def encode(self, queries: Sequence[Input]) -> Encoded | Refusal:
         """Encode one input of each of some modalities, for the decoder."""
         begun = time.monotonic()
-        self._arrived.extend([begun] * len(queries))
+        self._arrivals.add(len(queries))
         ready: list[float] = []
 
         async def one(query: Input) -> tuple[Modality, Arrays] | Refusal:
@@ -143,7 +140,7 @@ class Encoder:
             stretches = await loop.run_in_executor(self._decoding, self._bundle.prepare_stretches, data)
         except ValueError as error:
             return undecodable("speech", error)
-        self._arrived.extend([time.monotonic()] * len(stretches))
+        self._arrivals.add(len(stretches))
         rows = await asyncio.gather(*(self._run("speech", one.arrays) for one in stretches))
         texts = await loop.run_in_executor(
             self._decoding, lambda: [self._bundle.spell(row[TRANSCRIPT]) for row in rows]
@@ -168,12 +165,9 @@ class Encoder:
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """Tell Serve's autoscaler what came lately, and what could have."""
-        now = time.monotonic()
-        while self._arrived and self._arrived[0] < now - COUNTS_S:
-            self._arrived.popleft()
         # what decodes and what computes share the CPUs that a replica has
         seconds = 1 / self._pace.capacity + self._prepares_s
-        return {ARRIVALS: len(self._arrived) / COUNTS_S, CAPACITY: 1 / seconds}
+        return {ARRIVALS: self._arrivals.per_s, CAPACITY: 1 / seconds}
 
     async def _prepare(self, query: Input) -> Prepared | Refusal:
         """Decode an input in a thread."""
@@ -187,7 +181,9 @@ class Encoder:
         return await asyncio.get_running_loop().run_in_executor(self._decoding, timed)
 
     def _warm_up(self) -> None:
-        """Run every graph on a small batch and a full one, before a request does, and see what they take."""
+        """Do all that a request may ask for, before one does, in small batches and full ones, and see what
+        those take.
+        """
 
         def seconds(modality: Modality, rows: int) -> float:
             started = time.monotonic()
@@ -198,6 +194,7 @@ class Encoder:
             for modality in GRAPH_INPUTS:
                 seconds(modality, rows)  # the first run of a shape makes room for it
             self._pace.add(rows, fmean(seconds(modality, rows) for modality in GRAPH_INPUTS))
+        self._bundle.search(np.zeros(self._bundle.info.embed_dim, np.float32), 1)  # which opens the index
 
     async def _run(self, modality: Modality, arrays: Arrays) -> Arrays:
         """Encode a prepared row, in the next batch of its modality."""

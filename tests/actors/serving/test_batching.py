@@ -54,13 +54,19 @@ async def until(condition):
             await asyncio.sleep(0.005)
 
 
+async def behind_one_that_runs(encoder, slow, count):
+    """A text whose batch runs until it is let, and some that wait behind it."""
+    slow.let.clear()
+    asked = [asyncio.create_task(encoder.embed(texts(1)[0]))]
+    await until(slow.begun.is_set)
+    asked += [asyncio.create_task(encoder.embed(one)) for one in texts(count)]
+    await until(lambda: len(encoder._queues["text"]) == count)
+    return asked
+
+
 def test_what_came_while_a_batch_ran_is_the_next_ones_up_to_the_largest_size(encoder, slow, loaded_bundle):
     async def run():
-        slow.let.clear()
-        asked = [asyncio.create_task(encoder.embed(texts(1)[0]))]
-        await until(slow.begun.is_set)
-        asked += [asyncio.create_task(encoder.embed(one)) for one in texts(5)]
-        await until(lambda: len(encoder._queues["text"]) == 5)
+        asked = await behind_one_that_runs(encoder, slow, 5)
         slow.let.set()
         return await asyncio.gather(*asked)
 
@@ -75,11 +81,7 @@ def test_each_modality_has_a_queue_and_neither_waits_for_all_of_the_other(encode
     import base64
 
     async def run():
-        slow.let.clear()
-        asked = [asyncio.create_task(encoder.embed(texts(1)[0]))]
-        await until(slow.begun.is_set)
-        asked += [asyncio.create_task(encoder.embed(one)) for one in texts(6)]
-        await until(lambda: len(encoder._queues["text"]) == 6)
+        asked = await behind_one_that_runs(encoder, slow, 6)
         picture = Input(image=base64.b64encode(png).decode())
         asked.append(asyncio.create_task(encoder.embed(picture)))
         await until(lambda: len(encoder._queues["image"]) == 1)
@@ -93,11 +95,7 @@ def test_each_modality_has_a_queue_and_neither_waits_for_all_of_the_other(encode
 
 def test_whoever_goes_away_takes_nothing_from_the_others(encoder, slow, loaded_bundle):
     async def run():
-        slow.let.clear()
-        first = asyncio.create_task(encoder.embed(texts(1)[0]))
-        await until(slow.begun.is_set)
-        gone, stays = (asyncio.create_task(encoder.embed(one)) for one in texts(2))
-        await until(lambda: len(encoder._queues["text"]) == 2)
+        first, gone, stays = await behind_one_that_runs(encoder, slow, 2)
         gone.cancel()
         slow.let.set()
         await first
