@@ -313,28 +313,34 @@ class MultimodalModel(nn.Module):
 
     def embed_image(self, image: Tensor) -> Tensor:
         """Embed pictures (B, 3, H, W) as unit vectors (B, E)."""
-        return self.embed_and_classify(image)[0]
+        return self.encode_image(image)[0]
 
     def embed_text(self, tokens: Tensor, token_mask: Tensor) -> Tensor:
         """Embed texts (B, T) under their mask (B, T) as unit vectors (B, E)."""
-        assert self.text is not None
-        hidden, _ = self.text(tokens)
-        return self.heads.embed["text"](hidden, token_mask)
+        return self.encode_text(tokens, token_mask)[0]
 
     def embed_speech(self, mel: Tensor, mel_mask: Tensor) -> Tensor:
         """Embed log-mel frames (B, F, n_mels) under their mask (B, F) as unit vectors (B, E)."""
-        assert self.audio is not None
-        hidden, mask = self.audio(mel, mel_mask)
-        return self.heads.embed["speech"](hidden, mask)
+        return self.encode_speech(mel, mel_mask)[0]
 
-    def embed_and_classify(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Unit vectors (B, E) of pictures (B, 3, H, W), and category logits (B, K) if it has categories."""
+    def encode_image(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Unit vectors (B, E) and hidden states (B, N, D) of pictures (B, 3, H, W)."""
         assert self.vision is not None
         hidden = self.vision(image)
         everywhere = hidden.new_ones(hidden.shape[:2], dtype=torch.bool)
-        classifier = self.heads.classifier
-        logits = None if classifier is None else classifier(hidden.mean(dim=1))
-        return self.heads.embed["image"](hidden, everywhere), logits
+        return self.heads.embed["image"](hidden, everywhere), hidden
+
+    def encode_text(self, tokens: Tensor, token_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Unit vectors (B, E) and hidden states (B, T, D) of texts (B, T) under their mask (B, T)."""
+        assert self.text is not None
+        hidden, _ = self.text(tokens)
+        return self.heads.embed["text"](hidden, token_mask), hidden
+
+    def encode_speech(self, mel: Tensor, mel_mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Unit vectors (B, E), hidden states (B, N, D) and where those are valid (B, N), of speech."""
+        assert self.audio is not None
+        hidden, mask = self.audio(mel, mel_mask)
+        return self.heads.embed["speech"](hidden, mask), hidden, mask
 
     def classify(self, image: Tensor) -> Tensor:
         """Category logits (B, K) of pictures (B, 3, H, W)."""

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from ...pipelines.bundle import GRAPH_INPUTS, Arrays, LoadedBundle, Modality
 from .autoscaling import ARRIVALS, CAPACITY, Arrivals
@@ -99,9 +99,8 @@ class Decoder:
         """
         begun = time.monotonic()
         self._arrivals.add()
-        longest = min(sampling.max_tokens, self._batch.max_tokens)
         kind = self._decoding.question_type(question)
-        waiting = _Waiting(parts, kind, replace(sampling, max_tokens=longest))
+        waiting = _Waiting(parts, kind, sampling)
         self._waiting.append(waiting)
         if self._running is None or self._running.done():
             self._running = asyncio.create_task(self._run())

@@ -6,7 +6,7 @@ Shape letters: B rows, N positions, M modalities, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -25,7 +25,7 @@ class Sampling:
     """How a token is chosen.
 
     Attributes:
-        max_tokens: of an answer, without those that begin and end it; no more than the model's.
+        max_tokens: of an answer, without those that begin and end it; the model's, if that is less or None.
         temperature: 0 takes the likeliest token; else log-probabilities are divided by it.
         top_p: only the likeliest tokens that together have this probability (arXiv 1904.09751, 3.1).
         seed: of the draws.
@@ -33,7 +33,7 @@ class Sampling:
         top: how many of the likeliest tokens are told beside each.
     """
 
-    max_tokens: int
+    max_tokens: int | None = None
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
@@ -140,7 +140,10 @@ class AnswerBatch:
 
     def join(self, evidence: Arrays, samplings: Sequence[Sampling]) -> list[Answer]:
         """Begin answers to what `LoadedBundle.gather` made of some rows."""
-        begun = [Answer(how, row) for how, row in zip(samplings, evidence[WEIGHTS], strict=True)]
+        begun = [
+            Answer(replace(how, max_tokens=min(how.max_tokens or self.max_tokens, self.max_tokens)), row)
+            for how, row in zip(samplings, evidence[WEIGHTS], strict=True)
+        ]
         self._evidence = {
             name: np.concatenate((self._evidence[name], rows)) if self.answers else rows
             for name, rows in evidence.items()

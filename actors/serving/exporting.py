@@ -87,10 +87,9 @@ def export_bundle(
     for modality, kind in GRAPHS.items():
         graph = kind(model)
         given = torch.from_numpy(rows["present"][:, MODALITIES.index(modality)])
-        arrays = tuple(torch.from_numpy(rows[name])[given] for name in graph.inputs)
-        path = output / f"{modality}.onnx"
-        graphs[modality] = export_graph(graph, arrays, path, options.tolerance)
         everything = tuple(torch.from_numpy(rows[name]) for name in graph.inputs)
+        path, arrays = output / f"{modality}.onnx", tuple(tensor[given] for tensor in everything)
+        graphs[modality] = export_graph(graph, arrays, path, options.tolerance)
         with torch.no_grad():
             encoded[modality] = graph(*everything)[graph.outputs.index(STATES)]
     decoding = _export_decoder(model, rows, encoded, output, graphs, options) if model.decoder else None

@@ -65,10 +65,7 @@ class ImageGraph(Graph):
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """See the class."""
-        assert self.model.vision is not None
-        states = self.model.vision(image)
-        everywhere = states.new_ones(states.shape[:2], dtype=torch.bool)
-        embedding = self.model.heads.embed["image"](states, everywhere)
+        embedding, states = self.model.encode_image(image)
         classifier = self.model.heads.classifier
         return (embedding, states) if classifier is None else (embedding, states, classifier(states.mean(1)))
 
@@ -82,9 +79,7 @@ class TextGraph(Graph):
 
     def forward(self, tokens: Tensor, token_mask: Tensor) -> tuple[Tensor, ...]:
         """See the class."""
-        assert self.model.text is not None
-        states, _ = self.model.text(tokens)
-        return self.model.heads.embed["text"](states, token_mask), states
+        return self.model.encode_text(tokens, token_mask)
 
 
 class SpeechGraph(Graph):
@@ -100,9 +95,7 @@ class SpeechGraph(Graph):
 
     def forward(self, mel: Tensor, mel_mask: Tensor) -> tuple[Tensor, ...]:
         """See the class."""
-        assert self.model.audio is not None
-        states, mask = self.model.audio(mel, mel_mask)
-        embedding = self.model.heads.embed["speech"](states, mask)
+        embedding, states, mask = self.model.encode_speech(mel, mel_mask)
         head = self.model.heads.transcription
         if head is None:
             return embedding, states
@@ -124,7 +117,7 @@ class EvidenceGraph(Graph):
         self.decoder, self.read = _decoder(model)
         asks = "text" in self.read
         self.inputs = tuple(name for name in EVIDENCE_INPUTS if asks or name not in OF_QUESTIONS)
-        self.outputs = (WEIGHTS, *(MEMORY + m for m in self.read), *(SEEN + m for m in self.read))
+        self.outputs = _evidence(self.read)
 
     def forward(self, *given: Tensor) -> tuple[Tensor, ...]:
         """See the class; what `present` says is absent may be anything."""
@@ -151,8 +144,7 @@ class StepGraph(Graph):
         super().__init__(model)
         self.decoder, self.read = _decoder(model)
         self.capacity = capacity
-        evidence = (WEIGHTS, *(MEMORY + m for m in self.read), *(SEEN + m for m in self.read))
-        self.inputs = (*STEP_INPUTS, *evidence)
+        self.inputs = (*STEP_INPUTS, *_evidence(self.read))
         self.outputs = (LOG_PROBS, OWN, *(MAP + m for m in self.read))
 
     def forward(self, *given: Tensor) -> tuple[Tensor, ...]:
@@ -188,6 +180,11 @@ def _decoder(model: MultimodalModel) -> tuple[JointDecoder, Sequence[str]]:
     """The decoder, and which modalities it reads."""
     assert model.decoder is not None
     return model.decoder, model.evidence
+
+
+def _evidence(read: Sequence[str]) -> tuple[str, ...]:
+    """Names of what an answer is decoded from."""
+    return (WEIGHTS, *(MEMORY + modality for modality in read), *(SEEN + modality for modality in read))
 
 
 def _past(cache: DecoderCache) -> tuple[Tensor, ...]:

@@ -177,7 +177,7 @@ class Model:
 def sampling_of(request: AnswerRequest) -> Sampling:
     """How a request wants tokens to be chosen."""
     return Sampling(
-        max_tokens=request.max_tokens or 2**31,
+        max_tokens=request.max_tokens,
         temperature=request.temperature,
         top_p=request.top_p,
         seed=request.seed,

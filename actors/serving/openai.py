@@ -192,7 +192,7 @@ def router(model: Model) -> APIRouter:
         choices: list[dict[str, Any]] = []
         completion = 0
         for i in range(request.n or 1):
-            told = await model.decode(encoded, question, _seeded(sampling, i))
+            told = await model.decode(encoded, question, replace(sampling, seed=sampling.seed + i))
             completion += len(told.pieces)
             choices.append(
                 {
@@ -278,17 +278,13 @@ def _read(messages: Sequence[ChatMessage]) -> tuple[str | None, list[Input]]:
 def _sampling(request: ChatRequest) -> Sampling:
     stop = [request.stop] if isinstance(request.stop, str) else request.stop or []
     return Sampling(
-        max_tokens=request.max_completion_tokens or request.max_tokens or 2**31,
+        max_tokens=request.max_completion_tokens or request.max_tokens,
         temperature=request.temperature or 0.0,
         top_p=request.top_p or 1.0,
         seed=request.seed or 0,
         stop=tuple(one for one in stop if one),
         top=(request.top_logprobs or 0) if request.logprobs else 0,
     )
-
-
-def _seeded(sampling: Sampling, choice: int) -> Sampling:
-    return replace(sampling, seed=sampling.seed + choice)
 
 
 async def _events(
