@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import onnxruntime as ort
@@ -29,11 +29,9 @@ from tokenizers import Tokenizer
 
 from ..workflows.errors import EaglerayError
 from ..workflows.spec import Spec
-from .media import audio, image, text
-from .spec import PAD, Preparation
-
-Modality: TypeAlias = Literal["image", "text", "speech"]
-Arrays: TypeAlias = Mapping[str, NDArray[Any]]
+from .media import prepare, text
+from .media.prepare import Arrays
+from .spec import PAD, Modality, Preparation
 
 GRAPH_INPUTS: Mapping[Modality, tuple[str, ...]] = {
     "image": ("image",),
@@ -208,15 +206,6 @@ def open_graph(path: Path, threads: int = 1) -> ort.InferenceSession:
     return ort.InferenceSession(path, sess_options=options, providers=["CPUExecutionProvider"])
 
 
-@dataclass(frozen=True)
-class Stretch:
-    """A part of a recording, prepared."""
-
-    start_s: float
-    end_s: float
-    arrays: Arrays
-
-
 class LoadedBundle:
     """Prepares inputs with the corpus's own operators, runs the graphs, and searches the index.
 
@@ -244,10 +233,8 @@ class LoadedBundle:
         return next((caption for caption in self._index["caption"].to_pylist() if caption), "A picture.")
 
     def prepare_image(self, data: bytes) -> Arrays:
-        """Prepare an encoded picture: image (3, H, W) float32."""
-        preparation = self.info.preparation
-        stored = image.decode(data, preparation.stored_image_size, preparation.fit)
-        return {"image": image.normalise(image.center(stored[None], preparation.image_size))[0]}
+        """See `media.prepare`."""
+        return prepare.prepare_image(data, self.info.preparation)
 
     def prepare_text(self, string: str) -> Arrays:
         """Prepare a text: tokens (T,) int64, token_mask (T,) bool; what is too long is cut."""
@@ -255,24 +242,8 @@ class LoadedBundle:
         return {"tokens": tokens[0], "token_mask": mask[0]}
 
     def prepare_speech(self, data: bytes) -> Arrays:
-        """Prepare encoded speech: mel (F, n_mels) float32, mel_mask (F,) bool; what is too long is cut."""
-        preparation = self.info.preparation
-        wave = audio.decode(data, preparation.sample_rate)
-        mel, mask = audio.pad(audio.normalise(audio.log_mel(wave, preparation)), preparation.max_frames)
-        return {"mel": mel, "mel_mask": mask}
-
-    def prepare_stretches(self, data: bytes) -> list[Stretch]:
-        """Prepare encoded speech of any length, one stretch of what the model hears at once after another."""
-        preparation = self.info.preparation
-        wave = audio.decode(data, preparation.sample_rate)
-        rate, hop = preparation.sample_rate, round(preparation.sample_rate * preparation.hop_ms / 1000)
-        size = (preparation.max_frames - 1) * hop
-        found: list[Stretch] = []
-        for start in range(0, len(wave), size):
-            part = wave[start : start + size]
-            mel, mask = audio.pad(audio.normalise(audio.log_mel(part, preparation)), preparation.max_frames)
-            found.append(Stretch(start / rate, (start + len(part)) / rate, {"mel": mel, "mel_mask": mask}))
-        return found
+        """See `media.prepare`."""
+        return prepare.prepare_speech(data, self.info.preparation)
 
     def spell(self, log_probs: NDArray[np.float32]) -> str:
         """The text of a transcript's log-probabilities (N, V): at each position the likeliest token."""

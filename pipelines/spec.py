@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
 from ..workflows.spec import Spec
+
+Modality: TypeAlias = Literal["image", "text", "speech"]
 
 SPLITS: tuple[str, ...] = ("train", "val", "test")
 SCHEMA_VERSION = 2

@@ -153,7 +153,7 @@ class WholeModel(Ingress):
         served, limits, tokens: see `Ingress`.
         open_bundle: opens the bundle where the replica runs.
         max_batch_size: rows that run together at the most.
-        decoding_threads: that decode pictures and speech.
+        processes: that decode pictures and speech.
     """
 
     def __init__(
@@ -163,10 +163,10 @@ class WholeModel(Ingress):
         tokens: str | None,
         open_bundle: Callable[[], LoadedBundle],
         max_batch_size: int,
-        decoding_threads: int,
+        processes: int,
     ) -> None:
         bundle = open_bundle()
-        self.encoder = Encoder(lambda: bundle, max_batch_size, decoding_threads)
+        self.encoder = Encoder(lambda: bundle, max_batch_size, limits, processes)
         decoder = Decoder(lambda: bundle, max_batch_size, self.encoder.computing) if served.answers else None
         self._together = Together(self.encoder, decoder)
         super().__init__(served, limits, tokens, self._together)
@@ -228,7 +228,7 @@ def build_application(
         options: batching, autoscaling, limits.
         open_bundle: opens the bundle where a replica runs.
     """
-    limits, size, threads = options.limits, options.max_batch_size, options.decoding_threads
+    limits, size, processes = options.limits, options.max_batch_size, options.decoding_processes
     scaled: dict[str, Any] = {
         "ray_actor_options": {"num_cpus": options.cpus_per_replica},
         "autoscaling_config": autoscaling_config(options.autoscaling),
@@ -241,7 +241,7 @@ def build_application(
         whole: Any = serve.deployment(
             serve.ingress()(WholeModel), name="Model", max_ongoing_requests=most, **scaled
         )
-        return whole.bind(served, limits, options.tokens, open_bundle, size, threads)
+        return whole.bind(served, limits, options.tokens, open_bundle, size, processes)
 
     def replicated(kind: type[Any], *arguments: object) -> Any:  # noqa: ANN401 - Serve's
         # a replica holds one batch that runs and one that gathers; fewer would starve the batches
@@ -256,7 +256,7 @@ def build_application(
         graceful_shutdown_timeout_s=limits.request_timeout_s,
     )
     decoder = replicated(Decoder, size) if served.answers else None
-    return front.bind(served, limits, options.tokens, replicated(Encoder, size, threads), decoder)
+    return front.bind(served, limits, options.tokens, replicated(Encoder, size, limits, processes), decoder)
 
 
 async def _answer(response: Awaitable[Any], part: str) -> Any:  # noqa: ANN401 - the callers know

@@ -1,4 +1,4 @@
-"""The encoder replica: decodes in threads, encodes what waits together as one batch, searches the index."""
+"""The encoder replica: encodes what waits together as one batch, and searches the index."""
 
 from __future__ import annotations
 
@@ -23,11 +23,14 @@ from ...pipelines.bundle import (
     Hit,
     LoadedBundle,
     Modality,
+    split,
 )
 from .autoscaling import ARRIVALS, CAPACITY, Arrivals
-from .inputs import Prepared, prepare, undecodable
+from .inputs import read_text
 from .messages import Input, Refusal
+from .sandbox import Sandbox
 from .scaling import Pace
+from .spec import LimitsSpec
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ class Transcript:
 
 
 class Encoder:
-    """One replica: a bundle in memory, one thread to compute, and perhaps others to decode.
+    """One replica: a bundle in memory, one thread to compute, and processes to decode.
 
     Each modality has a queue. Whenever the thread is free it takes all that waits of the modality whose turn
     it is, up to a full batch: nobody waits for others that may not come, and under load batches fill up
@@ -76,21 +79,20 @@ class Encoder:
     Args:
         open_bundle: opens the bundle, on the machine where the replica runs.
         max_batch_size: rows that run together at the most.
-        decoding_threads: that decode pictures and speech; with 0 the computing one does. On one CPU that is
-            best: threads that wait for Python's lock cost a fifth of the answers (docs/serving.md).
+        limits: of what is decoded.
+        processes: that decode pictures and speech.
 
     Attributes:
         computing: the thread that computes.
     """
 
     def __init__(
-        self, open_bundle: Callable[[], LoadedBundle], max_batch_size: int, decoding_threads: int
+        self, open_bundle: Callable[[], LoadedBundle], max_batch_size: int, limits: LimitsSpec, processes: int
     ) -> None:
         self._bundle = open_bundle()
-        self._max_batch_size = max_batch_size
+        self._max_batch_size, self._limits = max_batch_size, limits
+        self._sandbox = Sandbox(self._bundle.info.preparation, limits, processes)
         self.computing = ThreadPoolExecutor(1, "compute")
-        pool = ThreadPoolExecutor(decoding_threads, "decode") if decoding_threads else self.computing
-        self._decoding = pool
         self._queues: dict[Modality, deque[_Row]] = {modality: deque() for modality in GRAPH_INPUTS}
         self._running: dict[Modality, asyncio.Task[None]] = {}
         self._batch_sizes: Counter[tuple[Modality, int]] = Counter()
@@ -103,7 +105,6 @@ class Encoder:
         self._pace = Pace(max_batch_size)
         self._arrivals = Arrivals()
         self._done = 0.0  # when the last batch was
-        self._prepares_s = 0.0  # that a row takes in a decoding thread, on average
         self._warm_up()
 
     async def embed(self, query: Input) -> NDArray[np.float32] | Refusal:
@@ -112,7 +113,7 @@ class Encoder:
         prepared = await self._prepare(query)
         if isinstance(prepared, Refusal):
             return prepared
-        return (await self._run(*prepared))[EMBEDDING]
+        return (await self._run(query.modality, prepared))[EMBEDDING]
 
     async def encode(self, queries: Sequence[Input]) -> Encoded | Refusal:
         """Encode one input of each of some modalities, for the decoder."""
@@ -123,7 +124,9 @@ class Encoder:
         async def one(query: Input) -> tuple[Modality, Arrays] | Refusal:
             prepared = await self._prepare(query)
             ready.append(time.monotonic())
-            return prepared if isinstance(prepared, Refusal) else (prepared[0], await self._run(*prepared))
+            if isinstance(prepared, Refusal):
+                return prepared
+            return query.modality, await self._run(query.modality, prepared)
 
         parts: dict[Modality, Arrays] = {}
         for found in await asyncio.gather(*(one(query) for query in queries)):
@@ -135,18 +138,18 @@ class Encoder:
 
     async def transcribe(self, data: bytes) -> Transcript | Refusal:
         """Make a text of encoded speech, as long as it may be, stretch after stretch."""
-        loop = asyncio.get_running_loop()
-        try:
-            stretches = await loop.run_in_executor(self._decoding, self._bundle.prepare_stretches, data)
-        except ValueError as error:
-            return undecodable("speech", error)
+        found = await self._sandbox.open("stretches", data)
+        if isinstance(found, Refusal):
+            return found
+        stretches = split(found)
         self._arrivals.add(len(stretches))
-        rows = await asyncio.gather(*(self._run("speech", one.arrays) for one in stretches))
+        rows = await asyncio.gather(*(self._run("speech", one) for one in stretches))
+        loop = asyncio.get_running_loop()
         texts = await loop.run_in_executor(
-            self._decoding, lambda: [self._bundle.spell(row[TRANSCRIPT]) for row in rows]
+            self.computing, lambda: [self._bundle.spell(row[TRANSCRIPT]) for row in rows]
         )
-        said = zip(texts, stretches, strict=True)
-        return Transcript(tuple(Segment(one.start_s, one.end_s, text.strip()) for text, one in said))
+        said = zip(texts, found["start_s"].tolist(), found["end_s"].tolist(), strict=True)
+        return Transcript(tuple(Segment(start, end, text.strip()) for text, start, end in said))
 
     async def search(self, query: Input, top_k: int) -> list[Hit] | Refusal:
         """Embed one input, then rank the indexed pictures."""
@@ -155,6 +158,10 @@ class Encoder:
             return embedding
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self.computing, self._bundle.search, embedding, top_k)
+
+    def close(self) -> None:
+        """End the processes that decode."""
+        self._sandbox.close()
 
     def batch_sizes(self) -> dict[Modality, dict[int, int]]:
         """Modality → rows in a batch → how many such batches this replica ran."""
@@ -166,19 +173,15 @@ class Encoder:
     def record_autoscaling_stats(self) -> dict[str, float]:
         """Tell Serve's autoscaler what came lately, and what could have."""
         # what decodes and what computes share the CPUs that a replica has
-        seconds = 1 / self._pace.capacity + self._prepares_s
+        seconds = 1 / self._pace.capacity + self._sandbox.seconds
         return {ARRIVALS: self._arrivals.per_s, CAPACITY: 1 / seconds}
 
-    async def _prepare(self, query: Input) -> Prepared | Refusal:
-        """Decode an input in a thread."""
-
-        def timed() -> Prepared | Refusal:
-            begun = time.thread_time()
-            prepared = prepare(self._bundle, query)
-            self._prepares_s += 0.02 * (time.thread_time() - begun - self._prepares_s)
-            return prepared
-
-        return await asyncio.get_running_loop().run_in_executor(self._decoding, timed)
+    async def _prepare(self, query: Input) -> Arrays | Refusal:
+        """Make of an input what its graph takes."""
+        if query.text is not None:
+            return read_text(query.text, self._bundle.tokenizer, self._bundle.info.preparation, self._limits)
+        task = "image" if query.image is not None else "speech"
+        return await self._sandbox.open(task, (query.image or query.speech or "").encode())
 
     def _warm_up(self) -> None:
         """Do all that a request may ask for, before one does, in small batches and full ones, and see what
@@ -194,6 +197,7 @@ class Encoder:
             for modality in GRAPH_INPUTS:
                 seconds(modality, rows)  # the first run of a shape makes room for it
             self._pace.add(rows, fmean(seconds(modality, rows) for modality in GRAPH_INPUTS))
+        self._sandbox.wait()
         self._bundle.search(np.zeros(self._bundle.info.embed_dim, np.float32), 1)  # which opens the index
 
     async def _run(self, modality: Modality, arrays: Arrays) -> Arrays:
@@ -213,7 +217,7 @@ class Encoder:
             batch = await loop.run_in_executor(self.computing, self._compute, modality)
             for row, outputs in batch:
                 if row.outputs.done():
-                    continue  # whoever asked is gone
+                    continue
                 if isinstance(outputs, Exception):
                     row.outputs.set_exception(outputs)
                 else:
@@ -221,8 +225,14 @@ class Encoder:
 
     def _compute(self, modality: Modality) -> list[tuple[_Row, Arrays | Exception]]:
         """Run a modality's graph on what waits, up to a full batch."""
+        rows: list[_Row] = []
         queue = self._queues[modality]
-        rows = [queue.popleft() for _ in range(min(len(queue), self._max_batch_size))]
+        while queue and len(rows) < self._max_batch_size:
+            row = queue.popleft()
+            if not row.outputs.done():  # else whoever asked is gone, or out of time
+                rows.append(row)
+        if not rows:
+            return []
         try:
             found: list[Arrays] = self._bundle.encode(modality, [row.arrays for row in rows])
         except Exception as error:

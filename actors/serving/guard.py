@@ -1,4 +1,4 @@
-"""What stands before the HTTP interface: tokens, the size of a body, and the bundle in every answer."""
+"""What stands before the HTTP interface: tokens, deadlines, bodies within limits, the bundle named."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from collections.abc import Mapping
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from . import deadlines
 from .messages import Refusal, refusal
 from .problems import INFERENCE, path_of, respond
+from .spec import LimitsSpec
 from .tokens import SCOPES, Access
 from .tokens import Scope as AccessScope
 
@@ -30,6 +32,9 @@ FORMS = frozenset({"/v1/audio/transcriptions"})
 
 _INFER = re.compile(r"/v2/models/(\w+)(?:/versions/\w+)?/infer")
 
+_JSON_MARKS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"?|[\[\]{}]', re.DOTALL)
+"""Texts as a whole, so that what stands in them isn't seen, and what opens and closes arrays and objects."""
+
 _logger = logging.getLogger("ray.serve")
 
 
@@ -39,14 +44,14 @@ class Guard:
     Args:
         app: what it guards.
         bundle: digest for the header.
-        max_body_bytes: the largest body.
+        limits: of bodies and of time.
         access: decides who may ask; None lets anyone.
     """
 
-    def __init__(self, app: ASGIApp, bundle: str, max_body_bytes: int, access: Access | None) -> None:
+    def __init__(self, app: ASGIApp, bundle: str, limits: LimitsSpec, access: Access | None) -> None:
         self._app = app
         self._bundle = bundle
-        self._max_body_bytes = max_body_bytes
+        self._limits = limits
         self._access = access
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -66,7 +71,7 @@ class Guard:
 
         try:
             answer = self._app
-            refused = await self._admit(scope, path)
+            refused = await self._admit(scope, path) or self._begin(Headers(scope=scope))
             if refused is not None:
                 answer = respond(refused, path)
             elif scope["method"] == "POST":
@@ -93,6 +98,16 @@ class Guard:
         admitted = self._access.admit(Headers(scope=scope).get("authorization"), scope_needed)
         return admitted if isinstance(admitted, Refusal) else None
 
+    def _begin(self, headers: Headers) -> Refusal | None:
+        """Let the request's time begin."""
+        try:
+            asked = deadlines.asked_for(headers)
+        except ValueError as error:
+            return refusal(400, "invalid-timeout", str(error), "say how long you wait as a number above 0")
+        limit = self._limits.request_timeout_s
+        deadlines.begin(limit if asked is None else min(asked, limit))
+        return None
+
     async def _read(self, headers: Headers, receive: Receive, path: str) -> bytes | Refusal:
         """Read a body that is not too large, of the type that the path takes."""
         media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -106,19 +121,21 @@ class Guard:
                 f"send {shape} with the header content-type: {wanted}",
             )
         body = bytearray()
-        more = int(headers.get("content-length", "0")) <= self._max_body_bytes
+        most = self._limits.max_body_bytes
+        more = int(headers.get("content-length", "0")) <= most
         fits = more
         while more:
             message = await receive()
             body += message.get("body", b"")
-            fits = len(body) <= self._max_body_bytes
+            fits = len(body) <= most
             more = fits and message.get("more_body", False)
         if fits:
-            return bytes(body)
+            too_deep = wanted == media_type == "application/json" and check_nesting(body, self._limits)
+            return too_deep or bytes(body)
         return refusal(
             413,
             "body-too-large",
-            f"the body is larger than {self._max_body_bytes} bytes",
+            f"the body is larger than {most} bytes",
             "send fewer or smaller inputs in one request",
         )
 
@@ -129,6 +146,20 @@ def needed(path: str) -> AccessScope | None:
     if infer is None:
         return NEEDS.get(path)
     return next((scope for scope in SCOPES if scope == infer[1]), None)
+
+
+def check_nesting(body: bytes | bytearray, limits: LimitsSpec) -> Refusal | None:
+    """Refuse JSON whose arrays and objects lie too deep within each other, before it is parsed."""
+    most = limits.max_nesting
+    if body.count(b"[") + body.count(b"{") <= most:
+        return None
+    depth = 0
+    for match in _JSON_MARKS.finditer(body):
+        depth += {b"[": 1, b"{": 1, b"]": -1, b"}": -1}.get(match[0], 0)
+        if depth > most:
+            message = f"the body's arrays and objects lie more than {most} deep in each other"
+            return refusal(400, "nested-too-deep", message, "see /docs for the request's shape")
+    return None
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

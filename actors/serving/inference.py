@@ -19,9 +19,12 @@ from fastapi import APIRouter, Request, Response
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from . import deadlines
+from .guard import check_nesting
 from .messages import AnswerRequest, Input, refusal
 from .model import Model
 from .problems import RefusedError, invalid
+from .spec import LimitsSpec
 
 PREFIX = "/v2"
 LENGTH_HEADER = "inference-header-content-length"
@@ -160,7 +163,10 @@ def router(model: Model) -> APIRouter:
     async def infer(name: str, request: Request, asked: str | None = None) -> Response:
         """Ask a model."""
         task = check(name, asked)
-        sent, rows = read(await request.body(), request.headers.get(LENGTH_HEADER), task)
+        sent, rows = read(await request.body(), request.headers.get(LENGTH_HEADER), task, model.limits)
+        timeout = sent.parameters.get("timeout")  # an extension of Triton's
+        if isinstance(timeout, int) and timeout > 0:
+            deadlines.tighten(timeout / 1e6)
         if len(rows) > model.limits.max_inputs:
             many = f"{len(rows)} rows are more than {model.limits.max_inputs}"
             raise _refused(413, many, "send them in several requests")
@@ -169,19 +175,23 @@ def router(model: Model) -> APIRouter:
     return routes
 
 
-def read(body: bytes, header_length: str | None, task: Task) -> tuple[InferRequest, Rows]:
+def read(body: bytes, header_length: str | None, task: Task, limits: LimitsSpec) -> tuple[InferRequest, Rows]:
     """A request, and its rows: input → bytes.
 
     Args:
         body: JSON, and after it the bytes of tensors that have `binary_data_size`.
         header_length: bytes of the JSON, where others follow.
         task: what is asked.
+        limits: of the JSON.
     """
     length = len(body)
     if header_length is not None:
         if not header_length.isascii() or not header_length.isdigit() or int(header_length) > len(body):
             raise _refused(400, f"{LENGTH_HEADER} is {header_length!r}, of a body of {len(body)} bytes")
         length = int(header_length)
+    too_deep = check_nesting(body[:length], limits)
+    if too_deep is not None:
+        raise RefusedError(too_deep)
     try:
         sent = InferRequest.model_validate_json(body[:length])
     except ValidationError as error:

@@ -82,6 +82,6 @@ def build_api(
 
     api.include_router(openai.router(model), dependencies=bearer)
     api.include_router(inference.router(model), dependencies=bearer)
-    api.add_middleware(Guard, bundle=health.bundle, max_body_bytes=limits.max_body_bytes, access=access)
+    api.add_middleware(Guard, bundle=health.bundle, limits=limits, access=access)
     add_handlers(api)
     return api

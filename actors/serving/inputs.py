@@ -1,66 +1,115 @@
-"""From what a request carries to what a graph takes; runs in the replica's decoding threads."""
+"""From what a request carries to what a graph takes. Loads no model: pictures and speech are opened in a
+process that has nothing (see `sandbox`).
+"""
 
 from __future__ import annotations
 
 import base64
 import binascii
 import re
-from typing import TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
-from ...pipelines.bundle import Arrays, LoadedBundle, Modality
-from .messages import Input, Refusal, refusal
+from ...pipelines.media import audio, image
+from ...pipelines.media.prepare import Arrays, prepare_image, prepare_speech, prepare_stretches
+from ...pipelines.media.text import pad, token_ids
+from ...pipelines.quarantine import Refused
+from ...pipelines.spec import Preparation
+from .messages import Refusal, refusal
+from .spec import LimitsSpec
 
-Prepared: TypeAlias = tuple[Modality, Arrays]
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
-_DATA_URI = re.compile(r"data:(?P<type>[^;,]*)(?:;[^;,]*)*?(?P<base64>;base64)?,(?P<data>.*)", re.DOTALL)
+Task: TypeAlias = Literal["image", "speech", "stretches"]
+"""What may be opened: a picture or speech as a request has it, or the bytes of a recording in stretches."""
+TASKS: tuple[Task, ...] = get_args(Task)
+
+_DATA_URI = re.compile(rb"data:(?P<type>[^;,]*)(?:;[^;,]*)*?(?P<base64>;base64)?,(?P<data>.*)", re.DOTALL)
 _MEDIA_TYPES = {"image": ("image/",), "speech": ("audio/", "application/ogg")}
 _FORMATS = {"image": "PNG, JPEG, WebP, GIF or SVG", "speech": "WAV, Ogg or FLAC"}
+_LONGEST_TOKEN = 64  # characters; the longest of a vocabulary have some dozens
 
 
-def prepare(bundle: LoadedBundle, query: Input) -> Prepared | Refusal:
-    """Decode an input and prepare it as the corpus was, or say why it can't be."""
-    if query.text is not None:
-        if not query.text.strip():
-            return refusal(422, "empty-text", "the text holds nothing but spaces", "send some words")
-        return "text", bundle.prepare_text(query.text)
-    modality = query.modality
-    data = unwrap(modality, query.image or query.speech or "")
+def read_text(
+    string: str, tokenizer: Tokenizer, preparation: Preparation, limits: LimitsSpec
+) -> Arrays | Refusal:
+    """Make tokens (T,) int64 and token_mask (T,) bool of a text, or say why that can't be."""
+    if not string.strip():
+        return refusal(422, "empty-text", "the text holds nothing but spaces", "send some words")
+    if len(string) <= limits.max_text_tokens * _LONGEST_TOKEN:
+        (ids,) = token_ids(tokenizer, [string])
+        if len(ids) <= limits.max_text_tokens:
+            (cut,) = token_ids(tokenizer, [string], preparation.max_tokens)
+            tokens, mask = pad([cut], preparation.max_tokens)
+            return {"tokens": tokens[0], "token_mask": mask[0]}
+    message = f"the text of {len(string)} characters has more than {limits.max_text_tokens} tokens"
+    return refusal(413, "text-too-long", message, "send less of it")
+
+
+def open_media(task: Task, sent: bytes, preparation: Preparation, limits: LimitsSpec) -> Arrays | Refusal:
+    """Decode a picture or a recording and prepare it as the corpus was, or say why it can't be.
+
+    Args:
+        task: what to make of it.
+        sent: for `stretches` the recording, else base64 or a data URI.
+        preparation: of the corpus.
+        limits: what it may be, by what it says of itself.
+    """
+    modality = "image" if task == "image" else "speech"
+    data = sent if task == "stretches" else unwrap(modality, sent)
     if isinstance(data, Refusal):
         return data
+    large = _check_size(modality, data, limits)
+    if large is not None:
+        return large
     try:
-        arrays = bundle.prepare_image(data) if modality == "image" else bundle.prepare_speech(data)
-    except ValueError as error:
-        return undecodable(modality, error)
-    return modality, arrays
+        if task == "image":
+            return prepare_image(data, preparation)
+        return (prepare_speech if task == "speech" else prepare_stretches)(data, preparation)
+    except Refused as error:
+        if error.reason == "image-too-large":
+            return refusal(413, error.reason, str(error), "send a smaller one")
+        return refusal(422, f"undecodable-{modality}", str(error), f"send {_FORMATS[modality]}")
 
 
-def undecodable(modality: Modality, error: ValueError) -> Refusal:
-    """Say that a picture or a recording can't be read."""
-    return refusal(422, f"undecodable-{modality}", str(error), f"send {_FORMATS[modality]}")
-
-
-def unwrap(modality: Modality, encoded: str) -> bytes | Refusal:
+def unwrap(modality: Literal["image", "speech"], encoded: bytes) -> bytes | Refusal:
     """Decode base64 or a data URI."""
-    if encoded.startswith("data:"):
+    if encoded.startswith(b"data:"):
         uri = _DATA_URI.fullmatch(encoded)
         if uri is None or uri["base64"] is None:
             return refusal(
                 400, "invalid-data-uri", "the data URI can't be read", "send data:<media type>;base64,<data>"
             )
-        if not uri["type"].startswith(_MEDIA_TYPES[modality]):
+        media_type = uri["type"].decode(errors="replace")
+        if not media_type.startswith(_MEDIA_TYPES[modality]):
             return refusal(
                 415,
                 "unsupported-media-type",
-                f"{uri['type'] or 'text/plain'} is not {modality}",
+                f"{media_type or 'text/plain'} is not {modality}",
                 f"send {_FORMATS[modality]}",
             )
         encoded = uri["data"]
     try:
-        data = base64.b64decode("".join(encoded.split()), validate=True)
-    except (binascii.Error, ValueError) as error:  # ValueError: characters outside ASCII
+        data = base64.b64decode(b"".join(encoded.split()), validate=True)
+    except binascii.Error as error:
         return refusal(
             400, "invalid-base64", f"the {modality} is no base64: {error}", "encode the file's bytes"
         )
     if not data:
         return refusal(422, f"empty-{modality}", f"the {modality} has 0 bytes", f"send {_FORMATS[modality]}")
     return data
+
+
+def _check_size(modality: Literal["image", "speech"], data: bytes, limits: LimitsSpec) -> Refusal | None:
+    """Refuse by the header what would be too much to decode."""
+    if modality == "image":
+        size = image.size_of(data)
+        if size is None or size[0] * size[1] <= limits.max_pixels:
+            return None
+        message = f"the picture of {size[0]}x{size[1]} pixels is over {limits.max_pixels:,} pixels"
+        return refusal(413, "image-too-large", message, "send a smaller one")
+    seconds = audio.duration_of(data)
+    if seconds is None or seconds <= limits.max_speech_s:
+        return None
+    message = f"the recording of {seconds:,.1f} s is over {limits.max_speech_s:g} s"
+    return refusal(413, "speech-too-long", message, "send it in pieces")

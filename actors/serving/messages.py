@@ -7,7 +7,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from ...pipelines.bundle import Modality
+from ...pipelines.spec import Modality
 
 
 class Message(BaseModel):

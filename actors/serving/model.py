@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncGenerator, Awaitable, Generator, Sequence
 from contextlib import contextmanager
-from typing import Protocol, TypeVar
+from http import HTTPStatus
+from typing import Literal, Protocol, TypeAlias, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...pipelines.bundle import Hit
+from . import deadlines
 from .answering import Answered, Parts
 from .batching import Encoded, Transcript
+from .deadlines import Outlook
 from .decoding import Floats, Piece, Sampling
 from .messages import AnswerRequest, AnswerResponse, Health, Input, Looked, Refusal, Timings, refusal
 from .problems import RefusedError, accept
 from .spec import LimitsSpec
 
 _T = TypeVar("_T")
+Kind: TypeAlias = Literal["embed", "search", "transcribe", "encode", "decode"]
+"""What is asked of replicas."""
+ROOM = 1.25
+"""A request is refused unless it has this many times what an answer is expected to take: that is a mean."""
 
 
 class Replicas(Protocol):
@@ -69,26 +77,27 @@ class Model:
         self._replicas = replicas
         self.health, self.limits = health, limits
         self._in_hand = 0
+        self._outlooks = {kind: Outlook() for kind in get_args(Kind)}
 
     async def embed(self, inputs: Sequence[Input]) -> list[NDArray[np.float32]]:
         """Embed inputs, each (E,)."""
         if len(inputs) > self.limits.max_inputs:
             many = f"{len(inputs)} inputs are more than {self.limits.max_inputs}"
             raise RefusedError(refusal(413, "too-many-inputs", many, "send them in several requests"))
-        with self._admitted(len(inputs)):
+        with self._admitted("embed", len(inputs)):
             answers = await self._within(asyncio.gather(*(self._replicas.embed(one) for one in inputs)))
         return [accept(answer, f"inputs.{i}: ") for i, answer in enumerate(answers)]
 
     async def search(self, query: Input, top_k: int) -> list[Hit]:
         """Rank the indexed pictures."""
-        with self._admitted(1):
+        with self._admitted("search"):
             return accept(await self._within(self._replicas.search(query, top_k)))
 
     async def transcribe(self, data: bytes) -> Transcript:
         """Make a text of encoded speech."""
         if not self.health.transcribes:
             raise _lacks("transcribe speech", "transcription")
-        with self._admitted(1):
+        with self._admitted("transcribe"):
             return accept(await self._within(self._replicas.transcribe(data)))
 
     async def answer(self, request: AnswerRequest) -> AnswerResponse:
@@ -128,12 +137,12 @@ class Model:
                     "leave the text out",
                 )
             )
-        with self._admitted(len(inputs)):
+        with self._admitted("encode", len(inputs), before="decode"):
             return accept(await self._within(self._replicas.encode(inputs)))
 
     async def decode(self, encoded: Encoded, question: str | None, sampling: Sampling) -> Answered:
         """Answer, all at once."""
-        with self._admitted(1):
+        with self._admitted("decode"):
             return accept(await self._within(self._replicas.answer(encoded.parts, question or "", sampling)))
 
     async def stream(
@@ -141,36 +150,62 @@ class Model:
     ) -> AsyncGenerator[Piece | Answered]:
         """Tell an answer's tokens as they are found, and then the whole."""
         told = self._replicas.stream(encoded.parts, question or "", sampling)
-        until = time.monotonic() + self.limits.request_timeout_s
-        with self._admitted(1):
+        with self._admitted("decode"):
             try:
                 while True:
-                    yield accept(await self._within(anext(told), until - time.monotonic()))
+                    yield accept(await self._within(anext(told)))
             except StopAsyncIteration:
                 return
             finally:
                 await told.aclose()
 
     @contextmanager
-    def _admitted(self, inputs: int) -> Generator[None]:
-        """Have some inputs in hand, if there aren't too many already."""
-        if self._in_hand + inputs > self.limits.max_queued_requests:
+    def _admitted(self, kind: Kind, inputs: int = 1, *, before: Kind | None = None) -> Generator[None]:
+        """Have some inputs in hand, if there aren't too many already, and time enough.
+
+        Args:
+            kind: what is asked for.
+            inputs: of it.
+            before: what comes after it.
+        """
+        in_hand = self._in_hand + inputs
+        if in_hand > self.limits.max_queued_requests:
             message = f"{self._in_hand} inputs are in hand, and {inputs} more would be too many"
             remedy = "try again shortly, with fewer inputs if there are many"
             raise RefusedError(refusal(503, "overloaded", message, remedy, retry_after_s=1))
-        self._in_hand += inputs
+        expected = sum(self._outlooks[one].expect(in_hand) for one in (kind, before) if one is not None)
+        left = deadlines.left()
+        # with nothing in hand nobody is kept waiting, and what was learned may be wrong
+        if left <= 0 or (self._in_hand and ROOM * expected > left):
+            message = f"an answer would take {expected:.3g} s, and {max(left, 0):.3g} s are left"
+            retry = max(1, math.ceil(expected - left)) if math.isfinite(left) else 1
+            remedy = "try again shortly, or wait longer for it"
+            raise RefusedError(refusal(503, "too-late", message, remedy, retry_after_s=retry))
+        self._in_hand = in_hand
+        begun = time.monotonic()
         try:
             yield
+            self._outlooks[kind].saw(in_hand, time.monotonic() - begun)
+        except RefusedError as error:
+            if error.refusal.status == HTTPStatus.GATEWAY_TIMEOUT:  # it takes even longer
+                self._outlooks[kind].saw(in_hand, time.monotonic() - begun)
+            raise
         finally:
             self._in_hand -= inputs
 
-    async def _within(self, call: Awaitable[_T], timeout_s: float | None = None) -> _T:
-        limit = self.limits.request_timeout_s
+    async def _within(self, call: Awaitable[_T]) -> _T:
+        """Wait for replicas as long as the request has; then what they were asked is given up."""
+        limit = min(deadlines.left(), self.limits.request_timeout_s)
         try:
-            async with asyncio.timeout(limit if timeout_s is None else timeout_s):
+            async with asyncio.timeout(limit):
                 return await call
         except TimeoutError:
-            late = refusal(504, "timeout", f"no answer within {limit:g} s", "try again, or send fewer inputs")
+            late = refusal(
+                HTTPStatus.GATEWAY_TIMEOUT,
+                "timeout",
+                "no answer in the time it had",
+                "try again, or send fewer inputs",
+            )
             raise RefusedError(late) from None
 
 

@@ -40,6 +40,18 @@ class LimitsSpec(Spec):
     """Inputs in one request; more is refused with 413."""
     max_body_bytes: int = Field(default=16 * 2**20, ge=1)
     """Bytes of a request's body; more is refused with 413."""
+    max_nesting: int = Field(default=32, ge=1)
+    """Arrays and objects of a JSON body within each other; more is refused with 400."""
+    max_pixels: int = Field(default=25_000_000, ge=1, le=64_000_000)
+    """Of a picture, by what it says itself before it is decoded; more is refused with 413."""
+    max_speech_s: float = Field(default=120.0, gt=0, le=120)
+    """Seconds of a recording, in the same way."""
+    max_text_tokens: int = Field(default=4096, ge=4)
+    """Of a text; more is refused with 413. A model reads no more of it than it was trained with."""
+    decode_timeout_s: float = Field(default=5.0, gt=0)
+    """Seconds that decoding a picture or a recording may take; what takes longer is refused with 413."""
+    decode_memory_bytes: int = Field(default=2**30, ge=2**26)
+    """Memory that it may take."""
     max_queued_requests: int = Field(default=256, ge=1)
     """Inputs that a process which speaks HTTP may have in hand; more is refused with 503."""
     request_timeout_s: float = Field(default=30.0, gt=0)
@@ -71,9 +83,8 @@ class ServingOptions(Spec):
     crosses two processes more, which takes some milliseconds."""
     cpus_per_replica: float = Runtime(1.0, gt=0)
     """CPUs that a replica reserves; its graphs run in one thread."""
-    decoding_threads: int = Runtime(0, ge=0)
-    """Threads of a replica that decode pictures and speech beside the one that computes; with 0 that one
-    does, which is best where a replica has one CPU."""
+    decoding_processes: int = Runtime(2, ge=1)
+    """Processes of a replica that decode pictures and speech, with nothing but limited memory and time."""
     ready_timeout_s: float = Runtime(120.0, gt=0)
     """Seconds that the application may take to become healthy."""
 

@@ -91,6 +91,17 @@ def read(data: bytes, sample_rate: int) -> Clip:
     return Clip(np.ascontiguousarray(mono, dtype=np.float32), total / rate)
 
 
+def duration_of(data: bytes) -> float | None:
+    """Seconds by what stands at the beginning; None where that tells none."""
+    import soundfile
+
+    try:
+        with soundfile.SoundFile(io.BytesIO(data)) as file:
+            return file.frames / file.samplerate
+    except (soundfile.LibsndfileError, RuntimeError, ValueError, MemoryError):  # `read` says what is wrong
+        return None
+
+
 def trim(wave: Floats, sample_rate: int, threshold_db: float, margin_ms: float) -> Floats:
     """Cut silence off both ends of a mono wave (N,).
 

@@ -103,6 +103,15 @@ def read(data: bytes, size: int, fit: Fit = "letterbox") -> Picture:
     return Picture(_square(picture, size, fit), width, height)
 
 
+def size_of(data: bytes) -> tuple[int, int] | None:
+    """Width and height in pixels by what stands at the beginning; None where that tells no size."""
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            return picture.size
+    except Exception:  # Pillow's format plugins raise anything on hostile bytes; `read` says what is wrong
+        return None
+
+
 def read_tiles(
     data: bytes, tile: int, overlap: int, size: int, pixels_per_mm: float | None = None
 ) -> Iterator[Tile]:

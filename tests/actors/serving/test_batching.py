@@ -8,6 +8,7 @@ import pytest
 
 from eagleray.actors.serving.batching import Encoder
 from eagleray.actors.serving.messages import Input, Refusal
+from eagleray.actors.serving.spec import LimitsSpec
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -38,10 +39,11 @@ def slow(loaded_bundle):
 
 @pytest.fixture
 def encoder(slow):
-    made = Encoder(lambda: slow, 3, 2)
+    made = Encoder(lambda: slow, 3, LimitsSpec(), 1)
     slow.ran.clear()
     slow.begun.clear()
-    return made
+    yield made
+    made.close()
 
 
 def texts(count):

@@ -6,7 +6,8 @@ import httpx
 import numpy as np
 import pytest
 
-from eagleray.actors.serving.guard import BUNDLE_HEADER, NEEDS, needed
+from eagleray.actors.serving.deadlines import MILLISECONDS, SECONDS
+from eagleray.actors.serving.guard import BUNDLE_HEADER, NEEDS, check_nesting, needed
 from eagleray.actors.serving.ingress import build_api
 from eagleray.actors.serving.messages import Health, Problem, refusal
 from eagleray.actors.serving.spec import LimitsSpec
@@ -14,7 +15,7 @@ from eagleray.actors.serving.tokens import SCOPES
 from eagleray.pipelines.bundle import Hit
 
 DIGEST = "d" * 64
-LIMITS = LimitsSpec(max_inputs=3, max_body_bytes=2000, request_timeout_s=0.2)
+LIMITS = LimitsSpec(max_inputs=3, max_body_bytes=2000, request_timeout_s=0.2, max_nesting=4)
 
 
 class FakeEncoder:
@@ -72,6 +73,9 @@ def test_embeddings_come_in_the_order_of_the_inputs():
         ({"json": {"inputs": [{"text": "overloaded"}]}}, 503, "overloaded"),
         ({"json": {"inputs": [{"text": "slow"}]}}, 504, "timeout"),
         ({"json": {"inputs": [{"text": "broken"}]}}, 500, "internal-error"),
+        ({"json": [[[[[]]]]]}, 400, "nested-too-deep"),
+        ({"json": {"inputs": [{"text": "a"}]}, "headers": {MILLISECONDS: "soon"}}, 400, "invalid-timeout"),
+        ({"json": {"inputs": [{"text": "a"}]}, "headers": {SECONDS: "-1"}}, 400, "invalid-timeout"),
     ],
 )
 def test_every_error_has_one_shape_a_status_and_the_bundle(request_, status, code):
@@ -88,6 +92,21 @@ def test_a_body_without_a_declared_length_is_bounded_too():
 
     response = ask("POST", "/v1/embed", content=chunks(), headers={"content-type": "application/json"})
     assert response.json()["code"] == "body-too-large"
+
+
+@pytest.mark.parametrize(
+    ("body", "is_too_deep"),
+    [
+        (b"[" * 4 + b"]" * 4, False),
+        (b"[" * 5 + b"]" * 5, True),
+        (b'{"a":' * 5 + b"1" + b"}" * 5, True),
+        (b'["[[[[[[", "\\"[[[[", {}, {}, {}, {}, []]', False),
+        (b"[],[],[],[],[],[]", False),
+        (b'"' + b"[" * 100, False),
+    ],
+)
+def test_what_lies_too_deep_is_refused_before_it_is_parsed(body, is_too_deep):
+    assert (check_nesting(body, LIMITS) is not None) == is_too_deep
 
 
 def test_an_error_names_the_input_it_is_about():

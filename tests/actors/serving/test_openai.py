@@ -9,6 +9,8 @@ import openai
 import pytest
 
 from eagleray.actors.serving.decoding import AnswerBatch, Sampling
+from eagleray.pipelines.bundle import split
+from eagleray.pipelines.media.prepare import prepare_stretches
 
 from ...pipelines.conftest import sound
 from .conftest import NAME
@@ -118,7 +120,8 @@ def test_a_picture_from_earlier_is_still_seen(client, expected, png, wav):
 @pytest.mark.parametrize("shape", ["json", "text", "srt", "vtt", "verbose_json"])
 def test_a_transcript_of_any_length_has_every_stretch(client, loaded_bundle, shape):
     long = sound(330, 1.5, "WAV")  # the model hears 0.63 s at once
-    rows = loaded_bundle.encode("speech", [one.arrays for one in loaded_bundle.prepare_stretches(long)])
+    stretches = split(prepare_stretches(long, loaded_bundle.info.preparation))
+    rows = loaded_bundle.encode("speech", stretches)
     said = [loaded_bundle.spell(row["transcript_log_probs"]).strip() for row in rows]
     assert len(said) == 3
     found = client.audio.transcriptions.create(model=NAME, file=("a.wav", long), response_format=shape)
