@@ -33,6 +33,7 @@ from .commands.common import (
 )
 from .commands.data import corpora, ledger
 from .commands.planning import plan
+from .commands.serving import applications, rollback
 from .commands.training import certify
 from .display import (
     RunView,
@@ -72,6 +73,8 @@ weights = typer.Typer(no_args_is_help=True, help="Take published weights over.")
 app.add_typer(weights, name="weights")
 app.command()(plan)
 app.command()(certify)
+app.command()(applications)
+app.command()(rollback)
 
 
 @app.callback()

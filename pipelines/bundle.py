@@ -230,7 +230,12 @@ class LoadedBundle:
     @property
     def first_caption(self) -> str:
         """Caption of the first indexed picture that has one: a question for trying things out."""
-        return next((caption for caption in self._index["caption"].to_pylist() if caption), "A picture.")
+        return next((caption for caption in self.captions if caption), "A picture.")
+
+    @property
+    def captions(self) -> list[str]:
+        """Of the indexed pictures; empty where one has none."""
+        return self._index["caption"].to_pylist()
 
     def prepare_image(self, data: bytes) -> Arrays:
         """See `media.prepare`."""

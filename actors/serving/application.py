@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,26 +15,32 @@ from numpy.typing import NDArray
 from ray import serve
 from ray.exceptions import RayActorError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+from starlette.types import ASGIApp
 
-from ...pipelines.bundle import Hit, LoadedBundle, Modality, read_info
+from ...pipelines.bundle import BundleInfo, Hit, LoadedBundle, Modality, read_info
+from ...workflows.spec import Spec
 from .answering import Answered, Decoder, Parts
 from .autoscaling import ARRIVALS, CAPACITY, autoscaling_config
 from .batching import Encoded, Encoder, Transcript
 from .decoding import Piece, Sampling
 from .ingress import build_api
 from .messages import Health, Input, Refusal, refusal
-from .model import Replicas
-from .spec import LimitsSpec, ServingOptions
+from .releases import Release, Releases
+from .spec import ServingOptions
+from .switching import Switch, Tally
 from .tokens import Access, TokenFolder
 
 
-class Served(Health):
+class State(Spec):
     """What a running application says of itself, so that deploying the same again changes nothing."""
 
-    options: str
-    """Digest of the serving options."""
-    route_prefix: str
-    """Path that its routes stand below."""
+    options: ServingOptions
+    releases: Releases
+    """What it was told to serve."""
+    serves: str
+    """Digest of the live bundle that answers."""
+    problem: str = ""
+    """Why that isn't what it was told."""
 
 
 class Together:
@@ -121,89 +129,132 @@ class Apart:
             told.cancel()
 
 
-class Ingress:
-    """The deployment that speaks HTTP, over replicas of its own process or of deployments of their own.
+class Model:
+    """The deployment that speaks HTTP and holds the whole model: as many replicas as the load needs.
+
+    What it serves is told by `reconfigure`, also while it runs: a bundle is opened and warmed up beside the
+    one that answers, then requests go to it, and the old one is let go once it has answered its last.
 
     Args:
-        served: what this application is.
-        limits: what a request may ask for.
-        tokens: where those lie that requests must have; None lets anyone ask.
+        options: how to serve.
+        open_bundle: opens a bundle where the replica runs.
     """
 
-    def __init__(self, served: Served, limits: LimitsSpec, tokens: str | None, replicas: Replicas) -> None:
-        self._served = served
-        self._limits = limits
-        self._access = None if tokens is None else Access(TokenFolder(tokens).all)
-        self._replicas = replicas
+    def __init__(self, options: ServingOptions, open_bundle: Callable[[Path], LoadedBundle]) -> None:
+        self._options, self._open_bundle = options, open_bundle
+        self._access = _access(options)
+        self._switch = Switch()
+        self._lines: dict[str, _Line] = {}
+        self._releases: Releases | None = None
+        self._problem = ""
 
-    def served(self) -> Served:
+    def __serve_build_asgi_app__(self) -> Switch:
+        """The ASGI application."""
+        return self._switch
+
+    async def reconfigure(self, told: dict[str, Any]) -> None:
+        """Serve what is told; a replica that already serves goes on with that if it can't."""
+        releases = Releases.model_validate(told)
+        wanted = [one for one in (releases.live, releases.candidate) if one is not None]
+        try:
+            for one in wanted:
+                if one.bundle not in self._lines:
+                    self._lines[one.bundle] = await asyncio.to_thread(self._open, one)
+        except Exception as error:
+            if not self._switch.bundles:
+                raise
+            self._problem = f"{type(error).__name__}: {error}"
+        else:
+            self._problem = ""
+            lines = [self._lines[one.bundle] for one in wanted]
+            self._switch.turn(lines[0], lines[1] if len(lines) > 1 else None, releases.trial)
+        self._releases = releases
+        self._lines = {name: line for name, line in self._lines.items() if name in self._switch.bundles}
+
+    def state(self) -> State:
         """Say what is served, to whoever deploys next."""
-        return self._served
+        assert self._releases is not None
+        live = self._switch.live.bundle
+        return State(options=self._options, releases=self._releases, serves=live, problem=self._problem)
 
-    def __serve_build_asgi_app__(self) -> FastAPI:
-        """Build the FastAPI application in the replica, where the handles live."""
-        health = Health(**self._served.model_dump(exclude={"options", "route_prefix"}))
-        return build_api(self._replicas, health, self._limits, self._access)
-
-
-class WholeModel(Ingress):
-    """An ingress with encoder and decoder in one process: as many replicas as the load needs.
-
-    Args:
-        served, limits, tokens: see `Ingress`.
-        open_bundle: opens the bundle where the replica runs.
-        max_batch_size: rows that run together at the most.
-        processes: that decode pictures and speech.
-    """
-
-    def __init__(
-        self,
-        served: Served,
-        limits: LimitsSpec,
-        tokens: str | None,
-        open_bundle: Callable[[], LoadedBundle],
-        max_batch_size: int,
-        processes: int,
-    ) -> None:
-        bundle = open_bundle()
-        self.encoder = Encoder(lambda: bundle, max_batch_size, limits, processes)
-        decoder = Decoder(lambda: bundle, max_batch_size, self.encoder.computing) if served.answers else None
-        self._together = Together(self.encoder, decoder)
-        super().__init__(served, limits, tokens, self._together)
+    def tallies(self) -> dict[str, Tally]:
+        """See `Switch`."""
+        return self._switch.tallies
 
     def batch_sizes(self) -> dict[Modality, dict[int, int]]:
         """See `Encoder`."""
-        return self.encoder.batch_sizes()
+        return self._live.encoder.batch_sizes()
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """See `Together`."""
-        return self._together.record_autoscaling_stats()
+        return self._live.together.record_autoscaling_stats()
+
+    @property
+    def _live(self) -> _Line:
+        return self._lines[self._switch.live.bundle]
+
+    def _open(self, release: Release) -> _Line:
+        return _Line(release, self._options, self._access, self._open_bundle)
 
 
-class Front(Ingress):
-    """An ingress before encoders and decoders that are deployments of their own.
+class _Line:
+    """A bundle in memory, with all that answers from it (`switching.Line`)."""
+
+    def __init__(
+        self,
+        release: Release,
+        options: ServingOptions,
+        access: Access | None,
+        open_bundle: Callable[[Path], LoadedBundle],
+    ) -> None:
+        bundle = open_bundle(Path(release.folder))
+        size, limits = options.max_batch_size, options.limits
+        self.bundle = release.bundle
+        self.encoder = Encoder(lambda: bundle, size, limits, options.decoding_processes)
+        answers = bundle.info.decoding is not None
+        decoder = Decoder(lambda: bundle, size, self.encoder.computing) if answers else None
+        self.together = Together(self.encoder, decoder)
+        health = describe(bundle.info, release.bundle, options)
+        self.api: ASGIApp = build_api(self.together, health, limits, access)
+
+    def close(self) -> None:
+        """End its processes."""
+        self.encoder.close()
+
+
+class Front:
+    """The deployment that speaks HTTP before encoders and decoders that are deployments of their own.
 
     Args:
-        served, limits, tokens: see `Ingress`.
+        options: how to serve.
+        releases: what is served; another bundle needs other replicas.
         encoder, decoder: see `Apart`.
     """
 
     def __init__(
         self,
-        served: Served,
-        limits: LimitsSpec,
-        tokens: str | None,
+        options: ServingOptions,
+        releases: Releases,
         encoder: Any,  # noqa: ANN401 - Serve's handle
         decoder: Any | None,  # noqa: ANN401 - Serve's handle
     ) -> None:
-        super().__init__(served, limits, tokens, Apart(encoder, decoder))
+        self._state = State(options=options, releases=releases, serves=releases.live.bundle)
+        self._replicas = Apart(encoder, decoder)
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        """Build the FastAPI application in the replica, where the handles live."""
+        live, options = self._state.releases.live, self._state.options
+        health = describe(read_info(Path(live.folder)), live.bundle, options)
+        return build_api(self._replicas, health, options.limits, _access(options))
+
+    def state(self) -> State:
+        """Say what is served, to whoever deploys next."""
+        return self._state
 
 
-def describe(folder: Path, digest: str, options: ServingOptions) -> Served:
-    """Say what serving the bundle in `folder` with `options` amounts to."""
-    chosen = options.model_dump_json(include=set(ServingOptions.model_fields) - {"ready_timeout_s"})
-    info = read_info(folder)
-    return Served(
+def describe(info: BundleInfo, digest: str, options: ServingOptions) -> Health:
+    """Say what answers, when a bundle is served with `options`."""
+    return Health(
         status="ok",
         bundle=digest,
         embed_dim=info.embed_dim,
@@ -213,40 +264,46 @@ def describe(folder: Path, digest: str, options: ServingOptions) -> Served:
         fit=info.preparation.fit,
         shown=info.preparation.image_size / info.preparation.stored_image_size,
         application=options.application,
-        options=hashlib.sha256(chosen.encode()).hexdigest(),
-        route_prefix=options.route_prefix,
     )
 
 
 def build_application(
-    served: Served, options: ServingOptions, open_bundle: Callable[[], LoadedBundle]
+    releases: Releases, options: ServingOptions, open_bundle: Callable[[Path], LoadedBundle]
 ) -> serve.Application:
     """Bind the deployments.
 
     Args:
-        served: what the ingress says of itself.
+        releases: what is served.
         options: batching, autoscaling, limits.
-        open_bundle: opens the bundle where a replica runs.
+        open_bundle: opens a bundle where a replica runs.
     """
-    limits, size, processes = options.limits, options.max_batch_size, options.decoding_processes
+    limits, size = options.limits, options.max_batch_size
     scaled: dict[str, Any] = {
         "ray_actor_options": {"num_cpus": options.cpus_per_replica},
         "autoscaling_config": autoscaling_config(options.autoscaling),
         "max_queued_requests": limits.max_queued_requests,
         "graceful_shutdown_timeout_s": limits.request_timeout_s,
         "max_constructor_retry_count": 2,
+        "max_surge_percent": 100,  # a replica goes on until its successor is ready
     }
     most = 2 * limits.max_queued_requests  # so that whoever is refused, is refused by the interface
     if not options.apart:
         whole: Any = serve.deployment(
-            serve.ingress()(WholeModel), name="Model", max_ongoing_requests=most, **scaled
+            serve.ingress()(Model),
+            name="Model",
+            user_config=releases.model_dump(mode="json"),
+            max_ongoing_requests=most,
+            **scaled,
         )
-        return whole.bind(served, limits, options.tokens, open_bundle, size, processes)
+        # of the same version only the configuration changes, in place; Serve has no public way to say so
+        return whole.options(version=_version(options), _internal=True).bind(options, open_bundle)
+    folder = Path(releases.live.folder)
+    opened = partial(open_bundle, folder)
 
     def replicated(kind: type[Any], *arguments: object) -> Any:  # noqa: ANN401 - Serve's
         # a replica holds one batch that runs and one that gathers; fewer would starve the batches
         deployment: Any = serve.deployment(kind, name=kind.__name__, max_ongoing_requests=2 * size, **scaled)
-        return deployment.bind(open_bundle, *arguments)
+        return deployment.bind(opened, *arguments)
 
     front: Any = serve.deployment(
         serve.ingress()(Front),
@@ -254,9 +311,26 @@ def build_application(
         ray_actor_options={"num_cpus": 0},  # like Serve's own proxy: it waits more than it works
         max_ongoing_requests=most,
         graceful_shutdown_timeout_s=limits.request_timeout_s,
+        max_surge_percent=100,
     )
-    decoder = replicated(Decoder, size) if served.answers else None
-    return front.bind(served, limits, options.tokens, replicated(Encoder, size, limits, processes), decoder)
+    decoder = replicated(Decoder, size) if read_info(folder).decoding is not None else None
+    return front.bind(
+        options, releases, replicated(Encoder, size, limits, options.decoding_processes), decoder
+    )
+
+
+def _access(options: ServingOptions) -> Access | None:
+    return None if options.tokens is None else Access(TokenFolder(options.tokens).all)
+
+
+def _version(options: ServingOptions) -> str:
+    """Of the replicas: what they are made of, but for the bundle, which they can change."""
+    digest = hashlib.sha256(options.model_dump_json().encode())
+    package = Path(__file__).parents[2]
+    for part in ("actors/serving", "pipelines", "workflows"):
+        for path in sorted((package / part).rglob("*.py")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 async def _answer(response: Awaitable[Any], part: str) -> Any:  # noqa: ANN401 - the callers know

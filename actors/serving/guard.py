@@ -18,6 +18,9 @@ from .tokens import SCOPES, Access
 from .tokens import Scope as AccessScope
 
 BUNDLE_HEADER = "x-eagleray-bundle"
+"""In an answer the digest of the bundle that gave it; in a request that of the one that shall."""
+MIRRORED = "eagleray.mirrored"
+"""Key of a scope: the request was admitted already, and is asked again beside."""
 NEEDS: Mapping[str, AccessScope] = {
     "/v1/embed": "embed",
     "/v1/embeddings": "embed",
@@ -91,7 +94,7 @@ class Guard:
     async def _admit(self, scope: Scope, path: str) -> Refusal | None:
         """Refuse who may not ask, before anything of a body is read."""
         scope_needed = needed(path)
-        if self._access is None or scope_needed is None:
+        if self._access is None or scope_needed is None or MIRRORED in scope:
             return None
         if self._access.is_due:
             await asyncio.to_thread(self._access.refresh)

@@ -10,11 +10,12 @@ import socket
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +27,19 @@ from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview, Loggi
 
 from ...pipelines.bundle import LoadedBundle, bundle_digest, load_bundle
 from ...workflows.errors import EaglerayError
-from .application import Served, build_application, describe
+from .application import State, build_application
 from .guard import BUNDLE_HEADER
-from .spec import ServingOptions
-from .tokens import TokenFolder, issue
+from .promoting import GoldenRequest, Outcome, ask_both, golden, judge
+from .releases import Release, Releases, Trial
+from .spec import PromotionSpec, ServingOptions
+from .switching import Tally
+from .tokens import Scope, TokenFolder, issue
 
 _POLL_S = 0.25
 _LOGGING = LoggingConfig(log_level="WARNING", enable_access_log=False)
 _CALL_TIMEOUT_S = 10.0
+_TRIAL_TIMEOUT_S = 3600.0
+_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # this machine needs no proxy
 
 
 @dataclass(frozen=True)
@@ -90,22 +96,25 @@ def deploy(
     options: ServingOptions,
     digest: str | None = None,
     log: Callable[[str], None] = lambda message: None,
-    open_bundle: Callable[[], LoadedBundle] | None = None,
+    open_bundle: Callable[[Path], LoadedBundle] = load_bundle,
 ) -> Deployed:
     """Serve the bundle in `folder`, wait until it answers, and ask it one real question.
 
-    An application that already serves the same digest with the same options is kept.
+    An application that already serves the same digest with the same options is kept. One that serves another
+    bundle changes to this one while it runs, if the options say so after a trial (see `promoting`).
 
     Args:
-        folder: the bundle.
+        folder: the bundle; every replica's machine must see it.
         options: how to serve it.
         digest: of the bundle as the artifact store knows it; by default that of its `bundle.json`.
         log: takes a line for people about each step.
-        open_bundle: opens the same bundle where a replica runs; by default from `folder`, which every
-            replica's machine must then see.
+        open_bundle: opens it where a replica runs.
+
+    Raises:
+        EaglerayError: when it can't be served, or isn't promoted; what was served before goes on.
     """
     caption = load_bundle(folder).first_caption  # a damaged bundle stops here, before anything is replaced
-    served = describe(folder, digest or bundle_digest(folder), options)
+    release = Release(bundle=digest or bundle_digest(folder), folder=str(folder.absolute()))
     if not _is_loopback(options.host) and options.tokens is None and not options.open:
         raise EaglerayError(
             f"{options.host} is open to the network, and nothing checks who asks",
@@ -115,27 +124,150 @@ def deploy(
             options.application,
         )
     _start_serve(options)
-    deadline = time.monotonic() + options.ready_timeout_s
-    kept = _served(options.application) == served
+    made_with, before = options.of_replicas, state_of(options.application)
+    releases = Releases(live=release) if before is None else before.releases.followed_by(release)
+    is_other = before is not None and before.releases.live.bundle != release.bundle
+    kept = before is not None and before.options == made_with and before.releases == releases
     if not kept:
-        log(f"deploying bundle {served.bundle[:12]} as {options.application}")
-        known = options.application in serve.status().applications
-        application = build_application(served, options, open_bundle or partial(load_bundle, folder))
-        target = serve.RunTarget(application, options.application, options.route_prefix, _LOGGING)
-        try:
-            serve.run_many([target], wait_for_applications_running=False)
-        except RayServeException as error:  # another application has the prefix
-            raise EaglerayError(
-                str(error).strip().splitlines()[-1],  # before it, a traceback of Serve's controller
-                f"choose another path: {_option('route_prefix', '/NAME')}",
-                options.application,
-            ) from None
-        _wait_until_running(options, served, deadline, forget=not known)
+        log(f"deploying bundle {release.bundle[:12]} as {options.application}")
+        if before is not None and is_other and options.promotion is not None:
+            _try_out(before, release, options.promotion, log, options.ready_timeout_s, open_bundle)
+        turn(made_with, releases, options.ready_timeout_s, open_bundle)
+    deadline = time.monotonic() + options.ready_timeout_s
     url = _url((options.host, options.port), options.route_prefix)
     request = {"text": caption, "top_k": 3}
-    with _own_token(options) as token:
-        answer = _ask(url, request, token, served.bundle, deadline)
-    return Deployed(url, served.bundle, kept, request, answer, options.tokens is not None)
+    with own_token(options, ("search",), options.ready_timeout_s) as token:
+        answer = _ask(url, request, token, release.bundle, deadline)
+    return Deployed(url, release.bundle, kept, request, answer, options.tokens is not None)
+
+
+def roll_back(application: str, log: Callable[[str], None] = lambda message: None) -> Running:
+    """Serve again what an application served before, without a trial.
+
+    Raises:
+        EaglerayError: when nothing was, or it can't be served any more; what is served goes on.
+    """
+    before = None if _listening() is None else state_of(application)
+    if before is None:
+        known = ", ".join(one.application for one in running() if one.bundle) or "none"
+        raise EaglerayError(f"no application {application!r} of ours runs", f"running: {known}")
+    if not before.releases.previous:
+        raise EaglerayError(
+            "nothing was served before this bundle", "serve another one: eagleray serve FOLDER", application
+        )
+    releases = before.releases.gone_back()
+    load_bundle(Path(releases.live.folder))
+    log(f"going back from bundle {before.releases.live.bundle[:12]} to {releases.live.bundle[:12]}")
+    turn(before.options, releases, before.options.ready_timeout_s)
+    (found,) = (one for one in running() if one.application == application)
+    return found
+
+
+def turn(
+    options: ServingOptions,
+    releases: Releases,
+    ready_timeout_s: float,
+    open_bundle: Callable[[Path], LoadedBundle] = load_bundle,
+) -> None:
+    """Let an application serve `releases`, and wait until all its replicas do.
+
+    Args:
+        options: how.
+        releases: what.
+        ready_timeout_s: that they may take.
+        open_bundle: see `deploy`.
+
+    Raises:
+        EaglerayError: when it can't; then it serves what it served before.
+    """
+    name = options.application
+    before = state_of(name)
+    try:
+        _run(options, releases, open_bundle)
+        _wait_until_running(options, releases, ready_timeout_s, forget=before is None)
+    except EaglerayError:
+        if before is not None and before.options == options:
+            _run(options, before.releases, open_bundle)
+            _wait_until_running(options, before.releases, ready_timeout_s, forget=False)
+        raise
+
+
+def _run(options: ServingOptions, releases: Releases, open_bundle: Callable[[Path], LoadedBundle]) -> None:
+    application = build_application(releases, options, open_bundle)
+    target = serve.RunTarget(application, options.application, options.route_prefix, _LOGGING)
+    try:
+        serve.run_many([target], wait_for_applications_running=False)
+    except RayServeException as error:  # another application has the prefix
+        raise EaglerayError(
+            str(error).strip().splitlines()[-1],  # before it, a traceback of Serve's controller
+            f"choose another path: {_option('route_prefix', '/NAME')}",
+            options.application,
+        ) from None
+
+
+def _try_out(
+    before: State,
+    candidate: Release,
+    spec: PromotionSpec,
+    log: Callable[[str], None],
+    ready_timeout_s: float,
+    open_bundle: Callable[[Path], LoadedBundle],
+) -> None:
+    """Serve a candidate beside what is live, ask both the same, and go back.
+
+    Raises:
+        EaglerayError: when the candidate doesn't pass, with why.
+    """
+    options, live = before.options, before.releases.live
+
+    def serve_(releases: Releases) -> None:
+        turn(options, releases, ready_timeout_s, open_bundle)
+
+    requests = golden(load_bundle(Path(live.folder)), spec)
+    log(f"trying bundle {candidate.bundle[:12]} beside {live.bundle[:12]}")
+    trial = Trial(mode=spec.mode, share=spec.share) if spec.share else None
+    serve_(before.releases.model_copy(update={"candidate": candidate, "trial": trial}))
+    try:
+        with own_token(options, ("search", "answer"), _TRIAL_TIMEOUT_S) as token:
+            asker = partial(_ask_golden, _url((options.host, options.port), options.route_prefix), token)
+            pairs = ask_both(asker, live.bundle, candidate.bundle, requests)
+        time.sleep(spec.watch_s)
+        tallies = _tallies(options.application)
+    finally:
+        serve_(before.releases)
+    verdict = judge(pairs, tallies.get(live.bundle, Tally()), tallies.get(candidate.bundle, Tally()), spec)
+    for line in verdict.lines:
+        log(line)
+    if not verdict.promotes:
+        raise EaglerayError(
+            f"bundle {candidate.bundle[:12]} was not promoted: {'; '.join(verdict.against)}",
+            f"bundle {live.bundle[:12]} goes on answering; to serve the other all the same, "
+            "leave `promotion` out",
+            options.application,
+        )
+
+
+def _ask_golden(url: str, token: str | None, request: GoldenRequest, bundle: str) -> Outcome:
+    """Ask one of an application's bundles."""
+    call = _post(f"{url}{request.path}", request.body, token, {BUNDLE_HEADER: bundle})
+    begun = time.monotonic()
+    try:
+        with _OPENER.open(call, timeout=_CALL_TIMEOUT_S) as response:
+            answer = json.load(response)
+    except urllib.error.HTTPError as error:
+        return Outcome(False, time.monotonic() - begun, error.code >= HTTPStatus.INTERNAL_SERVER_ERROR)
+    except OSError:
+        return Outcome(False, time.monotonic() - begun, failed=True)
+    return Outcome(request.is_right(answer), time.monotonic() - begun)
+
+
+def _post(
+    url: str, body: Mapping[str, Any], token: str | None, headers: Mapping[str, str] = {}
+) -> urllib.request.Request:
+    sent = {"content-type": "application/json", **headers}
+    if token is not None:
+        sent["authorization"] = f"Bearer {token}"
+    return urllib.request.Request(url, json.dumps(body).encode(), sent)
 
 
 def running() -> list[Running]:
@@ -145,12 +277,12 @@ def running() -> list[Running]:
         return []
     found: list[Running] = []
     for name, overview in serve.status().applications.items():
-        served = _served(name)
+        found_state = state_of(name)
         replicas = {
             deployment: sum(count for state, count in status.replica_states.items() if state == "RUNNING")
             for deployment, status in overview.deployments.items()
         }
-        bundle, prefix = (served.bundle, served.route_prefix) if served else ("", "/")
+        bundle, prefix = (found_state.serves, found_state.options.route_prefix) if found_state else ("", "/")
         url = _url(listening, prefix)
         found.append(Running(name, overview.status.value, url, bundle, replicas, overview.message))
     return found
@@ -258,27 +390,49 @@ def _listening() -> tuple[str, int] | None:
     return config.host, config.port
 
 
-def _served(application: str) -> Served | None:
-    """Ask a running application what it serves."""
+def state_of(application: str) -> State | None:
+    """What a running application says of itself; of its replicas one that isn't as the others, if any is."""
+    states = _told(application, "state")
+    return next((one for one in states if one != states[0]), states[0]) if states else None
+
+
+def _tallies(application: str) -> dict[str, Tally]:
+    """Bundle → how it did, over all replicas."""
+    total: dict[str, Tally] = {}
+    for told in _told(application, "tallies"):
+        for bundle, tally in told.items():
+            total[bundle] = total.get(bundle, Tally()) + tally
+    return total
+
+
+def _told(application: str, method: str) -> list[Any]:
+    """What every replica of an application's ingress says; nothing when it doesn't run, or isn't ours."""
     overview = serve.status().applications.get(application)
     if overview is None or overview.status != ApplicationStatus.RUNNING:
-        return None
+        return []
     try:
         handle: Any = serve.get_app_handle(application)
         if not handle.is_initialized:
             handle._init(_run_router_in_separate_loop=True)  # there is no event loop here
-        answer = handle.served.remote().result(timeout_s=_CALL_TIMEOUT_S)
+        return handle.broadcast(method).results(timeout_s=_CALL_TIMEOUT_S)
     except (RayError, RayServeException, TimeoutError, AttributeError):  # it isn't one of ours
-        return None
-    return answer if isinstance(answer, Served) else None
+        return []
 
 
-def _wait_until_running(options: ServingOptions, served: Served, deadline: float, forget: bool) -> None:
-    """Wait until the application runs as `served`; a new one that fails is removed when `forget`."""
+def _wait_until_running(
+    options: ServingOptions, releases: Releases, ready_timeout_s: float, forget: bool
+) -> None:
+    """Wait until the application serves `releases`; a new one that fails is removed when `forget`."""
+    deadline = time.monotonic() + ready_timeout_s
     while True:
-        overview = serve.status().applications.get(options.application)
-        if _served(options.application) == served:
+        states: list[State] = _told(options.application, "state")
+        told = [one for one in states if one.options == options and one.releases == releases]
+        problem = next((one.problem for one in told if one.problem), None)
+        if problem is not None:
+            raise EaglerayError(f"a replica can't serve the bundle: {problem}", where=options.application)
+        if told and len(told) == len(states):
             return
+        overview = serve.status().applications.get(options.application)
         failed = overview is not None and overview.status == ApplicationStatus.DEPLOY_FAILED
         if failed or time.monotonic() > deadline:
             break
@@ -289,7 +443,7 @@ def _wait_until_running(options: ServingOptions, served: Served, deadline: float
     if failed:
         raise EaglerayError(f"the application failed to start: {said}", where=options.application)
     raise EaglerayError(
-        f"the application was not healthy after {options.ready_timeout_s:g} s: {said}",
+        f"the application was not healthy after {ready_timeout_s:g} s: {said}",
         "give it more time with --set STAGE.ready_timeout_s=…, or CPUs: every replica reserves "
         f"{options.cpus_per_replica:g}",
         options.application,
@@ -308,14 +462,14 @@ def _messages(overview: ApplicationStatusOverview) -> str:
 
 
 @contextmanager
-def _own_token(options: ServingOptions) -> Generator[str | None]:
-    """A token for the first request, which is revoked after it."""
+def own_token(options: ServingOptions, scopes: tuple[Scope, ...], seconds: float) -> Generator[str | None]:
+    """A token for requests of the deployment's own within some seconds, which is revoked after them."""
     if options.tokens is None:
         yield None
         return
     folder = TokenFolder(options.tokens)
-    expires = datetime.now(UTC) + timedelta(seconds=options.ready_timeout_s)
-    token, sent = issue("the deployment's own first request", ("search",), expires=expires)
+    expires = datetime.now(UTC) + timedelta(seconds=seconds)
+    token, sent = issue("the deployment's own requests", scopes, expires=expires)
     folder.add(token)
     try:
         yield sent
@@ -327,14 +481,10 @@ def _ask(
     url: str, request: dict[str, Any], token: str | None, digest: str, deadline: float
 ) -> dict[str, Any]:
     """Search over HTTP until the bundle with `digest` answers; routes reach the proxy a moment late."""
-    headers = {"content-type": "application/json"}
-    if token is not None:
-        headers["authorization"] = f"Bearer {token}"
-    call = urllib.request.Request(f"{url}/v1/search", json.dumps(request).encode(), headers)
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # this machine needs no proxy
+    call = _post(f"{url}/v1/search", request, token)
     while True:
         try:
-            with opener.open(call, timeout=max(deadline - time.monotonic(), 1)) as response:
+            with _OPENER.open(call, timeout=max(deadline - time.monotonic(), 1)) as response:
                 if response.headers[BUNDLE_HEADER] == digest:
                     return json.load(response)
                 said = f"bundle {response.headers[BUNDLE_HEADER]} answered"

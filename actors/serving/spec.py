@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -58,6 +58,30 @@ class LimitsSpec(Spec):
     """Seconds an answer may take; later it is refused with 504."""
 
 
+class PromotionSpec(Spec):
+    """How a bundle that takes another's place is tried first: both are asked the same, and a statistical rule
+    decides.
+    """
+
+    golden: str | None = None
+    """File of requests whose answers are known, a line of JSON for each: path (/v1/search or /v1/answer),
+    body and expect. By default captions are searched for, whose pictures must be among the first ten."""
+    num_golden: int = Field(default=200, ge=30)
+    """Captions that are searched for."""
+    margin: float = Field(default=0.05, gt=0, lt=1)
+    """Share of golden requests by which it may answer fewer rightly."""
+    slower: float = Field(default=1.25, gt=1)
+    """How many times as long it may take."""
+    confidence: float = Field(default=0.95, gt=0.5, lt=1)
+    """How sure it must be that it is within these."""
+    mode: Literal["mirror", "split"] = "mirror"
+    """`mirror` lets it answer requests beside, unseen; `split` lets it answer them instead."""
+    share: float = Field(default=0.1, ge=0, le=1)
+    """Of the requests that come meanwhile."""
+    watch_s: float = Field(default=10.0, ge=0)
+    """Seconds in which it is watched on such requests."""
+
+
 class ServingOptions(Spec):
     """How a bundle is served; what is served is the bundle."""
 
@@ -85,8 +109,22 @@ class ServingOptions(Spec):
     """CPUs that a replica reserves; its graphs run in one thread."""
     decoding_processes: int = Runtime(2, ge=1)
     """Processes of a replica that decode pictures and speech, with nothing but limited memory and time."""
+    promotion: PromotionSpec | None = Runtime(None)
+    """Try a bundle before it takes another's place; without, it does so at once."""
     ready_timeout_s: float = Runtime(120.0, gt=0)
     """Seconds that the application may take to become healthy."""
+
+    @property
+    def of_replicas(self) -> ServingOptions:
+        """What replicas are made with: all but what only says how they come to be."""
+        names = set(ServingOptions.model_fields) - {"promotion", "ready_timeout_s"}
+        return ServingOptions.model_validate({name: getattr(self, name) for name in names})
+
+    @model_validator(mode="after")
+    def _holds_two_bundles(self) -> Self:
+        if self.promotion is not None and self.apart:
+            raise ValueError("encoder and decoder apart hold one bundle: set apart: false, or no promotion")
+        return self
 
     @field_validator("tokens")
     @classmethod

@@ -1,0 +1,207 @@
+"""Which of a replica's bundles answers a request: the live one, or the one that is tried beside it.
+
+Each bundle has an HTTP interface of its own; what it answers names it in a header. A bundle that is replaced
+is kept until the last request that it has begun is answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field, replace
+from http import HTTPStatus
+from typing import Protocol
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from .guard import BUNDLE_HEADER, MIRRORED, needed
+from .messages import refusal
+from .problems import path_of, respond
+from .releases import Trial
+
+MOST_TIMES = 10_000
+LEAST_PREFIX = 8
+DRAIN_POLL_S = 0.05
+
+
+@dataclass(frozen=True)
+class Tally:
+    """How a bundle did on requests to the model.
+
+    Attributes:
+        answered: requests.
+        failed: of them, with a status of 500 and above that doesn't say that there is too much to do.
+        seconds: that the latest took.
+    """
+
+    answered: int = 0
+    failed: int = 0
+    seconds: tuple[float, ...] = ()
+
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(self.answered + other.answered, self.failed + other.failed, self.seconds + other.seconds)
+
+
+class Line(Protocol):
+    """A bundle in memory, with all that answers from it."""
+
+    bundle: str
+    api: ASGIApp
+
+    def close(self) -> None:
+        """Let go of it."""
+        ...
+
+
+@dataclass(eq=False)
+class _Lane:
+    line: Line
+    in_hand: int = 0  # requests
+    tally: Tally = Tally()
+    seconds: deque[float] = field(default_factory=lambda: deque[float](maxlen=MOST_TIMES))
+
+
+class Switch:
+    """An ASGI application over some lines.
+
+    Args:
+        draw: gives numbers from 0 to 1, of which a share goes to the candidate.
+    """
+
+    def __init__(self, draw: Callable[[], float] = random.random) -> None:
+        self._draw = draw
+        self._lanes: dict[str, _Lane] = {}
+        self._live = ""
+        self._candidate: str | None = None
+        self._trial: Trial | None = None
+        self._beside: set[asyncio.Task[None]] = set()
+
+    @property
+    def bundles(self) -> frozenset[str]:
+        """Digests of those that answer."""
+        return frozenset(self._lanes)
+
+    @property
+    def live(self) -> Line:
+        """The one that answers."""
+        return self._lanes[self._live].line
+
+    @property
+    def tallies(self) -> dict[str, Tally]:
+        """Digest → how it did since it is the live one, or the candidate."""
+        return {name: replace(lane.tally, seconds=tuple(lane.seconds)) for name, lane in self._lanes.items()}
+
+    def turn(self, live: Line, candidate: Line | None, trial: Trial | None) -> None:
+        """Let the next requests go to these; what goes on with others ends there."""
+        lines = [live] if candidate is None else [live, candidate]
+        lanes = {line.bundle: self._lanes.get(line.bundle) or _Lane(line) for line in lines}
+        gone = [lane for name, lane in self._lanes.items() if name not in lanes]
+        self._lanes, self._live, self._trial = lanes, live.bundle, trial
+        self._candidate = None if candidate is None else candidate.bundle
+        for lane in lanes.values():
+            lane.tally = Tally()
+            lane.seconds.clear()
+        for lane in gone:
+            self._keep(self._drain(lane))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request (ASGI)."""
+        if scope["type"] == "lifespan":
+            await _live_and_die(receive, send)
+            return
+        if scope["type"] != "http":
+            await self.live.api(scope, receive, send)
+            return
+        path = path_of(scope)
+        asked = Headers(scope=scope).get(BUNDLE_HEADER)
+        lane = self._lanes[self._live] if asked is None else self._find(asked)
+        if lane is None:
+            known = ", ".join(name[:12] for name in self._lanes)
+            message = f"bundle {asked} is not served, or this names none of {known} alone"
+            await respond(refusal(404, "unknown-bundle", message, "leave the header out"), path)(
+                scope, receive, send
+            )
+            return
+        is_tried = self._trial is not None and asked is None and needed(path) is not None
+        other = self._lanes[self._candidate] if is_tried and self._candidate is not None else None
+        if other is None or self._trial is None or self._draw() >= self._trial.share:
+            await self._serve(lane, scope, receive, send)
+        elif self._trial.mode == "split":
+            await self._serve(other, scope, receive, send)
+        else:
+            heard: list[Message] = []
+
+            async def listening() -> Message:
+                message = await receive()
+                if message["type"] == "http.request":
+                    heard.append(message)
+                return message
+
+            before = dict(scope)
+            await self._serve(lane, scope, listening, send)
+            self._keep(self._mirror(other, before, heard))
+
+    def _find(self, digest: str) -> _Lane | None:
+        """The lane whose bundle's digest begins so."""
+        found = [lane for name, lane in self._lanes.items() if name.startswith(digest)]
+        return found[0] if len(found) == 1 and len(digest) >= LEAST_PREFIX else None
+
+    async def _serve(self, lane: _Lane, scope: Scope, receive: Receive, send: Send) -> None:
+        begun = time.monotonic()
+        statuses: list[int] = []
+
+        async def watched(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                statuses.append(message["status"])
+            await send(message)
+
+        lane.in_hand += 1
+        try:
+            await lane.line.api(scope, receive, watched)
+        finally:
+            lane.in_hand -= 1
+            if needed(path_of(scope)) is not None and statuses:
+                (status,) = statuses
+                busy = (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT)
+                failed = status >= HTTPStatus.INTERNAL_SERVER_ERROR and status not in busy
+                lane.tally += Tally(1, int(failed))
+                if status == HTTPStatus.OK:
+                    lane.seconds.append(time.monotonic() - begun)
+
+    async def _mirror(self, lane: _Lane, scope: Scope, heard: list[Message]) -> None:
+        """Ask the same again, and forget the answer."""
+        pending = heard[::-1]
+
+        async def receive() -> Message:
+            if pending:
+                return pending.pop()
+            await asyncio.Event().wait()  # nobody goes away
+            raise AssertionError
+
+        async def send(message: Message) -> None: ...
+
+        await self._serve(lane, {**scope, MIRRORED: True}, receive, send)
+
+    async def _drain(self, lane: _Lane) -> None:
+        while lane.in_hand:
+            await asyncio.sleep(DRAIN_POLL_S)
+        lane.line.close()
+
+    def _keep(self, work: Coroutine[None, None, None]) -> None:
+        """Let something go on beside; a task that nobody holds may be forgotten."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._beside.add(task)
+        task.add_done_callback(self._beside.discard)
+
+
+async def _live_and_die(receive: Receive, send: Send) -> None:
+    """Say that what a lifespan asks for is done: there is nothing to do."""
+    while True:
+        kind = (await receive())["type"]
+        await send({"type": f"{kind}.complete"})
+        if kind == "lifespan.shutdown":
+            return
