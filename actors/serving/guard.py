@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -49,13 +49,22 @@ class Guard:
         bundle: digest for the header.
         limits: of bodies and of time.
         access: decides who may ask; None lets anyone.
+        overloaded: why no more of something can be taken in, if so.
     """
 
-    def __init__(self, app: ASGIApp, bundle: str, limits: LimitsSpec, access: Access | None) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        bundle: str,
+        limits: LimitsSpec,
+        access: Access | None,
+        overloaded: Callable[[AccessScope], Refusal | None],
+    ) -> None:
         self._app = app
         self._bundle = bundle
         self._limits = limits
         self._access = access
+        self._overloaded = overloaded
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request (ASGI)."""
@@ -75,6 +84,9 @@ class Guard:
         try:
             answer = self._app
             refused = await self._admit(scope, path) or self._begin(Headers(scope=scope))
+            wanted = needed(path)
+            if refused is None and wanted is not None:
+                refused = self._overloaded(wanted)
             if refused is not None:
                 answer = respond(refused, path)
             elif scope["method"] == "POST":

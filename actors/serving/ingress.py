@@ -82,6 +82,6 @@ def build_api(
 
     api.include_router(openai.router(model), dependencies=bearer)
     api.include_router(inference.router(model), dependencies=bearer)
-    api.add_middleware(Guard, bundle=health.bundle, limits=limits, access=access)
+    api.add_middleware(Guard, bundle=health.bundle, limits=limits, access=access, overloaded=model.overloaded)
     add_handlers(api)
     return api

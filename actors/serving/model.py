@@ -22,6 +22,7 @@ from .decoding import Floats, Piece, Sampling
 from .messages import AnswerRequest, AnswerResponse, Health, Input, Looked, Refusal, Timings, refusal
 from .problems import RefusedError, accept
 from .spec import LimitsSpec
+from .tokens import Scope
 
 _T = TypeVar("_T")
 Kind: TypeAlias = Literal["embed", "search", "transcribe", "encode", "decode"]
@@ -158,6 +159,16 @@ class Model:
                 return
             finally:
                 await told.aclose()
+
+    def overloaded(self, scope: Scope) -> Refusal | None:
+        """Why no more of that can be taken in, if so; whoever asks is told before anything of it is read."""
+        ahead = self._outlooks["encode" if scope == "answer" else scope].expect(self._in_hand)
+        if self._in_hand < self.limits.max_queued_requests and ahead <= self.limits.max_wait_s:
+            return None
+        message = f"{self._in_hand} inputs are in hand, which take {ahead:.3g} s"
+        return refusal(
+            503, "overloaded", message, "try again shortly", retry_after_s=max(1, math.ceil(ahead))
+        )
 
     @contextmanager
     def _admitted(self, kind: Kind, inputs: int = 1, *, before: Kind | None = None) -> Generator[None]:

@@ -54,6 +54,9 @@ class LimitsSpec(Spec):
     """Memory that it may take."""
     max_queued_requests: int = Field(default=256, ge=1)
     """Inputs that a process which speaks HTTP may have in hand; more is refused with 503."""
+    max_wait_s: float = Field(default=1.0, gt=0)
+    """Seconds that what such a process has in hand may be expected to take; beyond, more is refused with 503
+    before it is read. The less, the sooner whoever is admitted is answered when there is too much."""
     request_timeout_s: float = Field(default=30.0, gt=0)
     """Seconds an answer may take; later it is refused with 504."""
 

@@ -90,6 +90,22 @@ def test_what_is_late_is_given_up():
     assert done == 0
 
 
+def test_too_much_ahead_is_told_before_anything_is_read_and_only_of_the_kind_that_is_slow():
+    async def run():
+        model = Model(OneAtATime(0.05), HEALTH, LimitsSpec(max_wait_s=0.2))
+        told = [model.overloaded("embed")]
+        await ask(model, 1)
+        asked = [asyncio.create_task(ask(model, 5)) for _ in range(10)]
+        await asyncio.sleep(0.01)
+        told += [model.overloaded("embed"), model.overloaded("search")]
+        await asyncio.gather(*asked)
+        return [*told, model.overloaded("embed")]
+
+    before, meanwhile, other, after = asyncio.run(run())
+    assert (before, other, after) == (None, None, None)
+    assert (meanwhile.status, meanwhile.problem.code, meanwhile.retry_after_s) == (503, "overloaded", 1)
+
+
 def test_an_outlook_follows_how_fast_it_goes():
     outlook = Outlook()
     assert outlook.expect(1) == 0
