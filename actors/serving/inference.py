@@ -23,7 +23,7 @@ from . import deadlines
 from .guard import check_nesting
 from .messages import AnswerRequest, Input, refusal
 from .model import Model
-from .problems import RefusedError, invalid
+from .problems import InferenceProblem, RefusedError, described, invalid
 from .spec import LimitsSpec
 
 PREFIX = "/v2"
@@ -110,7 +110,7 @@ def router(model: Model) -> APIRouter:
     Args:
         model: what answers.
     """
-    routes = APIRouter(prefix=PREFIX, tags=["inference"])
+    routes = APIRouter(prefix=PREFIX, tags=["inference"], responses=described(InferenceProblem))
     known, version = tasks(model), model.health.bundle[:12]
 
     def check(name: str, asked: str | None) -> Task:

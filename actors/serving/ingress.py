@@ -20,7 +20,7 @@ from .messages import (
 )
 from .model import Model, Replicas
 from .page import page
-from .problems import PROBLEMS, add_handlers
+from .problems import add_handlers, described
 from .spec import LimitsSpec
 from .tokens import Access
 
@@ -43,7 +43,6 @@ def build_api(
         title="Eagleray",
         summary="Embeds text, pictures and speech in one space, searches by them, and answers from them.",
         version=health.bundle[:12],
-        responses=PROBLEMS,
     )
 
     @api.get("/", tags=["service"], response_class=HTMLResponse)
@@ -57,7 +56,7 @@ def build_api(
         """Say that the service is up, and which bundle it serves."""
         return health
 
-    @api.post("/v1/embed", tags=["model"], dependencies=bearer)
+    @api.post("/v1/embed", tags=["model"], dependencies=bearer, responses=described())
     async def embed(request: EmbedRequest) -> EmbedResponse:
         """Embed up to some dozens of inputs as unit vectors of one space."""
         vectors = await model.embed(request.inputs)
@@ -65,7 +64,7 @@ def build_api(
             embeddings=[vector.tolist() for vector in vectors], dim=health.embed_dim, bundle=health.bundle
         )
 
-    @api.post("/v1/search", tags=["model"], dependencies=bearer)
+    @api.post("/v1/search", tags=["model"], dependencies=bearer, responses=described())
     async def search(request: SearchRequest) -> SearchResponse:
         """Rank the corpus's pictures by a text, a picture or a spoken sentence."""
         hits = await model.search(request, request.top_k)
@@ -75,7 +74,7 @@ def build_api(
         ]
         return SearchResponse(results=results, bundle=health.bundle)
 
-    @api.post("/v1/answer", tags=["model"], dependencies=bearer)
+    @api.post("/v1/answer", tags=["model"], dependencies=bearer, responses=described())
     async def answer(request: AnswerRequest) -> AnswerResponse:
         """Answer a question about a picture and speech, and say where in them the answer was found."""
         return await model.answer(request)

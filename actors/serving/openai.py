@@ -25,7 +25,7 @@ from .batching import Segment, Transcript
 from .decoding import Piece, Sampling
 from .messages import Input, refusal
 from .model import Model
-from .problems import RefusedError
+from .problems import OpenAIProblem, RefusedError, described
 
 MAX_CHOICES = 8
 ANY = "eagleray"
@@ -133,7 +133,7 @@ def router(model: Model) -> APIRouter:
     Args:
         model: what answers.
     """
-    routes = APIRouter(prefix="/v1", tags=["openai"])
+    routes = APIRouter(prefix="/v1", tags=["openai"], responses=described(OpenAIProblem))
     name, bundle = model.health.application, model.health.bundle
 
     @routes.get("/models")

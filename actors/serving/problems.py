@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from .messages import Problem, Refusal, refusal
@@ -24,6 +25,27 @@ _KINDS = {
     404: "not_found_error",
     429: "rate_limit_error",
 }
+
+
+class OpenAIError(BaseModel):
+    """What OpenAI's clients read of an error."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+class OpenAIProblem(BaseModel):
+    """An error as OpenAI's API has it."""
+
+    error: OpenAIError
+
+
+class InferenceProblem(BaseModel):
+    """An error as the Open Inference Protocol has it."""
+
+    error: str
 
 
 class RefusedError(Exception):
@@ -72,9 +94,10 @@ def _shaped(refusal: Refusal, path: str) -> dict[str, Any]:
         kind = _KINDS.get(
             refusal.status, "server_error" if refusal.status >= 500 else "invalid_request_error"
         )
-        return {"error": {"message": whole, "type": kind, "param": None, "code": problem.code}}
+        error = OpenAIError(message=whole, type=kind, param=None, code=problem.code)
+        return OpenAIProblem(error=error).model_dump()
     if path.startswith(INFERENCE):
-        return {"error": whole}
+        return InferenceProblem(error=whole).model_dump()
     return problem.model_dump()
 
 
@@ -107,7 +130,7 @@ def invalid(problems: Any) -> Refusal:  # noqa: ANN401 - pydantic's
     return refusal(422, "invalid-request", "; ".join(lines), "see /docs for the request's shape")
 
 
-PROBLEMS: dict[int | str, dict[str, Any]] = {
-    status: {"model": Problem, "description": HTTPStatus(status).phrase}
-    for status in (400, 401, 403, 404, 413, 415, 422, 429, 500, 503, 504)
-}
+def described(shape: type[BaseModel] = Problem) -> dict[int | str, dict[str, Any]]:
+    """The errors of a route, for the OpenAPI pages."""
+    statuses = (400, 401, 403, 404, 413, 415, 422, 429, 500, 503, 504)
+    return {status: {"model": shape, "description": HTTPStatus(status).phrase} for status in statuses}
