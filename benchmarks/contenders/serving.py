@@ -111,7 +111,7 @@ def contend(command: Sequence[str], ready: str, environment: Mapping[str, str] =
         start_new_session=True,
     )
     try:
-        _wait(f"http://127.0.0.1:{port}{ready}", server)
+        wait(f"http://127.0.0.1:{port}{ready}", server)
         load = [sys.executable, __file__, port]
         loaded = {**os.environ, **environment}
         done = subprocess.run(load, stdout=subprocess.PIPE, text=True, check=True, env=loaded)
@@ -124,7 +124,7 @@ def contend(command: Sequence[str], ready: str, environment: Mapping[str, str] =
             os.killpg(server.pid, signal.SIGKILL)
 
 
-def _wait(url: str, server: subprocess.Popen[bytes]) -> None:
+def wait(url: str, server: subprocess.Popen[bytes]) -> None:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     until = time.monotonic() + READY_S
     while time.monotonic() < until and server.poll() is None:
