@@ -277,6 +277,10 @@ def serve(
     ] = "last",
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
+    grpc_port: Annotated[
+        int | None,
+        typer.Option(help="Port for the Open Inference Protocol over gRPC; without, there is none."),
+    ] = None,
     route_prefix: Annotated[str, typer.Option(help="Path below which it answers.")] = "/",
     tokens: Annotated[
         str | None, typer.Option(help="Where the tokens lie that requests must have; see `eagleray tokens`.")
@@ -301,6 +305,7 @@ def serve(
         options = ServingOptions(
             host=host,
             port=port,
+            grpc_port=grpc_port,
             route_prefix=route_prefix,
             application=application,
             tokens=tokens if tokens is None or "://" in tokens else str(Path(tokens).absolute()),
@@ -309,7 +314,8 @@ def serve(
     except ValueError:
         raise EaglerayError(
             f"{host}:{port}{route_prefix} is no address to serve at",
-            "give --port 1 to 65535, and --route-prefix / or /NAME of letters, digits, - and _",
+            "give --port 1 to 65535, --grpc-port another one, and --route-prefix / or /NAME of letters, "
+            "digits, - and _",
         ) from None
     needed = 1 + options.autoscaling.min_replicas * options.cpus_per_replica
     with connect(address, session.home, needed, out.print) as connection:
@@ -319,6 +325,8 @@ def serve(
 
         def announce(deployed: Deployed) -> None:
             _announce(deployed.url, deployed.request, deployed.answer, deployed.command)
+            if deployed.grpc is not None:
+                out.print(f"over gRPC: {deployed.grpc}")
             out.print("Ctrl-C ends it.")
 
         serve_until_interrupted(opened.path, options, opened.digest or None, announce)

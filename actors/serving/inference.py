@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import json
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -167,9 +167,7 @@ def router(model: Model) -> APIRouter:
         timeout = sent.parameters.get("timeout")  # an extension of Triton's
         if isinstance(timeout, int) and timeout > 0:
             deadlines.tighten(timeout / 1e6)
-        if len(rows) > model.limits.max_inputs:
-            many = f"{len(rows)} rows are more than {model.limits.max_inputs}"
-            raise _refused(413, many, "send them in several requests")
+        model.bound(len(rows))
         return write(sent, name, version, await _run(model, name, rows), task)
 
     return routes
@@ -209,13 +207,15 @@ def read(body: bytes, header_length: str | None, task: Task, limits: LimitsSpec)
         else:
             if not isinstance(size, int) or not 0 <= size <= len(body) - place:
                 raise _refused(400, f"{tensor.name} has {len(body) - place} bytes, not {size}")
-            values, place = _from_bytes(tensor.name, body[place : place + size]), place + size
+            values, place = unpack(tensor.name, body[place : place + size]), place + size
         if tensor.shape not in ([len(values)], [len(values), 1]):
             raise _refused(400, f"{tensor.name} has {len(values)} values, and the shape {tensor.shape}")
         columns[tensor.name] = values
     counts = {len(values) for values in columns.values()}
     if len(counts) != 1:
         raise _refused(400, "the inputs have different numbers of rows")
+    if not any(counts):
+        raise _refused(400, "the inputs have no rows", "give at least one value")
     return sent, [{name: values[i] for name, values in columns.items()} for i in range(counts.pop())]
 
 
@@ -236,11 +236,7 @@ def write(sent: InferRequest, name: str, version: str, outputs: Outputs, task: T
         shape = list(values.shape) if isinstance(values, np.ndarray) else [len(values)]
         tensor: dict[str, Any] = {"name": one, "datatype": kind, "shape": shape}
         if is_binary:
-            chunk = (
-                values.astype(TYPES[kind]).tobytes()
-                if isinstance(values, np.ndarray)
-                else b"".join(struct.pack("<I", len(value)) + value for value in values)
-            )
+            chunk = values.astype(TYPES[kind]).tobytes() if isinstance(values, np.ndarray) else pack(values)
             tensor["parameters"] = {"binary_data_size": len(chunk)}
             chunks.append(chunk)
         else:
@@ -255,6 +251,27 @@ def write(sent: InferRequest, name: str, version: str, outputs: Outputs, task: T
         return Response(content, media_type="application/json")
     headers = {LENGTH_HEADER: str(len(content))}
     return Response(content + b"".join(chunks), media_type="application/octet-stream", headers=headers)
+
+
+def pack(values: Iterable[bytes]) -> bytes:
+    """A `BYTES` tensor's values, each after its length."""
+    return b"".join(struct.pack("<I", len(value)) + value for value in values)
+
+
+def unpack(name: str, data: bytes) -> list[bytes]:
+    """The values of a `BYTES` tensor, of which each has its length before it."""
+    found: list[bytes] = []
+    place = 0
+    while place < len(data):
+        if place + 4 > len(data):
+            raise _refused(400, f"{name} ends within a length")
+        (size,) = struct.unpack_from("<I", data, place)
+        place += 4
+        if place + size > len(data):
+            raise _refused(400, f"{name} ends within a value of {size} bytes")
+        found.append(data[place : place + size])
+        place += size
+    return found
 
 
 async def _run(model: Model, name: str, rows: Rows) -> Outputs:
@@ -321,21 +338,6 @@ def _from_json(tensor: SentTensor) -> list[bytes]:
     return found
 
 
-def _from_bytes(name: str, data: bytes) -> list[bytes]:
-    found: list[bytes] = []
-    place = 0
-    while place < len(data):
-        if place + 4 > len(data):
-            raise _refused(400, f"{name} ends within a length")
-        (size,) = struct.unpack_from("<I", data, place)
-        place += 4
-        if place + size > len(data):
-            raise _refused(400, f"{name} ends within a value of {size} bytes")
-        found.append(data[place : place + size])
-        place += size
-    return found
-
-
 def _refused(status: int, message: str, remedy: str = "") -> RefusedError:
-    code = {404: "model-not-found", 413: "too-many-inputs"}.get(status, "invalid-request")
+    code = "model-not-found" if status == 404 else "invalid-request"
     return RefusedError(refusal(status, code, message, remedy))

@@ -80,11 +80,15 @@ class Model:
         self._in_hand = 0
         self._outlooks = {kind: Outlook() for kind in get_args(Kind)}
 
+    def bound(self, inputs: int) -> None:
+        """Refuse a request of too many inputs."""
+        if inputs > self.limits.max_inputs:
+            many = f"{inputs} inputs are more than {self.limits.max_inputs}"
+            raise RefusedError(refusal(413, "too-many-inputs", many, "send them in several requests"))
+
     async def embed(self, inputs: Sequence[Input]) -> list[NDArray[np.float32]]:
         """Embed inputs, each (E,)."""
-        if len(inputs) > self.limits.max_inputs:
-            many = f"{len(inputs)} inputs are more than {self.limits.max_inputs}"
-            raise RefusedError(refusal(413, "too-many-inputs", many, "send them in several requests"))
+        self.bound(len(inputs))
         with self._admitted("embed", len(inputs)):
             answers = await self._within(asyncio.gather(*(self._replicas.embed(one) for one in inputs)))
         return [accept(answer, f"inputs.{i}: ") for i, answer in enumerate(answers)]

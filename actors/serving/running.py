@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import ipaddress
 import json
 import shlex
 import socket
@@ -19,9 +18,11 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
+import grpc
 import ray
 from ray import serve
 from ray.exceptions import RayError
+from ray.serve.config import gRPCOptions
 from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview, LoggingConfig
 
@@ -30,7 +31,9 @@ from ...workflows.errors import EaglerayError
 from .application import State, build_application
 from .guard import BUNDLE_HEADER
 from .promoting import GoldenRequest, Outcome, ask_both, golden, judge
+from .protocol import SERVICE
 from .releases import Release, Releases, Trial
+from .rpc import ADD_TO_SERVER, APPLICATION
 from .spec import PromotionSpec, ServingOptions
 from .switching import Tally
 from .tokens import Scope, TokenFolder, issue
@@ -74,6 +77,7 @@ class Deployed:
         request: the sample request, as JSON.
         answer: its answer.
         asks_for_tokens: whether a request must have one.
+        grpc: host:port where it answers over gRPC, if it does.
     """
 
     url: str
@@ -82,6 +86,7 @@ class Deployed:
     request: dict[str, Any]
     answer: dict[str, Any]
     asks_for_tokens: bool = False
+    grpc: str | None = None
 
     @property
     def command(self) -> str:
@@ -115,7 +120,7 @@ def deploy(
     """
     caption = load_bundle(folder).first_caption  # a damaged bundle stops here, before anything is replaced
     release = Release(bundle=digest or bundle_digest(folder), folder=str(folder.absolute()))
-    if not _is_loopback(options.host) and options.tokens is None and not options.open:
+    if not options.is_here and options.tokens is None and not options.open:
         raise EaglerayError(
             f"{options.host} is open to the network, and nothing checks who asks",
             f"ask for tokens (eagleray tokens create; {_option('tokens', '/FOLDER')}), or listen on this "
@@ -134,11 +139,15 @@ def deploy(
             _try_out(before, release, options.promotion, log, options.ready_timeout_s, open_bundle)
         turn(made_with, releases, options.ready_timeout_s, open_bundle)
     deadline = time.monotonic() + options.ready_timeout_s
-    url = _url((options.host, options.port), options.route_prefix)
+    url = _url(options.host, options.port, options.route_prefix)
     request = {"text": caption, "top_k": 3}
     with own_token(options, ("search",), options.ready_timeout_s) as token:
         answer = _ask(url, request, token, release.bundle, deadline)
-    return Deployed(url, release.bundle, kept, request, answer, options.tokens is not None)
+    address = None
+    if options.grpc_port is not None:
+        address = _address(options.host, options.grpc_port)
+        _wait_for_grpc(address, options.application, deadline)
+    return Deployed(url, release.bundle, kept, request, answer, options.tokens is not None, address)
 
 
 def roll_back(application: str, log: Callable[[str], None] = lambda message: None) -> Running:
@@ -229,7 +238,7 @@ def _try_out(
     serve_(before.releases.model_copy(update={"candidate": candidate, "trial": trial}))
     try:
         with own_token(options, ("search", "answer"), _TRIAL_TIMEOUT_S) as token:
-            asker = partial(_ask_golden, _url((options.host, options.port), options.route_prefix), token)
+            asker = partial(_ask_golden, _url(options.host, options.port, options.route_prefix), token)
             pairs = ask_both(asker, live.bundle, candidate.bundle, requests)
         time.sleep(spec.watch_s)
         tallies = _tallies(options.application)
@@ -283,7 +292,7 @@ def running() -> list[Running]:
             for deployment, status in overview.deployments.items()
         }
         bundle, prefix = (found_state.serves, found_state.options.route_prefix) if found_state else ("", "/")
-        url = _url(listening, prefix)
+        url = _url(listening.host, listening.port, prefix)
         found.append(Running(name, overview.status.value, url, bundle, replicas, overview.message))
     return found
 
@@ -324,47 +333,55 @@ def serve_until_interrupted(
 
 def _start_serve(options: ServingOptions) -> None:
     """Start Ray Serve at the address asked for, or make sure that it already listens there."""
-    wanted = (options.host, options.port)
     listening = _listening()
-    if listening == wanted:
+    if listening is not None and listening.suits(options):
         return
     if listening is not None:
         others = sorted(set(serve.status().applications) - {options.application})
         if others:
             raise EaglerayError(
-                f"Ray Serve listens on {listening[0]}:{listening[1]} for {', '.join(others)}, "
+                f"Ray Serve listens on {listening} for {', '.join(others)}, "
                 "and a cluster has one Serve address",
-                f"use that one: {_option('port', listening[1])} (and host {listening[0]})",
-                f"{options.host}:{options.port}",
+                f"use that one: {_option('port', listening.port)} (and host {listening.host})"
+                + (f", {_option('grpc_port', listening.grpc_port)}" if listening.grpc_port else ""),
+                f"{options.host}:{options.port}"
+                + (f" (gRPC: {options.grpc_port})" if options.grpc_port else ""),
             )
         serve.shutdown()
-    _check_port(options)
+    _check_port(options, options.port, "port")
+    speaks: dict[str, Any] = {}
+    if options.grpc_port is not None:
+        _check_port(options, options.grpc_port, "grpc_port")
+        speaks["grpc_options"] = gRPCOptions(
+            port=options.grpc_port, grpc_servicer_functions=[ADD_TO_SERVER], enable_reflection=False
+        )
     serve.start(
         proxy_location="HeadOnly",
         http_options={"host": options.host, "port": options.port},
         logging_config=_LOGGING,
+        **speaks,
     )
 
 
-def _check_port(options: ServingOptions) -> None:
+def _check_port(options: ServingOptions, port: int, field: str) -> None:
     """Refuse a port that something else has; Serve's own proxy would share it (SO_REUSEPORT)."""
     family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((options.host, options.port))
+            probe.bind((options.host, port))
         except OSError as error:
-            where = f"{options.host}:{options.port}"
+            where = f"{options.host}:{port}"
             if error.errno == errno.EADDRINUSE:
                 raise EaglerayError(
-                    f"port {options.port} is in use by another program",
-                    f"end that program, or run again with {_option('port', _free_port(options.host))}",
+                    f"port {port} is in use by another program",
+                    f"end that program, or run again with {_option(field, _free_port(options.host))}",
                     where,
                 ) from None
             raise EaglerayError(
                 f"can't listen there: {error.strerror}",
                 "choose an address of this machine and a port above 1023: "
-                f"{_option('host', '127.0.0.1')}, {_option('port', 8000)}",
+                f"{_option('host', '127.0.0.1')}, {_option(field, 8000 if field == 'port' else 9000)}",
                 where,
             ) from None
 
@@ -380,14 +397,33 @@ def _free_port(host: str) -> int:
         return int(probe.getsockname()[1])
 
 
-def _listening() -> tuple[str, int] | None:
-    """Host and port of the cluster's Ray Serve; none when it doesn't run."""
+@dataclass(frozen=True)
+class _Listening:
+    """Where the cluster's Ray Serve is asked."""
+
+    host: str
+    port: int
+    grpc_port: int | None
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}" + (f" and {self.grpc_port} (gRPC)" if self.grpc_port else "")
+
+    def suits(self, options: ServingOptions) -> bool:
+        """Whether an application with these options can be asked there."""
+        same = (self.host, self.port) == (options.host, options.port)
+        return same and options.grpc_port in (None, self.grpc_port)
+
+
+def _listening() -> _Listening | None:
+    """Where the cluster's Ray Serve is asked; none when it doesn't run."""
     try:  # Serve has no public way to ask for its address
         controller: Any = ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve")
-        config: Any = ray.get(controller.get_http_config.remote(), timeout=_CALL_TIMEOUT_S)
+        asked = [controller.get_http_config.remote(), controller.get_grpc_config.remote()]
+        config, speaks = ray.get(asked, timeout=_CALL_TIMEOUT_S)
     except (ValueError, RayError):  # ValueError: no actor of that name
         return None
-    return config.host, config.port
+    grpc_port = speaks.port if ADD_TO_SERVER in speaks.grpc_servicer_functions else None
+    return _Listening(config.host, config.port, grpc_port)
 
 
 def state_of(application: str) -> State | None:
@@ -501,16 +537,33 @@ def _ask(
         time.sleep(_POLL_S)
 
 
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:  # a name
-        return host == "localhost"
+def _wait_for_grpc(address: str, application: str, deadline: float) -> None:
+    """Wait until an application answers over gRPC; routes reach the proxy a moment late."""
+    method = f"/{SERVICE}/ServerReady"
+    while True:
+        with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
+            ask: Any = channel.unary_unary(method)  # the request and what matters of the answer are empty
+            try:
+                ask(b"", timeout=_CALL_TIMEOUT_S, metadata=[(APPLICATION, application)])
+                return
+            except grpc.RpcError as error:
+                said = str(error.details())
+        if time.monotonic() > deadline:
+            raise EaglerayError(
+                f"the application did not answer over gRPC: {said}",
+                "give it more time: --set STAGE.ready_timeout_s=…",
+                address,
+            )
+        time.sleep(_POLL_S)
 
 
-def _url(address: tuple[str, int], route_prefix: str) -> str:
-    """Where this machine reaches a listener."""
-    host, port = address
+def _address(host: str, port: int) -> str:
+    """How this machine reaches a listener."""
     if host in ("0.0.0.0", "::"):
         host = "127.0.0.1"
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}{route_prefix.rstrip('/')}"
+    return f"{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def _url(host: str, port: int, route_prefix: str) -> str:
+    """Where this machine reaches an application over HTTP."""
+    return f"http://{_address(host, port)}{route_prefix.rstrip('/')}"

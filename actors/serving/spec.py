@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from pathlib import Path
 from typing import Literal, Self
 
@@ -94,6 +95,8 @@ class ServingOptions(Spec):
     """Address to listen on; another than this machine's own opens the service to the network."""
     port: int = Runtime(8000, ge=1, le=65535)
     """Port to listen on."""
+    grpc_port: int | None = Runtime(None, ge=1, le=65535)
+    """Port to listen on for the Open Inference Protocol over gRPC, beside HTTP; without, there is none."""
     route_prefix: str = Runtime("/", pattern=r"^/([A-Za-z0-9_-]+)?$")
     """Path that the application's routes stand below; each application on one cluster needs its own."""
     tokens: str | None = Runtime(None)
@@ -118,6 +121,14 @@ class ServingOptions(Spec):
     """Seconds that the application may take to become healthy."""
 
     @property
+    def is_here(self) -> bool:
+        """Whether the host is this machine's own, which others don't reach."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:  # a name
+            return self.host == "localhost"
+
+    @property
     def of_replicas(self) -> ServingOptions:
         """What replicas are made with: all but what only says how they come to be."""
         names = set(ServingOptions.model_fields) - {"promotion", "ready_timeout_s"}
@@ -135,3 +146,9 @@ class ServingOptions(Spec):
         if where is not None and "://" not in where and not Path(where).is_absolute():
             raise ValueError(f"{where} is another folder for every process: give an absolute one, or a URI")
         return where
+
+    @model_validator(mode="after")
+    def _has_two_ports(self) -> Self:
+        if self.grpc_port == self.port:
+            raise ValueError(f"port and grpc_port are both {self.port}: give them different ones")
+        return self

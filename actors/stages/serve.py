@@ -33,6 +33,7 @@ def serve(ctx: StageContext, spec: ServeSpec, bundle: Bundle) -> dict[str, Any]:
     )
     facts: dict[str, Any] = {
         "url": deployed.url,
+        "grpc": deployed.grpc,
         "application": spec.application,
         "bundle": deployed.bundle,
         "kept": deployed.kept,

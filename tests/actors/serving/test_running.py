@@ -293,6 +293,20 @@ def test_a_path_of_another_application_is_refused(bundle_folder, beside):
     assert "--set STAGE.route_prefix" in caught.value.remedy
 
 
+def test_grpc_is_refused_where_serve_listens_without_it(deployed, bundle_folder, beside, options):
+    from eagleray.actors.serving import running
+
+    with pytest.raises(EaglerayError, match="a cluster has one Serve address") as caught:
+        running.deploy(bundle_folder, beside.model_copy(update={"grpc_port": 9000}))
+    assert f"--set STAGE.port={options.port}" in caught.value.remedy
+    assert caught.value.where == f"127.0.0.1:{options.port} (gRPC: 9000)"
+
+
+def test_http_and_grpc_need_ports_of_their_own():
+    with pytest.raises(ValueError, match="port and grpc_port are both 9000"):
+        ServingOptions(port=9000, grpc_port=9000)
+
+
 def test_a_stopped_application_frees_the_port(deployed, options):
     from eagleray.actors.serving import running
 
