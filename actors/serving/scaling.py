@@ -3,13 +3,17 @@
 Enough that what is in hand by the time a new replica has started is done within the objective, with room for
 chance; and as many more as are missing while lost ones are replaced. What was needed is kept for as long as a
 start takes, several times over: to keep a replica costs less than to start it again soon, and where need goes
-up and down by chance, its highest stays (rent or buy, Karlin et al., Algorithmica 11, 542).
+up and down by chance, its highest stays (rent or buy, Karlin et al., Algorithmica 11, 542). A replica that is
+missed soon after it was let go is kept twice as long the next time, and less again once it is missed later.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, sqrt
+
+SOON = 2.0
+"""How many times as long as it was kept a replica may be away, and still was let go too early."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,7 @@ class Objective:
         min_replicas: without traffic; 0 lets the last one stop.
         max_replicas: under the heaviest.
         keep: how many times `startup_s` a replica is kept that isn't needed any more.
+        patience: how many times that at the most, after it was missed.
         spare: standard deviations of arrivals that replicas have room for.
         watch: how many times `startup_s` a replica's loss is remembered.
     """
@@ -31,6 +36,7 @@ class Objective:
     min_replicas: int
     max_replicas: int
     keep: float = 4.0
+    patience: float = 16.0
     spare: float = 2.0
     watch: float = 30.0
 
@@ -55,16 +61,31 @@ class Seen:
 
 
 @dataclass(frozen=True)
+class Kept:
+    """The past of a replica: of the second, whenever there were two.
+
+    Attributes:
+        needed_s: when it was needed last.
+        patience: how many times `keep` it is kept.
+        left_s: when it was let go; None while it is there.
+    """
+
+    needed_s: float
+    patience: float = 1.0
+    left_s: float | None = None
+
+
+@dataclass(frozen=True)
 class Memory:
     """What counts of the past.
 
     Attributes:
-        needs: (when, replicas) that were needed, each less than the one before.
+        kept: the first replica's past, the second's, and so on.
         losses: when a replica ended that nobody had asked to.
         running: replicas that took requests at the last decision, as far as they were to stay.
     """
 
-    needs: tuple[tuple[float, int], ...] = ()
+    kept: tuple[Kept, ...] = ()
     losses: tuple[float, ...] = ()
     running: int = 0
 
@@ -78,11 +99,32 @@ def decide(seen: Seen, memory: Memory, objective: Objective) -> tuple[int, Memor
     if need and losses:  # so many are missing at any moment, while others start in their stead
         need += ceil(len(losses) / objective.watch)
     need = min(max(need, objective.min_replicas), objective.max_replicas)
-    since = seen.now_s - objective.keep * objective.startup_s
-    kept = [(when, count) for when, count in memory.needs if when >= since and count > need]
-    kept.append((seen.now_s, need))
-    target = kept[0][1]
-    return target, Memory(tuple(kept), losses, min(seen.running, target))
+    keep_s = objective.keep * objective.startup_s
+    past = memory.kept + tuple(Kept(seen.now_s) for _ in range(need - len(memory.kept)))
+    staying = [
+        number
+        for number, one in enumerate(past, start=1)
+        if one.left_s is None and seen.now_s - one.needed_s <= one.patience * keep_s
+    ]
+    target = min(max([need, *staying]), objective.max_replicas)
+    kept = tuple(
+        _needed_again(one, seen.now_s, keep_s, objective.patience)
+        if number <= need
+        else replace(one, left_s=seen.now_s)
+        if number > target and one.left_s is None
+        else one
+        for number, one in enumerate(past, start=1)
+    )
+    return target, Memory(kept, losses, min(seen.running, target))
+
+
+def _needed_again(one: Kept, now_s: float, keep_s: float, most: float) -> Kept:
+    if one.left_s is None:
+        return Kept(now_s, one.patience)
+    away_s, soon_s = now_s - one.left_s, SOON * one.patience * keep_s
+    if away_s <= soon_s:
+        return Kept(now_s, min(2 * one.patience, most))
+    return Kept(now_s, max(1.0, one.patience * soon_s / away_s))
 
 
 def needed(seen: Seen, objective: Objective) -> int:

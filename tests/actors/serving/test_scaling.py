@@ -1,6 +1,8 @@
 """The scaling policy, by itself and in a simulation; see `test_running.py` for a real deployment."""
 
 from dataclasses import replace
+from itertools import cycle, pairwise
+from math import inf, log2
 
 import pytest
 from hypothesis import given
@@ -21,6 +23,7 @@ objectives = st.builds(
     min_replicas=st.integers(0, 3),
     max_replicas=st.integers(3, 50),
     keep=st.floats(0, 10),
+    patience=st.floats(1, 32),
 )
 
 
@@ -48,7 +51,7 @@ def test_the_bounds_are_kept_whatever_is_seen(objective, looks):
 @given(objectives, st.lists(st.tuples(numbers, numbers), max_size=10))
 def test_without_load_nothing_grows_and_everything_ends(objective, busy):
     shown = [seen(float(i), 1, *look) for i, look in enumerate(busy)]
-    step = max(0.5, objective.keep * objective.startup_s / 20)
+    step = max(0.5, objective.patience * objective.keep * objective.startup_s / 20)
     quiet = [seen(len(busy) + i * step, 1) for i in range(24)]
     found = targets(objective, [*shown, *quiet])[len(busy) :]
     assert found == sorted(found, reverse=True)
@@ -106,11 +109,54 @@ def test_a_constant_load_is_answered_without_swinging(rate, least):
     assert outcome.unready_kills == 0
 
 
-def test_chance_moves_no_more_than_what_is_kept_allows():
-    trace = Trace(400, lambda second: 180.0)  # where one replica is nearly enough
-    outcome = Simulation(MACHINE, by_objective(OBJECTIVE)).run(trace.arrivals(), 400)
-    changes = [when for when, _ in outcome.targets]
-    assert len(changes) <= 2 * (400 / (OBJECTIVE.keep * OBJECTIVE.startup_s) + 1)
+def most_changes(seconds, objective):
+    """Of a replica that is missed whenever it is let go: twice as rarely each time, up to `patience`."""
+    longest_s = objective.patience * objective.keep * objective.startup_s
+    return 2 * (log2(objective.patience) + seconds / longest_s + 1)
+
+
+@given(st.lists(st.floats(0, 2), min_size=1, max_size=20), st.sampled_from([1.0, 2.0, 16.0, 256.0]))
+def test_what_is_missed_soon_is_kept_longer_so_a_border_moves_replicas_seldom(away, patience):
+    objective = replace(OBJECTIVE, patience=patience)
+    two, one = {"arrivals": 130.0}, {"arrivals": 20.0}
+    assert targets(objective, [seen(0.0, 2, **two), seen(0.0, 2, **one)]) == [2, 2]
+    shares = cycle(away)
+    memory, found, needed_s, again_s = Memory(), [], 0.0, 0.0
+    for second in range(3600):
+        looked = seen(float(second), 2, **(two if second >= again_s else one))
+        target, memory = decide(looked, memory, objective)
+        found.append(target)
+        if second >= again_s:
+            needed_s, again_s = second, inf
+        elif again_s == inf and target == 1:  # away for up to twice as long as it was kept
+            again_s = second + next(shares) * (second - 1 - needed_s)
+    changes = sum(before != after for before, after in pairwise(found))
+    assert changes <= most_changes(3600, objective)
+
+
+def test_what_is_missed_late_is_kept_as_long_as_at_first_again():
+    two, one = {"arrivals": 130.0}, {"arrivals": 20.0}
+    keep_s = int(OBJECTIVE.keep * OBJECTIVE.startup_s)
+
+    def kept_s(memory, now_s):
+        """How long two are kept once they were needed, and what is remembered then."""
+        _, memory = decide(seen(now_s, 2, **two), memory, OBJECTIVE)
+        for second in range(1, 40 * keep_s):
+            target, memory = decide(seen(now_s + second, 2, **one), memory, OBJECTIVE)
+            if target == 1:
+                return second - 1, memory
+        raise AssertionError("they are kept for ever")
+
+    first, memory = kept_s(Memory(), 0.0)
+    then, memory = kept_s(memory, 2.0 * keep_s)
+    later, _ = kept_s(memory, 1000.0 * keep_s)
+    assert (first, then, later) == (keep_s, 2 * keep_s, keep_s)
+
+
+def test_chance_at_a_border_moves_replicas_seldom():
+    trace = Trace(1200, lambda second: 114.0)  # where one replica is nearly enough
+    outcome = Simulation(MACHINE, by_objective(OBJECTIVE)).run(trace.arrivals(), 1200)
+    assert len(outcome.targets) <= most_changes(1200, OBJECTIVE)
 
 
 def test_a_simulation_ends_where_the_load_does():
