@@ -1,5 +1,6 @@
-"""`make bench-serve`: replicas by objective beside Ray Serve's default policy, in a simulation; and a served
-bundle beside the same model under FastAPI, LitServe and BentoML.
+"""`make bench-serve`: replicas by objective beside Ray Serve's default policy, in a simulation; a real
+deployment beside what the simulation foretells; and a served bundle beside the same model under FastAPI,
+LitServe and BentoML.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ PEERS = (
 P99_MS, MORE_ALONE_MS, TIMES_AS_MANY = 100.0, 3.0, 1.2
 PER_S, CLIENTS = 4, 32
 """As `contenders/serving.py` has them."""
+MOST_APART, POINTS_APART = 1.2, 5.0
+"""Of a real deployment from what the simulation foretells of it."""
 
 
 def scaling() -> list[Claim]:
@@ -57,6 +60,40 @@ def scaling() -> list[Claim]:
             ),
         ]
     return claims
+
+
+def live(bundle: Path, repeats: int) -> list[Claim]:
+    """Replica-seconds and requests in time of a real deployment beside what the simulation foretells."""
+    contenders = [Contender("Eagleray", "scaling_live.py", sys.executable, (str(bundle),))]
+    results = compare(contenders, repeats)
+    figures = {
+        name: medians(results, name)["Eagleray"]
+        for name in ("replica_s", "simulated_replica_s", "within", "simulated_within")
+    }
+    seconds, foretold = figures["replica_s"], figures["simulated_replica_s"]
+    share, said = 100 * figures["within"], 100 * figures["simulated_within"]
+    return [
+        Claim(
+            "live: replica-seconds beside the simulation's, the larger over the smaller",
+            seconds,
+            {"simulated": foretold},
+            max(seconds / foretold, foretold / seconds),
+            MOST_APART,
+            COMMAND,
+            machine(),
+            below=True,
+        ),
+        Claim(
+            "live: % of requests in time beside the simulation's, points apart",
+            share,
+            {"simulated": said},
+            abs(share - said),
+            POINTS_APART,
+            COMMAND,
+            machine(),
+            below=True,
+        ),
+    ]
 
 
 def quickstart() -> Path:
@@ -109,13 +146,15 @@ def answering(bundle: Path, repeats: int) -> list[Claim]:
 def main() -> None:
     """Run all of it, or a part."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", choices=("scaling", "answering"))
+    parser.add_argument("--only", choices=("scaling", "live", "answering"))
     parser.add_argument("--bundle", type=Path, help="of the quickstart: the folder of its export's artifact")
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
-    if options.only != "answering":
+    if options.only in (None, "scaling"):
         publish("serve", scaling())
-    if options.only != "scaling":
+    if options.only in (None, "live"):
+        publish("serve", live(options.bundle or quickstart(), options.repeats))
+    if options.only in (None, "answering"):
         publish("serve", answering(options.bundle or quickstart(), options.repeats))
 
 
