@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import socket
 import sys
 import tempfile
@@ -207,6 +208,7 @@ async def _measured(url: str, scaling: AutoscalingSpec, watch: Watch) -> dict[st
         "quiet_per_s": quiet,
         "burst_per_s": burst,
         "requests": len(arrivals),
+        "load": os.getloadavg()[1] / (os.cpu_count() or 1),  # over 1, others take CPU, too
         "replicas": [
             (round(when - begun, 1), starting, running)
             for before, (when, starting, running) in zip(watch.counts, watch.counts[1:], strict=False)

@@ -206,6 +206,12 @@ def test_a_message_that_is_too_large_is_refused(served_frogs, guarded):
     assert "larger than" in error.details()
 
 
+def test_the_time_that_a_request_names_is_all_it_has(client):
+    with pytest.raises(triton.InferenceServerException) as caught:
+        client.infer("embed", [tensor("TEXT", b"A frog.")], timeout=1, headers=FROGS)  # a microsecond
+    assert caught.value.status() in ("StatusCode.UNAVAILABLE", "StatusCode.DEADLINE_EXCEEDED")
+
+
 def test_a_calls_deadline_ends_its_work(served_frogs):
     from ray import serve
 
