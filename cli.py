@@ -16,6 +16,7 @@ import typer
 from rich.text import Text
 
 from .commands.access import tokens
+from .commands.cluster import cluster
 from .commands.common import (
     DEFAULT_HOME,
     Address,
@@ -66,6 +67,7 @@ app = typer.Typer(
     help="One typed YAML file becomes a trained, evaluated and served multimodal model, on Ray.",
     epilog="Start with `eagleray plan examples/quickstart.yaml`, then `eagleray run` the same file.",
 )
+app.add_typer(cluster, name="cluster")
 app.add_typer(corpora, name="corpora")
 app.add_typer(ledger, name="ledger")
 app.add_typer(tokens, name="tokens")
@@ -286,6 +288,16 @@ def serve(
         str | None, typer.Option(help="Where the tokens lie that requests must have; see `eagleray tokens`.")
     ] = None,
     open_to_all: Annotated[bool, typer.Option("--open", help="Let anyone ask, from any machine.")] = False,
+    tls_certificate: Annotated[
+        Path | None, typer.Option(help="Serve over https: PEM file of the certificate, and --tls-key.")
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="PEM file of the certificate's key.")] = None,
+    plaintext: Annotated[
+        bool, typer.Option("--plaintext", help="Let tokens cross a network: something before it encrypts.")
+    ] = False,
+    audit: Annotated[
+        Path | None, typer.Option(help="Folder for a line of each request: who, what, when; no contents.")
+    ] = None,
     address: Address = None,
     home: Home = DEFAULT_HOME,
     store: Store = None,
@@ -295,12 +307,17 @@ def serve(
 
     A cluster's Serve has one port: beside what a run of this home serves already, give --route-prefix /NAME.
     """
-    from .actors.serving.spec import ServingOptions
+    from .actors.serving.spec import ServingOptions, TlsSpec
     from .cluster.connect import connect
 
     session = Session(home, store, database)
     opened = _bundle(session, source)
     application = f"serve-{port}{route_prefix.replace('/', '-').rstrip('-')}"
+    if (tls_certificate is None) != (tls_key is None):
+        raise EaglerayError("TLS needs a certificate and its key", "give --tls-certificate and --tls-key")
+    tls = None
+    if tls_certificate and tls_key:
+        tls = TlsSpec(certificate=str(tls_certificate.absolute()), key=str(tls_key.absolute()))
     try:
         options = ServingOptions(
             host=host,
@@ -310,6 +327,9 @@ def serve(
             application=application,
             tokens=tokens if tokens is None or "://" in tokens else str(Path(tokens).absolute()),
             open=open_to_all,
+            tls=tls,
+            plaintext=plaintext,
+            audit=str(audit.absolute()) if audit else None,
         )
     except ValueError:
         raise EaglerayError(

@@ -67,12 +67,13 @@ def connect(
     asked: list[bool] = []
     wanted = max(os.cpu_count() or 1, math.ceil(num_cpus)) + 1
     with local.use(home, wanted, log, lambda cluster: asked[0] if asked else cluster.serves) as cluster:
-        token = local.token_environment(home)
-        os.environ.pop("RAY_AUTH_TOKEN", None)  # another cluster's; Ray would prefer it
-        os.environ.update(token)  # Ray reads it when it is first imported
+        environment = local.client_environment(home)
+        for name in local.OTHERS:  # Ray would prefer that token
+            os.environ.pop(name, None)
+        os.environ.update(environment)  # Ray reads it when it is first imported
         with _attached(cluster.address, num_cpus, None):
             try:
-                yield Connection(cluster.address, cluster.dashboard, Path(token["RAY_AUTH_TOKEN_PATH"]))
+                yield Connection(cluster.address, cluster.dashboard, Path(environment["RAY_AUTH_TOKEN_PATH"]))
             finally:
                 asked.append(_serves())
 

@@ -3,7 +3,8 @@
 Serve's own proxy is a Python process that every request goes through twice. HAProxy takes about a
 millisecond where that takes ten (docs/serving.md). What Serve configures it with binds its statistics to
 every interface and lets every local user command it; Serve has no option against either, but takes any
-program as HAProxy, so ours first closes them in the configuration that it is given.
+program as HAProxy, so ours first closes them in the configuration that it is given. Nor has Serve an option
+for TLS behind HAProxy: a port with a file `tls-PORT.pem` beside our program speaks it, with what is in there.
 """
 
 from __future__ import annotations
@@ -13,16 +14,24 @@ from pathlib import Path
 WRAPPER = r"""#!/bin/sh
 # The configuration is the argument after -f.
 for one; do
-  [ "$last" = -f ] && sed -i \
-    -e 's/bind \*:/bind 127.0.0.1:/' \
-    -e 's/bind :\([0-9]\)/bind 127.0.0.1:\1/' \
-    -e '/stats socket/s/mode 666/mode 600/' \
-    -e '/^ *errorfile 50[234]/d' "$one"
+  if [ "$last" = -f ]; then
+    sed -i \
+      -e 's/bind \**:\(STATISTICS\|METRICS\)$/bind 127.0.0.1:\1/' \
+      -e '/stats socket/s/mode 666/mode 600/' \
+      -e '/^ *errorfile 50[234]/d' "$one"
+    for pem in "FOLDER"/tls-*.pem; do
+      port=${pem##*/tls-}
+      port=${port%.pem}
+      [ -f "$pem" ] && sed -i \
+        -e '/ ssl crt /!s|^\( *bind .*:'"$port"'\)\( .*\)\{0,1\}$|\1\2 ssl crt "'"$pem"'" OPTIONS|' "$one"
+    done
+  fi
   last=$one
 done
 exec "HAPROXY" "$@"
 """
-"""The last deletes what turns each of HAProxy's 502, 503 and 504 into a 500."""
+"""The last of the first three deletes what turns each of HAProxy's 502, 503 and 504 into a 500."""
+TLS = "alpn h2,http/1.1 ssl-min-ver TLSv1.2"
 
 
 MAX_MESSAGE_BYTES = 64 * 2**20
@@ -48,7 +57,9 @@ def haproxy_environment(
         return {}
     folder.mkdir()
     program = folder / "haproxy"
-    program.write_text(WRAPPER.replace("HAPROXY", str(binary)))
+    text = WRAPPER.replace("STATISTICS", str(statistics_port)).replace("METRICS", str(metrics_port))
+    text = text.replace("FOLDER", str(folder)).replace("OPTIONS", TLS).replace("HAPROXY", str(binary))
+    program.write_text(text)
     program.chmod(0o700)
     return {
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",

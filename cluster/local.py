@@ -25,12 +25,17 @@ from pathlib import Path
 from typing import TextIO
 
 from ..workflows.errors import EaglerayError
+from .certificates import has_certificates, tls_environment
 from .haproxy import haproxy_environment
 
 START_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 20.0
 AGENTS_TIMEOUT_S = 3.0
 FOLDER_PREFIX = "eagleray-"
+CERTIFICATES = "certificates"
+"""Folder of a home; with certificates in it, the cluster speaks TLS."""
+OTHERS = ("RAY_AUTH_TOKEN", "RAY_USE_TLS", "RAY_TLS_SERVER_CERT", "RAY_TLS_SERVER_KEY", "RAY_TLS_CA_CERT")
+"""Of an environment, what is for another cluster."""
 LONGEST_TEMP = 30  # characters; Ray's sockets lie up to 77 further down, and a socket's path has 107
 
 # A shell that runs us in the background ignores SIGINT, children inherit that, and then Ray cannot interrupt
@@ -52,6 +57,7 @@ class LocalCluster:
         dashboard: URL.
         num_cpus: logical CPUs; more than the machine has when a topology needs them.
         serves: whether it was left running for what it serves.
+        certificates: folder of those it speaks TLS with; empty if it speaks none.
     """
 
     pid: int
@@ -60,6 +66,7 @@ class LocalCluster:
     dashboard: str
     num_cpus: int
     serves: bool = False
+    certificates: str = ""
 
 
 @contextmanager
@@ -151,23 +158,42 @@ def _too_small(cluster: LocalCluster, num_cpus: int) -> EaglerayError:
     )
 
 
-def token_environment(home: Path) -> dict[str, str]:
+def client_environment(home: Path) -> dict[str, str]:
     """What a process must have in its environment to speak to this home's cluster.
 
-    Whoever reaches a cluster's ports runs code on it, so each home has a token, for its owner alone.
+    Raises:
+        EaglerayError: when the certificates of one that isn't up are expired.
     """
+    cluster = _read(home)
+    return _environment(home, _certificates(home) if cluster is None else cluster.certificates)
+
+
+def _certificates(home: Path) -> str:
+    """The folder of the certificates that a cluster of this home is started with; empty if there are none."""
+    return str(home / CERTIFICATES) if has_certificates(home / CERTIFICATES) else ""
+
+
+def _environment(home: Path, certificates: str) -> dict[str, str]:
+    """Whoever reaches a cluster's ports runs code on it: each home has a token, for its owner alone."""
     path = home / "ray-token"
     if not path.is_file():
         home.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with open(descriptor, "w") as file:
             file.write(secrets.token_hex(32))
-    return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(path)}
+    return {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(path),
+        # 127.0.0.1 as a node's address stays that, as on other systems, and then all that Ray opens is bound
+        # to it; else Ray puts the machine's address in its place, and listens on every interface
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        **(tls_environment(Path(certificates)) if certificates else {}),
+    }
 
 
 def clean_environment() -> dict[str, str]:
     """This process's environment without another cluster's token, which Ray would prefer to a file's."""
-    return {name: value for name, value in os.environ.items() if name != "RAY_AUTH_TOKEN"}
+    return {name: value for name, value in os.environ.items() if name not in OTHERS}
 
 
 def running(home: Path) -> LocalCluster | None:
@@ -177,6 +203,11 @@ def running(home: Path) -> LocalCluster | None:
         return None  # temporary folders are cleaned up now and then, and without its sockets a head is lost
     host, _, port = cluster.address.rpartition(":")
     return cluster if _open(host, int(port)) else None
+
+
+def processes_of(cluster: LocalCluster) -> list[int]:
+    """Numbers of a cluster's processes."""
+    return _in_session(cluster.pid)
 
 
 def start(home: Path, num_cpus: int) -> LocalCluster:
@@ -191,6 +222,7 @@ def start(home: Path, num_cpus: int) -> LocalCluster:
     temp = tempfile.gettempdir()
     folder = tempfile.mkdtemp(prefix=FOLDER_PREFIX, dir=temp if len(temp) <= LONGEST_TEMP else "/tmp")
     path = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)])  # of jobs
+    certificates = _certificates(home)
     proxy = haproxy_environment(Path(folder, "proxy"), statistics_port, metrics_port, fallback_port)
     log = home / "ray.log"
     command = [
@@ -213,10 +245,10 @@ def start(home: Path, num_cpus: int) -> LocalCluster:
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
             start_new_session=True,
-            env={**clean_environment(), **token_environment(home), **proxy, "PATH": path},
+            env={**clean_environment(), **_environment(home, certificates), **proxy, "PATH": path},
         )
     url = f"http://127.0.0.1:{dashboard_port}"
-    cluster = LocalCluster(process.pid, folder, f"127.0.0.1:{port}", url, num_cpus)
+    cluster = LocalCluster(process.pid, folder, f"127.0.0.1:{port}", url, num_cpus, certificates=certificates)
     _write(home, cluster)  # before it is up, so that whoever comes after a killed start ends it
     deadline = time.monotonic() + START_TIMEOUT_S
     try:

@@ -401,7 +401,7 @@ def test_lines_in_a_pipe_are_not_wrapped(shell: Shell, finished: str) -> None:
 def test_a_cluster_elsewhere_runs_the_code_that_was_shipped(shell: Shell) -> None:
     cluster = local.running(shell.home)
     assert cluster is not None
-    token = local.token_environment(shell.home)
+    token = local.client_environment(shell.home)
     there = ("--home", str(shell.folder / "there"))
     shell("run", "flow.yaml", "--address", cluster.address, *there, **token)
     file = shell.json("status", *there)["stages"][0]["facts"]["file"]
@@ -413,7 +413,7 @@ def test_a_cluster_elsewhere_runs_the_code_that_was_shipped(shell: Shell) -> Non
 def test_plan_says_whether_a_cluster_can_hold_the_workers(shell: Shell, finished: str) -> None:
     cluster = local.running(shell.home)
     assert cluster is not None
-    token = local.token_environment(shell.home)
+    token = local.client_environment(shell.home)
     spec = str(ROOT / "examples" / "pretrain-3d.yaml")
     there = ("--address", cluster.address, "--set", f"pretrain.parallel.cpus_per_worker={cluster.num_cpus}")
     said = shell("plan", spec, *there, **token).stdout
@@ -428,7 +428,7 @@ def test_plan_says_whether_a_cluster_can_hold_the_workers(shell: Shell, finished
 def test_a_submitted_workflow_runs_as_a_job_with_its_log_here(shell: Shell) -> None:
     cluster = local.running(shell.home)
     assert cluster is not None
-    token = local.token_environment(shell.home)
+    token = local.client_environment(shell.home)
     there = ("--home", str(shell.folder / "job"))
     done = shell(
         "submit", "flow.yaml", "--set", "first.times=6", "--address", cluster.dashboard, *there, **token

@@ -20,8 +20,10 @@ from starlette.types import ASGIApp
 from ...pipelines.bundle import BundleInfo, Hit, LoadedBundle, Modality, read_info
 from ...workflows.spec import Spec
 from .answering import Answered, Decoder, Parts
+from .auditing import AuditLog
 from .autoscaling import ARRIVALS, CAPACITY, autoscaling_config
 from .batching import Encoded, Encoder, Transcript
+from .closing import close_to_other_machines
 from .decoding import Piece, Sampling
 from .ingress import build_api
 from .messages import Health, Input, Refusal, refusal
@@ -142,8 +144,9 @@ class Model(Called):
     """
 
     def __init__(self, options: ServingOptions, open_bundle: Callable[[Path], LoadedBundle]) -> None:
+        close_to_other_machines()
         self._options, self._open_bundle = options, open_bundle
-        self._access = _access(options)
+        self._access, self._audit = _access(options), _audit(options)
         self.api = self._switch = Switch()
         self.only_here = options.is_here
         self._lines: dict[str, _Line] = {}
@@ -196,7 +199,7 @@ class Model(Called):
         return self._lines[self._switch.live.bundle]
 
     def _open(self, release: Release) -> _Line:
-        return _Line(release, self._options, self._access, self._open_bundle)
+        return _Line(release, self._options, self._access, self._audit, self._open_bundle)
 
 
 class _Line:
@@ -207,6 +210,7 @@ class _Line:
         release: Release,
         options: ServingOptions,
         access: Access | None,
+        audit: AuditLog | None,
         open_bundle: Callable[[Path], LoadedBundle],
     ) -> None:
         bundle = open_bundle(Path(release.folder))
@@ -217,7 +221,7 @@ class _Line:
         decoder = Decoder(lambda: bundle, size, self.encoder.computing) if answers else None
         self.together = Together(self.encoder, decoder)
         health = describe(bundle.info, release.bundle, options)
-        self.api: ASGIApp = build_api(self.together, health, limits, access)
+        self.api: ASGIApp = build_api(self.together, health, limits, access, audit)
 
     def close(self) -> None:
         """End its processes."""
@@ -240,6 +244,7 @@ class Front(Called):
         encoder: Any,  # noqa: ANN401 - Serve's handle
         decoder: Any | None,  # noqa: ANN401 - Serve's handle
     ) -> None:
+        close_to_other_machines()
         self._state = State(options=options, releases=releases, serves=releases.live.bundle)
         self._replicas = Apart(encoder, decoder)
         self.only_here = options.is_here
@@ -248,7 +253,8 @@ class Front(Called):
         """Build the FastAPI application in the replica, where the handles live."""
         live, options = self._state.releases.live, self._state.options
         health = describe(read_info(Path(live.folder)), live.bundle, options)
-        self.api = build_api(self._replicas, health, options.limits, _access(options))
+        audit = _audit(options)
+        self.api = build_api(self._replicas, health, options.limits, _access(options), audit)
         return self.api
 
     def state(self) -> State:
@@ -307,7 +313,7 @@ def build_application(
         # of the same version only the configuration changes, in place; Serve has no public way to say so
         return whole.options(version=_version(options), _internal=True).bind(options, open_bundle)
     folder = Path(releases.live.folder)
-    opened = partial(open_bundle, folder)
+    opened = partial(_open_closed, open_bundle, folder)
 
     def replicated(kind: type[Any], *arguments: object) -> Any:  # noqa: ANN401 - Serve's
         # a replica holds one batch that runs and one that gathers; fewer would starve the batches
@@ -332,6 +338,16 @@ def build_application(
 
 def _access(options: ServingOptions) -> Access | None:
     return None if options.tokens is None else Access(TokenFolder(options.tokens).all)
+
+
+def _audit(options: ServingOptions) -> AuditLog | None:
+    return None if options.audit is None else AuditLog(Path(options.audit))
+
+
+def _open_closed(open_bundle: Callable[[Path], LoadedBundle], folder: Path) -> LoadedBundle:
+    """Open a bundle in a replica that speaks no HTTP."""
+    close_to_other_machines()
+    return open_bundle(folder)
 
 
 def _version(options: ServingOptions) -> str:

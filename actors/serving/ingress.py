@@ -7,6 +7,7 @@ from fastapi.responses import HTMLResponse
 from fastapi.security import HTTPBearer
 
 from . import inference, openai
+from .auditing import AuditLog, Auditor
 from .guard import Guard
 from .messages import (
     AnswerRequest,
@@ -26,7 +27,11 @@ from .tokens import Access
 
 
 def build_api(
-    replicas: Replicas, health: Health, limits: LimitsSpec, access: Access | None = None
+    replicas: Replicas,
+    health: Health,
+    limits: LimitsSpec,
+    access: Access | None = None,
+    audit: AuditLog | None = None,
 ) -> FastAPI:
     """Build the HTTP interface over a model's replicas.
 
@@ -35,6 +40,7 @@ def build_api(
         health: what `/healthz` answers.
         limits: what a request may ask for.
         access: decides who may ask; None lets anyone.
+        audit: is told of every request to the model; None if nobody wants to know.
     """
     # for the pages: see `Guard`
     bearer = [] if access is None else [Security(HTTPBearer(auto_error=False))]
@@ -82,5 +88,7 @@ def build_api(
     api.include_router(openai.router(model), dependencies=bearer)
     api.include_router(inference.router(model), dependencies=bearer)
     api.add_middleware(Guard, bundle=health.bundle, limits=limits, access=access, overloaded=model.overloaded)
+    if audit is not None:
+        api.add_middleware(Auditor, log=audit, access=access, bundle=health.bundle)
     add_handlers(api)
     return api

@@ -18,6 +18,8 @@ OPENAI = ("/v1/chat/", "/v1/embeddings", "/v1/audio/", "/v1/models")
 """Beginnings of the paths whose clients expect OpenAI's shape."""
 INFERENCE = "/v2"
 """Beginning of those of the Open Inference Protocol."""
+REFUSAL_HEADER = "x-eagleray-refusal"
+"""The code of a refusal, which not every interface's shape has room for."""
 _T = TypeVar("_T")
 _KINDS = {
     401: "authentication_error",
@@ -67,7 +69,7 @@ def accept(answer: _T | Refusal, where: str = "") -> _T:
 
 def respond(refusal: Refusal, path: str) -> JSONResponse:
     """A refusal as a response to a request of `path`."""
-    headers: dict[str, str] = {}
+    headers = {REFUSAL_HEADER: refusal.problem.code}
     if refusal.retry_after_s is not None:
         headers["retry-after"] = str(refusal.retry_after_s)
     if refusal.status == 401:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import shlex
 import socket
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
@@ -21,6 +23,7 @@ from typing import Any
 import grpc
 import ray
 from ray import serve
+from ray._private import worker as ray_worker
 from ray.exceptions import RayError
 from ray.serve.config import gRPCOptions
 from ray.serve.exceptions import RayServeException
@@ -36,13 +39,13 @@ from .releases import Release, Releases, Trial
 from .rpc import ADD_TO_SERVER, APPLICATION
 from .spec import PromotionSpec, ServingOptions
 from .switching import Tally
+from .tls import install, name_of, read_pem, trusting
 from .tokens import Scope, TokenFolder, issue
 
 _POLL_S = 0.25
 _LOGGING = LoggingConfig(log_level="WARNING", enable_access_log=False)
 _CALL_TIMEOUT_S = 10.0
 _TRIAL_TIMEOUT_S = 3600.0
-_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # this machine needs no proxy
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,7 @@ class Deployed:
         answer: its answer.
         asks_for_tokens: whether a request must have one.
         grpc: host:port where it answers over gRPC, if it does.
+        trust: further words for curl, so that it trusts the certificate; empty without TLS.
     """
 
     url: str
@@ -87,13 +91,16 @@ class Deployed:
     answer: dict[str, Any]
     asks_for_tokens: bool = False
     grpc: str | None = None
+    trust: str = ""
 
     @property
     def command(self) -> str:
         """The sample request as a shell command."""
         body = shlex.quote(json.dumps(self.request, ensure_ascii=False))
         token = ' -H "authorization: Bearer $TOKEN"' if self.asks_for_tokens else ""
-        return f"curl -s {self.url}/v1/search{token} -H 'content-type: application/json' -d {body}"
+        return (
+            f"curl -s{self.trust} {self.url}/v1/search{token} -H 'content-type: application/json' -d {body}"
+        )
 
 
 def deploy(
@@ -120,15 +127,8 @@ def deploy(
     """
     caption = load_bundle(folder).first_caption  # a damaged bundle stops here, before anything is replaced
     release = Release(bundle=digest or bundle_digest(folder), folder=str(folder.absolute()))
-    if not options.is_here and options.tokens is None and not options.open:
-        raise EaglerayError(
-            f"{options.host} is open to the network, and nothing checks who asks",
-            f"ask for tokens (eagleray tokens create; {_option('tokens', '/FOLDER')}), or listen on this "
-            f"machine only ({_option('host', '127.0.0.1')}), or say that anyone may ask: "
-            "--set STAGE.open=true (--open for `eagleray serve`)",
-            options.application,
-        )
-    _start_serve(options)
+    _check_who_may_ask(options)
+    _start_serve(options, read_pem(options.tls) if options.tls else None)
     made_with, before = options.of_replicas, state_of(options.application)
     releases = Releases(live=release) if before is None else before.releases.followed_by(release)
     is_other = before is not None and before.releases.live.bundle != release.bundle
@@ -139,15 +139,17 @@ def deploy(
             _try_out(before, release, options.promotion, log, options.ready_timeout_s, open_bundle)
         turn(made_with, releases, options.ready_timeout_s, open_bundle)
     deadline = time.monotonic() + options.ready_timeout_s
-    url = _url(options.host, options.port, options.route_prefix)
+    url = _url_of(options)
     request = {"text": caption, "top_k": 3}
     with own_token(options, ("search",), options.ready_timeout_s) as token:
-        answer = _ask(url, request, token, release.bundle, deadline)
+        answer = _ask(_opener(options), url, request, token, release.bundle, deadline)
+    url, trust = _as_clients_reach(url, options)
     address = None
     if options.grpc_port is not None:
         address = _address(options.host, options.grpc_port)
         _wait_for_grpc(address, options.application, deadline)
-    return Deployed(url, release.bundle, kept, request, answer, options.tokens is not None, address)
+    asks_for_tokens = options.tokens is not None
+    return Deployed(url, release.bundle, kept, request, answer, asks_for_tokens, address, trust)
 
 
 def roll_back(application: str, log: Callable[[str], None] = lambda message: None) -> Running:
@@ -238,7 +240,7 @@ def _try_out(
     serve_(before.releases.model_copy(update={"candidate": candidate, "trial": trial}))
     try:
         with own_token(options, ("search", "answer"), _TRIAL_TIMEOUT_S) as token:
-            asker = partial(_ask_golden, _url(options.host, options.port, options.route_prefix), token)
+            asker = partial(_ask_golden, _opener(options), _url_of(options), token)
             pairs = ask_both(asker, live.bundle, candidate.bundle, requests)
         time.sleep(spec.watch_s)
         tallies = _tallies(options.application)
@@ -256,12 +258,14 @@ def _try_out(
         )
 
 
-def _ask_golden(url: str, token: str | None, request: GoldenRequest, bundle: str) -> Outcome:
+def _ask_golden(
+    opener: urllib.request.OpenerDirector, url: str, token: str | None, request: GoldenRequest, bundle: str
+) -> Outcome:
     """Ask one of an application's bundles."""
     call = _post(f"{url}{request.path}", request.body, token, {BUNDLE_HEADER: bundle})
     begun = time.monotonic()
     try:
-        with _OPENER.open(call, timeout=_CALL_TIMEOUT_S) as response:
+        with opener.open(call, timeout=_CALL_TIMEOUT_S) as response:
             answer = json.load(response)
     except urllib.error.HTTPError as error:
         return Outcome(False, time.monotonic() - begun, error.code >= HTTPStatus.INTERNAL_SERVER_ERROR)
@@ -292,7 +296,7 @@ def running() -> list[Running]:
             for deployment, status in overview.deployments.items()
         }
         bundle, prefix = (found_state.serves, found_state.options.route_prefix) if found_state else ("", "/")
-        url = _url(listening.host, listening.port, prefix)
+        url = _url(listening.host, listening.port, prefix, bool(listening.certificate))
         found.append(Running(name, overview.status.value, url, bundle, replicas, overview.message))
     return found
 
@@ -331,18 +335,52 @@ def serve_until_interrupted(
             stop(options.application)
 
 
-def _start_serve(options: ServingOptions) -> None:
+def _check_who_may_ask(options: ServingOptions) -> None:
+    """Refuse what would let a network ask, or listen, by oversight."""
+    if options.is_here:
+        return
+    if options.tokens is None and not options.open:
+        raise EaglerayError(
+            f"{options.host} is open to the network, and nothing checks who asks",
+            f"ask for tokens (eagleray tokens create; {_option('tokens', '/FOLDER')}), or listen on this "
+            f"machine only ({_option('host', '127.0.0.1')}), or say that anyone may ask: "
+            "--set STAGE.open=true (--open for `eagleray serve`)",
+            options.application,
+        )
+    if options.tokens is not None and options.tls is None and not options.plaintext:
+        raise EaglerayError(
+            f"on {options.host} tokens would cross the network in the clear",
+            f"give a certificate ({_option('tls.certificate', '/CERTIFICATE.pem')}, "
+            f"{_option('tls.key', '/KEY.pem')}), or say that something before it encrypts: "
+            "--set STAGE.plaintext=true (--plaintext for `eagleray serve`)",
+            options.application,
+        )
+    if options.tokens is not None and options.grpc_port is not None and not options.plaintext:
+        raise EaglerayError(
+            f"gRPC has no TLS here, and on {options.host} tokens would cross the network in the clear",
+            "leave grpc_port out, or say that something before it encrypts: "
+            "--set STAGE.plaintext=true (--plaintext for `eagleray serve`)",
+            options.application,
+        )
+
+
+def _start_serve(options: ServingOptions, pem: bytes | None) -> None:
     """Start Ray Serve at the address asked for, or make sure that it already listens there."""
+    haproxy = _haproxy()
+    tls = {"ssl_keyfile": options.tls.key, "ssl_certfile": options.tls.certificate} if options.tls else {}
+    certificate = _digest(pem) if haproxy else tls.get("ssl_certfile", "")
     listening = _listening()
-    if listening is not None and listening.suits(options):
+    if listening is not None and listening.suits(options, certificate):
         return
     if listening is not None:
         others = sorted(set(serve.status().applications) - {options.application})
         if others:
+            how = " with a certificate" if listening.certificate else ""
             raise EaglerayError(
-                f"Ray Serve listens on {listening} for {', '.join(others)}, "
+                f"Ray Serve listens on {listening}{how} for {', '.join(others)}, "
                 "and a cluster has one Serve address",
-                f"use that one: {_option('port', listening.port)} (and host {listening.host})"
+                f"use that one: {_option('port', listening.port)} (and host {listening.host}"
+                f"{', and the same certificate' if how else ''})"
                 + (f", {_option('grpc_port', listening.grpc_port)}" if listening.grpc_port else ""),
                 f"{options.host}:{options.port}"
                 + (f" (gRPC: {options.grpc_port})" if options.grpc_port else ""),
@@ -355,9 +393,12 @@ def _start_serve(options: ServingOptions) -> None:
         speaks["grpc_options"] = gRPCOptions(
             port=options.grpc_port, grpc_servicer_functions=[ADD_TO_SERVER], enable_reflection=False
         )
+    if haproxy is not None:
+        install(haproxy, options.port, pem)
+        tls = {}  # else replicas would speak it, and HAProxy not
     serve.start(
         proxy_location="HeadOnly",
-        http_options={"host": options.host, "port": options.port},
+        http_options={"host": options.host, "port": options.port, **tls},
         logging_config=_LOGGING,
         **speaks,
     )
@@ -388,7 +429,8 @@ def _check_port(options: ServingOptions, port: int, field: str) -> None:
 
 def _option(field: str, value: object) -> str:
     """How a person sets a serving option, in a workflow or for the `serve` command."""
-    return f"--set STAGE.{field}={value} (--{field.replace('_', '-')} {value} for `eagleray serve`)"
+    flag = f"--{field.replace('_', '-').replace('.', '-')}"
+    return f"--set STAGE.{field}={value} ({flag} {value} for `eagleray serve`)"
 
 
 def _free_port(host: str) -> int:
@@ -399,18 +441,25 @@ def _free_port(host: str) -> int:
 
 @dataclass(frozen=True)
 class _Listening:
-    """Where the cluster's Ray Serve is asked."""
+    """Where the cluster's Ray Serve is asked.
+
+    Attributes:
+        host, port: over HTTP.
+        grpc_port: over gRPC.
+        certificate: its path, behind HAProxy a digest; empty for none.
+    """
 
     host: str
     port: int
     grpc_port: int | None
+    certificate: str
 
     def __str__(self) -> str:
         return f"{self.host}:{self.port}" + (f" and {self.grpc_port} (gRPC)" if self.grpc_port else "")
 
-    def suits(self, options: ServingOptions) -> bool:
+    def suits(self, options: ServingOptions, certificate: str) -> bool:
         """Whether an application with these options can be asked there."""
-        same = (self.host, self.port) == (options.host, options.port)
+        same = (self.host, self.port, self.certificate) == (options.host, options.port, certificate)
         return same and options.grpc_port in (None, self.grpc_port)
 
 
@@ -423,7 +472,26 @@ def _listening() -> _Listening | None:
     except (ValueError, RayError):  # ValueError: no actor of that name
         return None
     grpc_port = speaks.port if ADD_TO_SERVER in speaks.grpc_servicer_functions else None
-    return _Listening(config.host, config.port, grpc_port)
+    haproxy = _haproxy()
+    if haproxy is None:
+        certificate = config.ssl_certfile or ""
+    else:
+        pem = haproxy / f"tls-{config.port}.pem"
+        certificate = _digest(pem.read_bytes() if pem.is_file() else None)
+    return _Listening(config.host, config.port, grpc_port, certificate)
+
+
+def _haproxy() -> Path | None:
+    """Folder of the program that is this cluster's HAProxy, if it is ours."""
+    node: Any = getattr(ray_worker, "_global_node", None)
+    if node is None:
+        return None
+    folder = Path(node.get_temp_dir_path()).parent / "proxy"
+    return folder if (folder / "haproxy").is_file() else None
+
+
+def _digest(pem: bytes | None) -> str:
+    return "" if pem is None else hashlib.sha256(pem).hexdigest()
 
 
 def state_of(application: str) -> State | None:
@@ -514,13 +582,18 @@ def own_token(options: ServingOptions, scopes: tuple[Scope, ...], seconds: float
 
 
 def _ask(
-    url: str, request: dict[str, Any], token: str | None, digest: str, deadline: float
+    opener: urllib.request.OpenerDirector,
+    url: str,
+    request: dict[str, Any],
+    token: str | None,
+    digest: str,
+    deadline: float,
 ) -> dict[str, Any]:
     """Search over HTTP until the bundle with `digest` answers; routes reach the proxy a moment late."""
     call = _post(f"{url}/v1/search", request, token)
     while True:
         try:
-            with _OPENER.open(call, timeout=max(deadline - time.monotonic(), 1)) as response:
+            with opener.open(call, timeout=max(deadline - time.monotonic(), 1)) as response:
                 if response.headers[BUNDLE_HEADER] == digest:
                     return json.load(response)
                 said = f"bundle {response.headers[BUNDLE_HEADER]} answered"
@@ -564,6 +637,29 @@ def _address(host: str, port: int) -> str:
     return f"{f'[{host}]' if ':' in host else host}:{port}"
 
 
-def _url(host: str, port: int, route_prefix: str) -> str:
+def _opener(options: ServingOptions) -> urllib.request.OpenerDirector:
+    """Asks a service on this machine, which needs no proxy, and has the certificate that it was given."""
+    secure = urllib.request.HTTPSHandler(context=trusting(options.tls) if options.tls else None)
+    return urllib.request.build_opener(urllib.request.ProxyHandler({}), secure)
+
+
+def _url_of(options: ServingOptions) -> str:
+    return _url(options.host, options.port, options.route_prefix, options.tls is not None)
+
+
+def _url(host: str, port: int, route_prefix: str, secure: bool) -> str:
     """Where this machine reaches an application over HTTP."""
-    return f"http://{_address(host, port)}{route_prefix.rstrip('/')}"
+    return f"{'https' if secure else 'http'}://{_address(host, port)}{route_prefix.rstrip('/')}"
+
+
+def _as_clients_reach(url: str, options: ServingOptions) -> tuple[str, str]:
+    """A URL of a name that the certificate has, and what curl needs to trust it on this machine."""
+    if options.tls is None:
+        return url, ""
+    reached = urllib.parse.urlsplit(url)
+    name = name_of(options.tls, reached.hostname or "")
+    trust = f" --cacert {shlex.quote(options.tls.certificate)}"
+    if name == reached.hostname:
+        return url, trust
+    shown = reached._replace(netloc=f"{name}:{reached.port}").geturl()
+    return shown, f"{trust} --connect-to {shlex.quote(f'{name}:{reached.port}:{reached.netloc}')}"

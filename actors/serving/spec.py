@@ -86,6 +86,21 @@ class PromotionSpec(Spec):
     """Seconds in which it is watched on such requests."""
 
 
+class TlsSpec(Spec):
+    """With what a service proves who it is, and encrypts."""
+
+    certificate: str
+    """PEM file of its certificate, and after it of those that lead to its authority: an absolute path, where
+    the proxy runs."""
+    key: str
+    """PEM file of its key, without a password."""
+
+    @field_validator("certificate", "key")
+    @classmethod
+    def _is_absolute(cls, path: str) -> str:
+        return _absolute(path)
+
+
 class ServingOptions(Spec):
     """How a bundle is served; what is served is the bundle."""
 
@@ -104,6 +119,13 @@ class ServingOptions(Spec):
     tokens`). Without, anyone may ask, and it listens on this machine only."""
     open: bool = Runtime(False)
     """Let anyone ask, from wherever the address is reached."""
+    tls: TlsSpec | None = Runtime(None)
+    """Serve over https, TLS 1.2 or newer."""
+    plaintext: bool = Runtime(False)
+    """Let tokens and contents cross a network as they are, since something before the service encrypts."""
+    audit: str | None = Runtime(None)
+    """An absolute folder, on each machine that speaks HTTP, for a line of each request to the model: who
+    asked for what, when, and how it ended; no contents. While it can't be written, requests are refused."""
     max_batch_size: int = Runtime(16, ge=1)
     """Rows that a replica runs together at the most."""
     autoscaling: AutoscalingSpec = Runtime(AutoscalingSpec())
@@ -143,12 +165,21 @@ class ServingOptions(Spec):
     @field_validator("tokens")
     @classmethod
     def _is_everywhere_the_same(cls, where: str | None) -> str | None:
-        if where is not None and "://" not in where and not Path(where).is_absolute():
-            raise ValueError(f"{where} is another folder for every process: give an absolute one, or a URI")
-        return where
+        return where if where is None or "://" in where else _absolute(where)
+
+    @field_validator("audit")
+    @classmethod
+    def _is_a_folder(cls, where: str | None) -> str | None:
+        return where if where is None else _absolute(where)
 
     @model_validator(mode="after")
     def _has_two_ports(self) -> Self:
         if self.grpc_port == self.port:
             raise ValueError(f"port and grpc_port are both {self.port}: give them different ones")
         return self
+
+
+def _absolute(path: str) -> str:
+    if not Path(path).is_absolute():
+        raise ValueError(f"{path} is another folder for every process: give an absolute one")
+    return path

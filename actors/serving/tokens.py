@@ -173,12 +173,11 @@ class Access:
     def admit(self, authorization: str | None, scope: Scope) -> Token | Refusal:
         """The token of a request with that header, or why it is refused."""
         now = self.clock()
-        kind, _, sent = (authorization or "").partition(" ")
-        if kind.lower() != "bearer" or not sent.strip():
+        if not _bearer(authorization):
             return refusal(
                 401, "no-token", "the request has no token", "send the header authorization: Bearer TOKEN"
             )
-        token = self._known(sent.strip())
+        token = self.known(authorization)
         if token is None or (token.expires is not None and token.expires.timestamp() <= now):
             return refusal(
                 401, "invalid-token", "the token is unknown, revoked or expired", "ask for another one"
@@ -192,8 +191,9 @@ class Access:
             )
         return self._spend(token, now) or token
 
-    def _known(self, sent: str) -> Token | None:
-        prefix, _, rest = sent.partition(".")
+    def known(self, authorization: str | None) -> Token | None:
+        """Whose token a request with that header has, expired or not; None if nobody's."""
+        prefix, _, rest = _bearer(authorization).partition(".")
         number, _, secret = rest.partition(".")
         token = self._tokens.get(number)
         # as long for an id that isn't known as for one that is
@@ -230,6 +230,12 @@ class Access:
             use.allowance -= 1
         use.today += 1
         return None
+
+
+def _bearer(authorization: str | None) -> str:
+    """The token in a header; empty if there is none."""
+    kind, _, sent = (authorization or "").partition(" ")
+    return sent.strip() if kind.lower() == "bearer" else ""
 
 
 def _digest(secret: str) -> str:

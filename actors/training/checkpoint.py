@@ -157,16 +157,17 @@ def load_state(
     folder: Path, module: nn.Module, optimizer: LocalOptimizer | ZeroOptimizer, past: dict[str, Tensor]
 ) -> Ledger:
     """Read this worker's part of a training checkpoint, `past` in place; returns what was used up to it."""
-    import torch.distributed.checkpoint as dcp
     from torch.distributed.checkpoint.state_dict import get_model_state_dict, set_model_state_dict
 
+    from .unpickling import load_tensors
+
     weights = get_model_state_dict(module)
-    dcp.load(weights, checkpoint_id=folder / "weights")
+    load_tensors(weights, folder / "weights")
     set_model_state_dict(module, weights)
     moments = optimizer.state()
-    dcp.load(moments, checkpoint_id=folder / "optimizer")
+    load_tensors(moments, folder / "optimizer")
     optimizer.load(moments)
-    dcp.load(past, checkpoint_id=folder / "past")
+    load_tensors(past, folder / "past")
     return read_ledger(folder / LEDGER)
 
 
@@ -185,7 +186,6 @@ def load_weights(folder: Path, module: nn.Module, fresh: Collection[str] = ()) -
         EaglerayError: when a tensor has another shape than the module's of that name.
     """
     import torch.distributed as dist
-    import torch.distributed.checkpoint as dcp
     from torch.distributed.checkpoint.metadata import TensorStorageMetadata
     from torch.distributed.checkpoint.state_dict import (
         StateDictOptions,
@@ -193,7 +193,9 @@ def load_weights(folder: Path, module: nn.Module, fresh: Collection[str] = ()) -
         set_model_state_dict,
     )
 
-    stored = dcp.FileSystemReader(folder).read_metadata().state_dict_metadata
+    from .unpickling import load_tensors, read_table
+
+    stored = read_table(folder).state_dict_metadata
     weights: dict[str, Any] = get_model_state_dict(module)
     left = [name for name in weights if name not in stored or any(is_below(name, path) for path in fresh)]
     for name in left:
@@ -206,7 +208,7 @@ def load_weights(folder: Path, module: nn.Module, fresh: Collection[str] = ()) -
                 "give the model the checkpoint's sizes, or leave `model` out: they are taken over then",
                 str(folder),
             )
-    dcp.load(weights, checkpoint_id=folder, no_dist=not dist.is_initialized())
+    load_tensors(weights, folder, no_dist=not dist.is_initialized())
     set_model_state_dict(module, weights, options=StateDictOptions(strict=False))
     return left
 

@@ -1,4 +1,4 @@
-"""A served bundle under ten times what it can do, and while parts of it are killed: serving_faults.py BUNDLE."""
+"""A bundle under ten times what it can do, and while parts of what serves are killed: serving_faults.py BUNDLE."""
 
 from __future__ import annotations
 

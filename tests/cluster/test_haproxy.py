@@ -18,11 +18,13 @@ defaults
     errorfile 504 /tmp/500.http
     errorfile 400 /tmp/400.http
 frontend prometheus
-    bind :9101
+    bind :1235
 frontend http_frontend
-    bind 0.0.0.0:8000
+    bind *:8000
+frontend grpc_frontend
+    bind 127.0.0.1:9000 proto h2
 listen stats
-  bind *:8404
+  bind *:1234
 """
 
 
@@ -45,19 +47,42 @@ def test_what_listens_to_everybody_listens_to_this_machine(program: Path, tmp_pa
     assert said.strip() == str(command[1:])
     lines = [line.strip() for line in configuration.read_text().splitlines()]
     assert [line for line in lines if line.startswith("bind")] == [
-        "bind 127.0.0.1:9101",
-        "bind 0.0.0.0:8000",  # where the service was told to listen
-        "bind 127.0.0.1:8404",
+        "bind 127.0.0.1:1235",
+        "bind *:8000",  # the service was told to listen on 0.0.0.0, which Serve writes so
+        "bind 127.0.0.1:9000 proto h2",
+        "bind 127.0.0.1:1234",
     ]
     assert "stats socket /tmp/admin.sock mode 600 level admin expose-fd listeners" in lines
     assert [line for line in lines if line.startswith("errorfile")] == ["errorfile 400 /tmp/400.http"]
+
+
+def test_a_port_with_a_certificate_speaks_tls_and_no_other(program: Path, tmp_path: Path) -> None:
+    configuration = tmp_path / "haproxy.cfg"
+    configuration.write_text(CONFIGURATION)
+    for port in (9000, 8000, 800):
+        (program.parent / f"tls-{port}.pem").touch()
+    for _ in range(2):  # Serve starts it again with the same file
+        subprocess.run([str(program), "-f", str(configuration)], check=True, capture_output=True)
+    folder, options = program.parent, "alpn h2,http/1.1 ssl-min-ver TLSv1.2"
+    lines = [line.strip() for line in configuration.read_text().splitlines()]
+    assert [line for line in lines if line.startswith("bind")] == [
+        "bind 127.0.0.1:1235",
+        f'bind *:8000 ssl crt "{folder}/tls-8000.pem" {options}',
+        f'bind 127.0.0.1:9000 proto h2 ssl crt "{folder}/tls-9000.pem" {options}',
+        "bind 127.0.0.1:1234",
+    ]
 
 
 def test_serves_own_configuration_is_as_expected() -> None:
     """What is changed is still there to be changed, in the Ray that is installed."""
     templates = pytest.importorskip("ray.serve._private.haproxy_templates")
     text = "\n".join(value for value in vars(templates).values() if isinstance(value, str))
-    for line in ("bind *:", "bind :{{", "mode 666", "errorfile 503"):
+    for line in (
+        "bind *:{{ config.stats_port }}",
+        "bind :{{ config.metrics_port }}",
+        "mode 666",
+        "errorfile 503",
+    ):
         assert line in text
 
 

@@ -70,7 +70,7 @@ def wait_until_gone(pids: list[int]) -> None:
 
 
 def test_a_driver_with_the_homes_token_runs_tasks(cluster: LocalCluster, home: Path) -> None:
-    done = drive(cluster.address, local.token_environment(home))
+    done = drive(cluster.address, local.client_environment(home))
     assert done.returncode == 0, done.stderr
     port = cluster.address.rpartition(":")[2]
     assert json.loads(done.stdout)["address"].endswith(f":{port}")
@@ -104,13 +104,13 @@ def test_the_dashboard_asks_for_the_token(cluster: LocalCluster) -> None:
 def test_the_token_is_for_its_owner_alone(tmp_path: Path) -> None:
     os.umask(old := os.umask(0))
     try:
-        path = Path(local.token_environment(tmp_path)["RAY_AUTH_TOKEN_PATH"])
+        path = Path(local.client_environment(tmp_path)["RAY_AUTH_TOKEN_PATH"])
     finally:
         os.umask(old)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     before = path.read_text()
     assert len(before) >= 32
-    local.token_environment(tmp_path)
+    local.client_environment(tmp_path)
     assert path.read_text() == before
 
 
@@ -132,7 +132,7 @@ def test_stopping_ends_every_process_and_nothing_of_another_cluster(
 ) -> None:
     other = local.start(tmp_path, 2)
     try:
-        assert drive(cluster.address, local.token_environment(home)).returncode == 0
+        assert drive(cluster.address, local.client_environment(home)).returncode == 0
         ours, theirs = local._in_session(cluster.pid), local._in_session(other.pid)
         assert len(ours) > 5
         assert not set(ours) & set(theirs)
