@@ -33,9 +33,11 @@ from .commands.common import (
     print_fields,
 )
 from .commands.data import corpora, ledger
+from .commands.lineage import lineage
 from .commands.planning import plan
 from .commands.serving import applications, rollback
 from .commands.training import certify
+from .commands.watching import dashboard
 from .display import (
     RunView,
     describe_event,
@@ -77,6 +79,8 @@ app.command()(plan)
 app.command()(certify)
 app.command()(applications)
 app.command()(rollback)
+app.command()(lineage)
+app.command()(dashboard)
 
 
 @app.callback()

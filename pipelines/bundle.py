@@ -32,6 +32,7 @@ from ..workflows.spec import Spec
 from .media import prepare, text
 from .media.prepare import Arrays
 from .spec import PAD, Modality, Preparation
+from .statistics import Statistics
 
 GRAPH_INPUTS: Mapping[Modality, tuple[str, ...]] = {
     "image": ("image",),
@@ -58,6 +59,9 @@ WEIGHTS, MEMORY, SEEN, MAP = "weights", "memory_", "seen_", "map_"
 STEP_INPUTS = ("token", "length", "own_memory")
 """And what `evidence` gives."""
 LOG_PROBS, OWN = "log_probs", "own_memory_after"
+
+STATISTICS = "statistics.json"
+"""File of what the inputs were like that a model was trained on; a bundle may be without."""
 
 _KINDS = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(bool)": np.bool_}
 
@@ -226,6 +230,13 @@ class LoadedBundle:
         self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._folder, self._threads = folder, threads
         self._sessions: dict[str, ort.InferenceSession] = {}
+
+    @cached_property
+    def statistics(self) -> Statistics | None:
+        """What the inputs were like that it was trained on, if it says so."""
+        if STATISTICS not in self.info.files:
+            return None
+        return Statistics.model_validate_json((self._folder / STATISTICS).read_bytes())
 
     @property
     def first_caption(self) -> str:

@@ -31,7 +31,11 @@ def ray_cluster() -> Iterator[None]:
         log_to_driver=False,
         logging_level=logging.ERROR,
         runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}},
-        _system_config={"prestart_worker_first_driver": False, "enable_worker_prestart": False},
+        _system_config={
+            "prestart_worker_first_driver": False,
+            "enable_worker_prestart": False,
+            "metrics_report_interval_ms": 1000,
+        },
     )
     yield
     ray.shutdown()

@@ -13,7 +13,9 @@ from dataclasses import dataclass, field
 from ...pipelines.bundle import GRAPH_INPUTS, Arrays, LoadedBundle, Modality
 from .autoscaling import ARRIVALS, CAPACITY, Arrivals
 from .decoding import Answer, AnswerBatch, Floats, Piece, Sampling
+from .measuring import Work
 from .scaling import Pace
+from .tracing import current, joins_trace, start
 
 Parts = Mapping[Modality, Arrays]
 """Modality → what the encoder made of it: hidden states and their mask."""
@@ -76,9 +78,11 @@ class Decoder:
         self._running: asyncio.Task[None] | None = None
         self._arrivals = Arrivals()
         self._pace = Pace(max_batch_size)
+        self._work = Work()
         self._tokens = float(self._batch.max_tokens) / 2  # of an answer, on average
         self._warm_up()
 
+    @joins_trace
     async def answer(self, parts: Parts, question: str, sampling: Sampling) -> Answered:
         """Answer, all at once."""
         async with aclosing(self.stream(parts, question, sampling)) as stream:
@@ -87,6 +91,7 @@ class Decoder:
                     return told
         raise AssertionError("a stream ends with the whole answer")
 
+    @joins_trace
     async def stream(
         self, parts: Parts, question: str, sampling: Sampling
     ) -> AsyncGenerator[Piece | Answered]:
@@ -97,10 +102,12 @@ class Decoder:
             question: what is asked, for its type.
             sampling: how tokens are chosen.
         """
-        begun = time.monotonic()
+        begun, first = time.monotonic(), 0.0
         self._arrivals.add()
         kind = self._decoding.question_type(question)
         waiting = _Waiting(parts, kind, sampling)
+        trace = current()
+        span = start(trace, "decode") if trace else None  # a generator goes on in many contexts
         self._waiting.append(waiting)
         if self._running is None or self._running.done():
             self._running = asyncio.create_task(self._run())
@@ -109,6 +116,7 @@ class Decoder:
                 piece = await waiting.pieces.get()
                 if isinstance(piece, Exception):
                     raise piece
+                first = first or time.monotonic()
                 yield piece
                 if piece.end is not None:
                     break
@@ -116,8 +124,15 @@ class Decoder:
             assert answer is not None
             self._tokens += 0.1 * (len(answer.pieces) - self._tokens)
             weights: dict[str, float] = dict(zip(GRAPH_INPUTS, answer.weights.tolist(), strict=True))
-            yield Answered(tuple(answer.pieces), weights, answer.maps, time.monotonic() - begun)
+            seconds = time.monotonic() - begun
+            self._work.answered(len(answer.pieces))
+            self._work.took("first-token", "answer", first - begun)
+            self._work.took("decode", "answer", seconds)
+            yield Answered(tuple(answer.pieces), weights, answer.maps, seconds)
         finally:  # whoever asked may be gone
+            if span is not None:
+                span.set_attribute("tokens", len(waiting.answer.pieces) if waiting.answer else 0)
+                span.end()
             if waiting in self._waiting:
                 self._waiting.remove(waiting)
             elif waiting.answer is not None:
@@ -157,6 +172,7 @@ class Decoder:
             for waiting, answer in zip(new, answers, strict=True):
                 waiting.answer = answer
                 self._going[answer] = waiting
+            self._work.ran("answer", len(self._batch.answers))
         if not self._batch.answers:
             return []
         rows = len(self._batch.answers)

@@ -25,6 +25,7 @@ from .autoscaling import ARRIVALS, CAPACITY, autoscaling_config
 from .batching import Encoded, Encoder, Transcript
 from .closing import close_to_other_machines
 from .decoding import Piece, Sampling
+from .drift import DriftResponse
 from .ingress import build_api
 from .messages import Health, Input, Refusal, refusal
 from .releases import Release, Releases
@@ -32,6 +33,7 @@ from .rpc import Called, environment
 from .spec import ServingOptions
 from .switching import Switch, Tally
 from .tokens import Access, TokenFolder
+from .tracing import current
 
 
 class State(Spec):
@@ -58,6 +60,7 @@ class Together:
         self._encoder, self._decoder = encoder, decoder
         self.embed, self.search = encoder.embed, encoder.search
         self.encode, self.transcribe = encoder.encode, encoder.transcribe
+        self.drift = encoder.drift
 
     async def answer(self, parts: Parts, question: str, sampling: Sampling) -> Answered | Refusal:
         """Answer, all at once."""
@@ -95,31 +98,37 @@ class Apart:
 
     async def embed(self, query: Input) -> NDArray[np.float32] | Refusal:
         """Embed one input (E,)."""
-        return await _answer(self._encoder.embed.remote(query), "encoder")
+        return await _answer(self._encoder.embed.remote(query, trace=current()), "encoder")
 
     async def search(self, query: Input, top_k: int) -> list[Hit] | Refusal:
         """Rank the indexed pictures."""
-        return await _answer(self._encoder.search.remote(query, top_k), "encoder")
+        return await _answer(self._encoder.search.remote(query, top_k, trace=current()), "encoder")
 
     async def encode(self, queries: Sequence[Input]) -> Encoded | Refusal:
         """Encode one input of each of some modalities."""
-        return await _answer(self._encoder.encode.remote(queries), "encoder")
+        return await _answer(self._encoder.encode.remote(queries, trace=current()), "encoder")
 
     async def transcribe(self, data: bytes) -> Transcript | Refusal:
         """Make a text of encoded speech."""
-        return await _answer(self._encoder.transcribe.remote(data), "encoder")
+        return await _answer(self._encoder.transcribe.remote(data, trace=current()), "encoder")
+
+    async def drift(self) -> DriftResponse | Refusal:
+        """How far what an encoder was asked lies from what was trained on."""
+        return await _answer(self._encoder.drift.remote(), "encoder")
 
     async def answer(self, parts: Parts, question: str, sampling: Sampling) -> Answered | Refusal:
         """Answer, all at once."""
         assert self._decoder is not None
-        return await _answer(self._decoder.answer.remote(parts, question, sampling), "decoder")
+        told = self._decoder.answer.remote(parts, question, sampling, trace=current())
+        return await _answer(told, "decoder")
 
     async def stream(
         self, parts: Parts, question: str, sampling: Sampling
     ) -> AsyncGenerator[Piece | Answered | Refusal]:
         """Tell an answer's tokens as they are found, and then the whole."""
         assert self._decoder is not None
-        told = self._decoder.options(stream=True).stream.remote(parts, question, sampling)
+        handle = self._decoder.options(stream=True)
+        told = handle.stream.remote(parts, question, sampling, trace=current())
         try:
             while True:
                 piece = await _answer(anext(told), "decoder")
@@ -221,7 +230,7 @@ class _Line:
         decoder = Decoder(lambda: bundle, size, self.encoder.computing) if answers else None
         self.together = Together(self.encoder, decoder)
         health = describe(bundle.info, release.bundle, options)
-        self.api: ASGIApp = build_api(self.together, health, limits, access, audit)
+        self.api: ASGIApp = build_api(self.together, health, options, access, audit)
 
     def close(self) -> None:
         """End its processes."""
@@ -253,8 +262,7 @@ class Front(Called):
         """Build the FastAPI application in the replica, where the handles live."""
         live, options = self._state.releases.live, self._state.options
         health = describe(read_info(Path(live.folder)), live.bundle, options)
-        audit = _audit(options)
-        self.api = build_api(self._replicas, health, options.limits, _access(options), audit)
+        self.api = build_api(self._replicas, health, options, _access(options), _audit(options))
         return self.api
 
     def state(self) -> State:

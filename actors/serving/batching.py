@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import fmean
 
 import numpy as np
 from numpy.typing import NDArray
-from ray.util.metrics import Histogram
 
 from ...pipelines.bundle import (
     EMBEDDING,
@@ -26,11 +26,14 @@ from ...pipelines.bundle import (
     split,
 )
 from .autoscaling import ARRIVALS, CAPACITY, Arrivals
+from .drift import Drift, DriftResponse
 from .inputs import read_text
-from .messages import Input, Refusal
+from .measuring import Work
+from .messages import Input, Refusal, refusal
 from .sandbox import Sandbox
 from .scaling import Pace
 from .spec import LimitsSpec
+from .tracing import joins_trace, span
 
 
 @dataclass(frozen=True)
@@ -96,17 +99,13 @@ class Encoder:
         self._queues: dict[Modality, deque[_Row]] = {modality: deque() for modality in GRAPH_INPUTS}
         self._running: dict[Modality, asyncio.Task[None]] = {}
         self._batch_sizes: Counter[tuple[Modality, int]] = Counter()
-        self._batch_rows = Histogram(
-            "eagleray_batch_rows",
-            "Rows that one run of a graph encoded together.",
-            boundaries=[1, 2, 4, 8, 16, 32, 64, 128],
-            tag_keys=("modality",),
-        )
+        self._work, self._drift = Work(), Drift(self._bundle)
         self._pace = Pace(max_batch_size)
         self._arrivals = Arrivals()
         self._done = 0.0  # when the last batch was
         self._warm_up()
 
+    @joins_trace
     async def embed(self, query: Input) -> NDArray[np.float32] | Refusal:
         """Embed one input (E,), in a batch with whatever else waits."""
         self._arrivals.add()
@@ -115,6 +114,7 @@ class Encoder:
             return prepared
         return (await self._run(query.modality, prepared))[EMBEDDING]
 
+    @joins_trace
     async def encode(self, queries: Sequence[Input]) -> Encoded | Refusal:
         """Encode one input of each of some modalities, for the decoder."""
         begun = time.monotonic()
@@ -136,9 +136,11 @@ class Encoder:
             parts[modality] = {name: row[name] for name in row if name == STATES or name.endswith("_mask")}
         return Encoded(parts, max(ready) - begun, time.monotonic() - max(ready))
 
+    @joins_trace
     async def transcribe(self, data: bytes) -> Transcript | Refusal:
         """Make a text of encoded speech, as long as it may be, stretch after stretch."""
-        found = await self._sandbox.open("stretches", data)
+        with self._prepares("speech"):
+            found = await self._sandbox.open("stretches", data)
         if isinstance(found, Refusal):
             return found
         stretches = split(found)
@@ -151,6 +153,7 @@ class Encoder:
         said = zip(texts, found["start_s"].tolist(), found["end_s"].tolist(), strict=True)
         return Transcript(tuple(Segment(start, end, text.strip()) for text, start, end in said))
 
+    @joins_trace
     async def search(self, query: Input, top_k: int) -> list[Hit] | Refusal:
         """Embed one input, then rank the indexed pictures."""
         embedding = await self.embed(query)
@@ -162,6 +165,15 @@ class Encoder:
     def close(self) -> None:
         """End the processes that decode."""
         self._sandbox.close()
+
+    async def drift(self) -> DriftResponse | Refusal:
+        """How far what this replica was asked lies from what was trained on."""
+        return self._drift.told() or refusal(
+            404,
+            "no-statistics",
+            "the bundle tells nothing of its corpus's inputs",
+            "export it again, of more rows",
+        )
 
     def batch_sizes(self) -> dict[Modality, dict[int, int]]:
         """Modality → rows in a batch → how many such batches this replica ran."""
@@ -178,10 +190,20 @@ class Encoder:
 
     async def _prepare(self, query: Input) -> Arrays | Refusal:
         """Make of an input what its graph takes."""
-        if query.text is not None:
-            return read_text(query.text, self._bundle.tokenizer, self._bundle.info.preparation, self._limits)
-        task = "image" if query.image is not None else "speech"
-        return await self._sandbox.open(task, (query.image or query.speech or "").encode())
+        with self._prepares(query.modality):
+            if query.text is not None:
+                preparation = self._bundle.info.preparation
+                return read_text(query.text, self._bundle.tokenizer, preparation, self._limits)
+            task = "image" if query.image is not None else "speech"
+            return await self._sandbox.open(task, (query.image or query.speech or "").encode())
+
+    @contextmanager
+    def _prepares(self, modality: Modality) -> Generator[None]:
+        """Tell how long an input's preparation takes."""
+        begun = time.monotonic()
+        with span("prepare", modality=modality):
+            yield
+        self._work.took("prepare", modality, time.monotonic() - begun)
 
     def _warm_up(self) -> None:
         """Do all that a request may ask for, before one does, in small batches and full ones, and see what
@@ -207,7 +229,11 @@ class Encoder:
         running = self._running.get(modality)
         if running is None or running.done():
             self._running[modality] = asyncio.create_task(self._run_all(modality))
-        return await row.outputs
+        with span("encode", modality=modality) as about:
+            outputs = await row.outputs
+            about.update(rows=row.together, queue_s=row.queue_s)
+        self._drift.add(modality, arrays, outputs)
+        return outputs
 
     async def _run_all(self, modality: Modality) -> None:
         """Encode what waits of a modality, batch after batch, until nothing does."""
@@ -233,20 +259,27 @@ class Encoder:
                 rows.append(row)
         if not rows:
             return []
+        begun = time.monotonic()
+        for row in rows:
+            row.together, row.queue_s = len(rows), begun - row.since
+            self._work.took("queue", modality, row.queue_s)
         try:
             found: list[Arrays] = self._bundle.encode(modality, [row.arrays for row in rows])
         except Exception as error:
             return [(row, error) for row in rows]
         self._batch_sizes[modality, len(rows)] += 1
-        self._batch_rows.observe(len(rows), {"modality": modality})
+        self._work.ran(modality, len(rows))
+        self._work.took("encode", modality, time.monotonic() - begun)
         # from when it could have begun: what else there is to do for a batch counts as well
         begun, self._done = max(self._done, min(row.since for row in rows)), time.monotonic()
         self._pace.add(len(rows), self._done - begun)
         return list(zip(rows, found, strict=True))
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Row:
     arrays: Arrays
     outputs: asyncio.Future[Arrays]
     since: float
+    together: int = 0  # rows of its batch, itself included
+    queue_s: float = 0.0

@@ -20,6 +20,7 @@ from ...models.multimodal import MultimodalModel
 from ...models.spec import MODALITIES
 from ...pipelines.bundle import (
     STATES,
+    STATISTICS,
     Arrays,
     BundleInfo,
     Decoding,
@@ -30,8 +31,10 @@ from ...pipelines.bundle import (
     open_graph,
     seal_bundle,
 )
+from ...pipelines.reading import CorpusReader
 from ...pipelines.spec import BOS
 from ...workflows.errors import EaglerayError
+from .describing import TRAINED, describe_corpora
 from .graphs import EvidenceGraph, Graph, ImageGraph, SpeechGraph, StepGraph, TextGraph
 from .indexing import open_splits, sample_rows, write_index
 
@@ -46,11 +49,13 @@ class ExportOptions:
         tolerance: largest |onnx - torch| that is accepted.
         check_rows: rows of the corpus on which both are compared.
         batch_rows: pictures that are embedded together for the index.
+        described_rows: rows of the training split that say what its inputs are like.
     """
 
     tolerance: float
     check_rows: int
     batch_rows: int
+    described_rows: int
 
 
 def export_bundle(
@@ -60,6 +65,7 @@ def export_bundle(
     lineage: Lineage,
     options: ExportOptions,
     progress: Callable[[int, int], None] = lambda step, total: None,
+    asked: Path | None = None,
 ) -> BundleInfo:
     """Write a bundle of `model` with an index of all the corpus's pictures.
 
@@ -70,6 +76,7 @@ def export_bundle(
         lineage: where model and corpus came from.
         options: tolerance and sizes.
         progress: told how many pictures of how many are indexed.
+        asked: folder of a corpus that is more like what will be asked; none if that is `corpus`.
 
     Raises:
         EaglerayError: a graph is further from torch than the tolerance, or the model has no embeddings.
@@ -95,6 +102,10 @@ def export_bundle(
     decoding = _export_decoder(model, rows, encoded, output, graphs, options) if model.decoder else None
     shutil.copyfile(corpus / "tokenizer.json", output / "tokenizer.json")
     embed_dim = write_index(readers, output, options.batch_rows, progress)
+    likely = [CorpusReader(folder, TRAINED) for folder in (asked, corpus) if folder is not None]
+    if options.described_rows:
+        statistics = describe_corpora(likely, output, options.described_rows, options.batch_rows)
+        (output / STATISTICS).write_text(statistics.model_dump_json(), encoding="utf-8")
     return seal_bundle(
         output,
         embed_dim=embed_dim,

@@ -16,6 +16,7 @@ from .problems import INFERENCE, path_of, respond
 from .spec import LimitsSpec
 from .tokens import SCOPES, Access
 from .tokens import Scope as AccessScope
+from .tracing import current
 
 BUNDLE_HEADER = "x-eagleray-bundle"
 """In an answer the digest of the bundle that gave it; in a request that of the one that shall."""
@@ -28,6 +29,7 @@ NEEDS: Mapping[str, AccessScope] = {
     "/v1/answer": "answer",
     "/v1/chat/completions": "answer",
     "/v1/audio/transcriptions": "transcribe",
+    "/v1/drift": "watch",
 }
 """Path → what a token must be for; nothing else tells anything of the model."""
 FORMS = frozenset({"/v1/audio/transcriptions"})
@@ -97,7 +99,8 @@ class Guard:
                     receive = _replay(body, receive)
             await answer(scope, receive, stamped)
         except Exception:
-            _logger.exception("a request failed")
+            trace = current()
+            _logger.exception("a request failed%s", f" (trace {trace.name})" if trace else "")
             if started:
                 raise
             failed = refusal(500, "internal-error", "the service failed", "look at the replica's log")

@@ -8,7 +8,9 @@ from fastapi.security import HTTPBearer
 
 from . import inference, openai
 from .auditing import AuditLog, Auditor
+from .drift import DriftResponse
 from .guard import Guard
+from .keeping import Keep
 from .messages import (
     AnswerRequest,
     AnswerResponse,
@@ -22,14 +24,15 @@ from .messages import (
 from .model import Model, Replicas
 from .page import page
 from .problems import add_handlers, described
-from .spec import LimitsSpec
+from .spec import ServingOptions
 from .tokens import Access
+from .watching import Watch
 
 
 def build_api(
     replicas: Replicas,
     health: Health,
-    limits: LimitsSpec,
+    options: ServingOptions,
     access: Access | None = None,
     audit: AuditLog | None = None,
 ) -> FastAPI:
@@ -38,13 +41,13 @@ def build_api(
     Args:
         replicas: reaches them.
         health: what `/healthz` answers.
-        limits: what a request may ask for.
+        options: limits, and what is told of requests.
         access: decides who may ask; None lets anyone.
         audit: is told of every request to the model; None if nobody wants to know.
     """
     # for the pages: see `Guard`
     bearer = [] if access is None else [Security(HTTPBearer(auto_error=False))]
-    model = Model(replicas, health, limits)
+    model = Model(replicas, health, options.limits)
     api = FastAPI(
         title="Eagleray",
         summary="Embeds text, pictures and speech in one space, searches by them, and answers from them.",
@@ -85,10 +88,20 @@ def build_api(
         """Answer a question about a picture and speech, and say where in them the answer was found."""
         return await model.answer(request)
 
+    @api.get("/v1/drift", tags=["service"], dependencies=bearer, responses=described())
+    async def drift() -> DriftResponse:
+        """Say how far what the replica that answers was asked lies from what the model was trained on."""
+        return await model.drift()
+
     api.include_router(openai.router(model), dependencies=bearer)
     api.include_router(inference.router(model), dependencies=bearer)
-    api.add_middleware(Guard, bundle=health.bundle, limits=limits, access=access, overloaded=model.overloaded)
+    if options.samples is not None:
+        api.add_middleware(Keep, samples=options.samples, bundle=health.bundle)
+    api.add_middleware(
+        Guard, bundle=health.bundle, limits=options.limits, access=access, overloaded=model.overloaded
+    )
     if audit is not None:
         api.add_middleware(Auditor, log=audit, access=access, bundle=health.bundle)
+    api.add_middleware(Watch, traces=options.traces, application=health.application)  # the outermost
     add_handlers(api)
     return api

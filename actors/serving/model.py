@@ -19,6 +19,8 @@ from .answering import Answered, Parts
 from .batching import Encoded, Transcript
 from .deadlines import Outlook
 from .decoding import Floats, Piece, Sampling
+from .drift import DriftResponse
+from .measuring import InHand
 from .messages import AnswerRequest, AnswerResponse, Health, Input, Looked, Refusal, Timings, refusal
 from .problems import RefusedError, accept
 from .spec import LimitsSpec
@@ -50,6 +52,10 @@ class Replicas(Protocol):
         """Make a text of encoded speech."""
         ...
 
+    def drift(self) -> Awaitable[DriftResponse | Refusal]:
+        """How far what one replica was asked lies from what was trained on."""
+        ...
+
     def answer(self, parts: Parts, question: str, sampling: Sampling) -> Awaitable[Answered | Refusal]:
         """Answer, all at once."""
         ...
@@ -77,7 +83,7 @@ class Model:
     def __init__(self, replicas: Replicas, health: Health, limits: LimitsSpec) -> None:
         self._replicas = replicas
         self.health, self.limits = health, limits
-        self._in_hand = 0
+        self._in_hand, self._told = 0, InHand(health.bundle)
         self._outlooks = {kind: Outlook() for kind in get_args(Kind)}
 
     def bound(self, inputs: int) -> None:
@@ -104,6 +110,10 @@ class Model:
             raise _lacks("transcribe speech", "transcription")
         with self._admitted("transcribe"):
             return accept(await self._within(self._replicas.transcribe(data)))
+
+    async def drift(self) -> DriftResponse:
+        """How far what one replica was asked lies from what was trained on."""
+        return accept(await self._within(self._replicas.drift()))
 
     async def answer(self, request: AnswerRequest) -> AnswerResponse:
         """Answer a question, with where that was found."""
@@ -166,6 +176,8 @@ class Model:
 
     def overloaded(self, scope: Scope) -> Refusal | None:
         """Why no more of that can be taken in, if so; whoever asks is told before anything of it is read."""
+        if scope == "watch":  # it computes nothing, and is wanted most under load
+            return None
         ahead = self._outlooks["encode" if scope == "answer" else scope].expect(self._in_hand)
         if self._in_hand < self.limits.max_queued_requests and ahead <= self.limits.max_wait_s:
             return None
@@ -197,6 +209,7 @@ class Model:
             remedy = "try again shortly, or wait longer for it"
             raise RefusedError(refusal(503, "too-late", message, remedy, retry_after_s=retry))
         self._in_hand = in_hand
+        self._told.set(in_hand)
         begun = time.monotonic()
         try:
             yield
@@ -207,6 +220,7 @@ class Model:
             raise
         finally:
             self._in_hand -= inputs
+            self._told.set(self._in_hand)
 
     async def _within(self, call: Awaitable[_T]) -> _T:
         """Wait for replicas as long as the request has; then what they were asked is given up."""

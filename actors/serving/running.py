@@ -133,6 +133,9 @@ def deploy(
     releases = Releases(live=release) if before is None else before.releases.followed_by(release)
     is_other = before is not None and before.releases.live.bundle != release.bundle
     kept = before is not None and before.options == made_with and before.releases == releases
+    if options.samples is not None:
+        kept_in = f"{options.samples.folder} keeps {options.samples.share:.4g} of the requests"
+        log(f"{kept_in}, with what was asked and answered")
     if not kept:
         log(f"deploying bundle {release.bundle[:12]} as {options.application}")
         if before is not None and is_other and options.promotion is not None:

@@ -101,6 +101,34 @@ class TlsSpec(Spec):
         return _absolute(path)
 
 
+class TracesSpec(Spec):
+    """Where spans of requests are told, as OpenTelemetry's protocol over HTTP; they hold no contents."""
+
+    endpoint: str = Field(pattern=r"^https?://[^/\s?#]+/?$", examples=["http://collector:4318"])
+    """The collector. Headers that it asks for are taken from OTEL_EXPORTER_OTLP_HEADERS in the cluster's
+    environment."""
+    share: float = Field(default=0.1, ge=0, le=1)
+    """Of the requests; one with a `traceparent` is told if that says so."""
+
+
+class SamplesSpec(Spec):
+    """Requests and answers that are kept, contents included."""
+
+    folder: str
+    """Where, on each machine with replicas; an absolute folder, which its owner alone may read."""
+    share: float = Field(default=0.01, gt=0, le=1)
+    """Of the requests to the model."""
+    most: int = Field(default=1000, ge=1)
+    """How many are kept; the oldest go."""
+    most_bytes: int = Field(default=2**30, ge=1)
+    """Bytes that they may take together; the oldest go."""
+
+    @field_validator("folder")
+    @classmethod
+    def _is_absolute(cls, folder: str) -> str:
+        return _absolute(folder)
+
+
 class ServingOptions(Spec):
     """How a bundle is served; what is served is the bundle."""
 
@@ -126,6 +154,8 @@ class ServingOptions(Spec):
     audit: str | None = Runtime(None)
     """An absolute folder, on each machine that speaks HTTP, for a line of each request to the model: who
     asked for what, when, and how it ended; no contents. While it can't be written, requests are refused."""
+    traces: TracesSpec | None = Runtime(None)
+    samples: SamplesSpec | None = Runtime(None)
     max_batch_size: int = Runtime(16, ge=1)
     """Rows that a replica runs together at the most."""
     autoscaling: AutoscalingSpec = Runtime(AutoscalingSpec())

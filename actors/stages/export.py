@@ -19,25 +19,46 @@ class ExportSpec(StageSpec):
     """Largest |onnx - torch| of an embedding or a logit that is accepted."""
     check_rows: int = Field(32, ge=2)
     """Pictures of the corpus, with caption and speech, on which both are compared."""
+    described_rows: int = Field(1000, ge=0)
+    """Rows of a training split that say what inputs are like, so that what is asked later can be held
+    against them (drift); 0 for none. They are of the corpus `asked`, if there is one, and of `corpus` for
+    modalities of which that has fewer than 100."""
     batch_rows: int = Runtime(32, ge=1)
     """Pictures embedded together for the index."""
 
 
-@stage(ExportSpec, takes={"checkpoint": Checkpoint, "corpus": Corpus}, gives=Bundle)
-def export(ctx: StageContext, spec: ExportSpec, checkpoint: Checkpoint, corpus: Corpus) -> dict[str, Any]:
-    """Export a checkpoint as ONNX graphs, check them against torch, and index the corpus's pictures."""
+@stage(
+    ExportSpec,
+    takes={"checkpoint": Checkpoint, "corpus": Corpus},
+    may_take={"asked": Corpus},
+    gives=Bundle,
+)
+def export(
+    ctx: StageContext,
+    spec: ExportSpec,
+    checkpoint: Checkpoint,
+    corpus: Corpus,
+    asked: Corpus | None = None,
+) -> dict[str, Any]:
+    """Export a checkpoint as ONNX graphs, check them against torch, and index the corpus's pictures.
+
+    Where what is asked is to be like another corpus than that which is indexed, that is `asked`.
+    """
     from ...pipelines.bundle import Lineage
     from ..serving.exporting import ExportOptions, export_bundle
     from ..training.checkpoint import check_tokenizer, load_model
 
-    check_tokenizer(checkpoint.path, corpus.path, ctx.stage)
+    for one in (corpus, asked):
+        if one is not None:
+            check_tokenizer(checkpoint.path, one.path, ctx.stage)
     info = export_bundle(
         load_model(checkpoint.path),
         corpus.path,
         ctx.output,
         Lineage(run_id=ctx.run_id, checkpoint=checkpoint.digest, corpus=corpus.digest),
-        ExportOptions(spec.tolerance, spec.check_rows, spec.batch_rows),
+        ExportOptions(spec.tolerance, spec.check_rows, spec.batch_rows, spec.described_rows),
         ctx.progress,
+        asked.path if asked else None,
     )
     differences = {modality: graph.max_difference for modality, graph in info.graphs.items()}
     for modality, difference in differences.items():

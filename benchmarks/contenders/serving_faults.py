@@ -1,4 +1,4 @@
-"""A bundle under ten times what it can do, and while parts of what serves are killed: serving_faults.py BUNDLE."""
+"""A bundle under ten times what it can do, and while parts of what serves it are killed."""
 
 from __future__ import annotations
 

@@ -150,7 +150,7 @@ def bundle_folder(
 
     folder = tmp_path_factory.mktemp("bundle")
     lineage = Lineage(run_id="run", checkpoint="c" * 64, corpus="d" * 64)
-    export_bundle(model, corpus_folder, folder, lineage, ExportOptions(1e-4, 8, 4))
+    export_bundle(model, corpus_folder, folder, lineage, ExportOptions(1e-4, 8, 4, 0))
     return folder
 
 

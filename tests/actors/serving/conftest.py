@@ -1,21 +1,114 @@
-"""A bundle that a real Ray Serve serves, for all tests of its interfaces."""
+"""A bundle that a real Ray Serve serves, for all tests of its interfaces; and one that knows its inputs."""
 
 from __future__ import annotations
 
+import io
+import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import httpx
+import numpy as np
 import pytest
+import soundfile
+import soxr
+from PIL import Image
 
 from eagleray.actors.serving.spec import ServingOptions
+from eagleray.pipelines.bundle import STATISTICS, LoadedBundle, read_info, seal_bundle
+from eagleray.pipelines.statistics import Measure, Statistics, describe
 
 if TYPE_CHECKING:
     from eagleray.actors.serving.running import Deployed
 
 NAME = "frogs"
+NUM_KNOWN = 300
+ENGLISH = ("the", "frog", "behind", "house", "sings", "with", "drum", "under", "this", "yellow", "star")
+SPANISH = ("la", "rana", "detrás", "casa", "canta", "con", "tambor", "bajo", "esta", "amarilla", "estrella")
+
+
+class Inputs:
+    """What people might send: pictures, texts and recordings, each set drawn by its own seed."""
+
+    @staticmethod
+    def pictures(seed: int, count: int, light: float = 1.0) -> list[bytes]:
+        """PNG of coloured squares, some darker than others."""
+        found: list[bytes] = []
+        random = np.random.default_rng(seed)
+        for _ in range(count):
+            squares = random.integers(0, 256, (6, 6, 3)) * random.uniform(0.5, 1) * light
+            buffer = io.BytesIO()
+            picture = Image.fromarray(squares.astype(np.uint8))
+            picture.resize((36, 36), Image.Resampling.NEAREST).save(buffer, "PNG")
+            found.append(buffer.getvalue())
+        return found
+
+    @staticmethod
+    def texts(seed: int, count: int, words: Sequence[str] = ENGLISH) -> list[str]:
+        """Four to eight words."""
+        random = np.random.default_rng(seed)
+        return [" ".join(random.choice(words, random.integers(4, 9))) for _ in range(count)]
+
+    @staticmethod
+    def recordings(seed: int, count: int, slower: float = 1.0) -> list[bytes]:
+        """WAV of a voice's like: noise that comes and goes some times a second."""
+        found: list[bytes] = []
+        random = np.random.default_rng(seed)
+        for _ in range(count):
+            time = np.arange(int(16_000 * random.uniform(0.2, 0.35))) / 16_000
+            syllables = 0.5 + 0.5 * np.sin(2 * np.pi * random.uniform(12, 18) * time)
+            wave = syllables * np.sin(2 * np.pi * random.uniform(200, 600) * time)
+            wave = wave + 0.05 * random.standard_normal(len(time))
+            if slower != 1.0:
+                wave = soxr.resample(wave, 16_000, 16_000 * slower)
+            buffer = io.BytesIO()
+            soundfile.write(buffer, 0.5 * wave, 16_000, format="WAV")
+            found.append(buffer.getvalue())
+        return found
+
+
+@pytest.fixture(scope="session")
+def inputs() -> Inputs:
+    """Makes them."""
+    return Inputs()
+
+
+@pytest.fixture(scope="session")
+def statistics(loaded_bundle: LoadedBundle) -> Statistics:
+    """What the inputs of seed 0 are like."""
+    info = loaded_bundle.info
+    rows = {
+        "image": [loaded_bundle.prepare_image(one) for one in Inputs.pictures(0, NUM_KNOWN)],
+        "text": [loaded_bundle.prepare_text(one) for one in Inputs.texts(0, NUM_KNOWN)],
+        "speech": [loaded_bundle.prepare_speech(one) for one in Inputs.recordings(0, NUM_KNOWN)],
+    }
+    vectors = {name: loaded_bundle.embed(name, found) for name, found in rows.items()}
+    means = {name: found.mean(axis=0).tolist() for name, found in vectors.items()}
+    ids = np.concatenate([row["tokens"][row["token_mask"]] for row in rows["text"]])
+    tokens = np.bincount(ids, minlength=loaded_bundle.tokenizer.get_vocab_size()).tolist()
+    measure = Measure(info.preparation, loaded_bundle.tokenizer, tokens, means, counted=True)
+    quantities = {
+        name: describe(measure(name, row, vectors[name][i]) for i, row in enumerate(found))
+        for name, found in rows.items()
+    }
+    return Statistics(tokens=tuple(tokens), means=means, quantities=quantities)
+
+
+@pytest.fixture(scope="session")
+def described_folder(
+    bundle_folder: Path, statistics: Statistics, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The bundle, with these statistics in it."""
+    folder = tmp_path_factory.mktemp("described") / "bundle"
+    shutil.copytree(bundle_folder, folder)
+    info = read_info(folder)
+    (folder / "bundle.json").unlink()
+    (folder / STATISTICS).write_text(statistics.model_dump_json())
+    kept = {name: getattr(info, name) for name in type(info).model_fields if name != "files"}
+    seal_bundle(folder, **kept)
+    return folder
 
 
 @pytest.fixture(scope="session")

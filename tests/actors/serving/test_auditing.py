@@ -17,7 +17,7 @@ from eagleray.actors.serving import auditing
 from eagleray.actors.serving.auditing import AuditLog
 from eagleray.actors.serving.ingress import build_api
 from eagleray.actors.serving.messages import Health
-from eagleray.actors.serving.spec import LimitsSpec
+from eagleray.actors.serving.spec import LimitsSpec, ServingOptions
 from eagleray.actors.serving.tokens import Access, issue
 from eagleray.workflows.errors import EaglerayError
 
@@ -49,7 +49,7 @@ def ask(log, tokens, *requests):
     """Answers to (path, body, headers)."""
     access = Access(lambda: {token.id: token for token, _ in tokens})
     health = Health(status="ok", bundle=DIGEST, embed_dim=4, application="test")
-    api = build_api(Echo(), health, LimitsSpec(max_body_bytes=2000), access, log)
+    api = build_api(Echo(), health, ServingOptions(limits=LimitsSpec(max_body_bytes=2000)), access, log)
 
     async def call():
         transport = httpx.ASGITransport(app=api)

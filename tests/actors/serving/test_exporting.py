@@ -2,19 +2,22 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
 
+from eagleray.actors.serving.describing import describe_corpora
 from eagleray.actors.serving.exporting import ExportOptions, export_bundle
 from eagleray.actors.serving.indexing import open_splits, sample_rows
 from eagleray.pipelines.bundle import EMBEDDING, GRAPH_INPUTS, Lineage, load_bundle, open_graph
+from eagleray.pipelines.reading import CorpusReader
 from eagleray.workflows.errors import EaglerayError
 
 LINEAGE = Lineage(run_id="run", checkpoint="c" * 64, corpus="d" * 64)
-OPTIONS = ExportOptions(tolerance=1e-4, check_rows=8, batch_rows=4)
+OPTIONS = ExportOptions(tolerance=1e-4, check_rows=8, batch_rows=4, described_rows=16)
 
 
 @pytest.fixture(scope="module")
@@ -85,3 +88,14 @@ def test_the_description_holds_lineage_and_preparation(bundle_folder, corpus_fol
     corpus = json.loads((corpus_folder / "corpus.json").read_text())
     assert described["preparation"] == corpus["preparation"]
     assert set(described["files"]) == {p.name for p in bundle_folder.iterdir()} - {"bundle.json"}
+
+
+def test_a_corpus_is_described_by_all_its_texts(questions_folder, bundle_folder, tmp_path):
+    reader = CorpusReader(questions_folder, "train")
+    shutil.copyfile(questions_folder / "tokenizer.json", tmp_path / "tokenizer.json")
+    for modality in GRAPH_INPUTS:
+        shutil.copyfile(bundle_folder / f"{modality}.onnx", tmp_path / f"{modality}.onnx")
+    found = describe_corpora([reader], tmp_path, 1000, 4)
+    texts = reader.examples(np.arange(len(reader)), None)["token_mask"].sum()
+    assert sum(found.tokens) == texts
+    assert "speech" not in found.means

@@ -10,12 +10,17 @@ from eagleray.actors.serving.deadlines import MILLISECONDS, SECONDS
 from eagleray.actors.serving.guard import BUNDLE_HEADER, NEEDS, check_nesting, needed
 from eagleray.actors.serving.ingress import build_api
 from eagleray.actors.serving.messages import Health, Problem, refusal
-from eagleray.actors.serving.spec import LimitsSpec
+from eagleray.actors.serving.model import Model
+from eagleray.actors.serving.problems import REFUSAL_HEADER
+from eagleray.actors.serving.spec import LimitsSpec, ServingOptions
 from eagleray.actors.serving.tokens import SCOPES
 from eagleray.pipelines.bundle import Hit
 
 DIGEST = "d" * 64
-LIMITS = LimitsSpec(max_inputs=3, max_body_bytes=2000, request_timeout_s=0.2, max_nesting=4)
+OPTIONS = ServingOptions(
+    limits=LimitsSpec(max_inputs=3, max_body_bytes=2000, request_timeout_s=0.2, max_nesting=4)
+)
+LIMITS = OPTIONS.limits
 
 
 class FakeEncoder:
@@ -36,7 +41,7 @@ class FakeEncoder:
 
 def ask(method, path, **request):
     api = build_api(
-        FakeEncoder(), Health(status="ok", bundle=DIGEST, embed_dim=4, application="test"), LIMITS
+        FakeEncoder(), Health(status="ok", bundle=DIGEST, embed_dim=4, application="test"), OPTIONS
     )
 
     async def call():
@@ -81,7 +86,7 @@ def test_embeddings_come_in_the_order_of_the_inputs():
 def test_every_error_has_one_shape_a_status_and_the_bundle(request_, status, code):
     response = ask("POST", "/v1/embed", **request_)
     assert response.status_code == status
-    assert Problem.model_validate(response.json()).code == code
+    assert Problem.model_validate(response.json()).code == response.headers[REFUSAL_HEADER] == code
     assert response.headers[BUNDLE_HEADER] == DIGEST
 
 
@@ -150,8 +155,15 @@ def test_search_takes_a_modality_and_how_many():
 
 def test_every_path_of_the_model_has_its_scope():
     health = Health(status="ok", bundle=DIGEST, embed_dim=4, application="test")
-    paths = build_api(FakeEncoder(), health, LIMITS).openapi()["paths"]
+    paths = build_api(FakeEncoder(), health, OPTIONS).openapi()["paths"]
     asked = [path for path, methods in paths.items() if "post" in methods]
-    assert set(NEEDS) < set(asked)
+    assert set(NEEDS) - {"/v1/drift"} < set(asked)
     for path in asked:
         assert needed(path.format(name="answer", asked="1")) in SCOPES
+
+
+def test_whoever_watches_is_answered_however_much_is_in_hand():
+    health = Health(status="ok", bundle=DIGEST, embed_dim=4, application="test")
+    model = Model(FakeEncoder(), health, OPTIONS)
+    model._in_hand = LIMITS.max_queued_requests
+    assert {scope for scope in SCOPES if model.overloaded(scope) is None} == {"watch"}

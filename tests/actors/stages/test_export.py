@@ -37,6 +37,10 @@ def test_a_checkpoint_becomes_a_bundle(stage_context, checkpoint_folder, corpus_
     }
     assert max(facts["max_difference"].values()) <= 1e-4
     assert set(facts["size_bytes"]) == set(bundle.info.files)
+    assert bundle.statistics is not None
+    assert set(bundle.statistics.means) == {"image", "text", "speech"}
+    assert sum(bundle.statistics.tokens) > 100
+    assert not any(bundle.statistics.quantities.values())  # of a corpus as small as this
     row = bundle.prepare_text("A frog.")
     with torch.no_grad():
         expected = model.embed_text(*(torch.from_numpy(row[k][None]) for k in ("tokens", "token_mask")))
