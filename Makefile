@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SPEC ?= examples/quickstart.yaml
 
-.PHONY: run test nightly check format clean bench-data bench-model bench-train bench-serve
+.PHONY: run test nightly check format clean bench-data bench-model bench-train bench-serve bench-moderation
 
 run: $(VENV)/.run-installed
 	$(BIN)/eagleray run $(SPEC)
@@ -38,6 +38,9 @@ bench-train: $(VENV)/.dev-installed
 
 bench-serve: $(VENV)/.dev-installed
 	cd benchmarks && ../$(BIN)/python serve.py
+
+bench-moderation: $(VENV)/.dev-installed
+	cd benchmarks && ../$(BIN)/python moderation.py
 
 clean:
 	rm -rf $(VENV)

@@ -302,6 +302,7 @@ def serve(
     audit: Annotated[
         Path | None, typer.Option(help="Folder for a line of each request: who, what, when; no contents.")
     ] = None,
+    moderate: Annotated[bool, typer.Option(help="Judge what is asked and answered.")] = False,
     address: Address = None,
     home: Home = DEFAULT_HOME,
     store: Store = None,
@@ -311,7 +312,7 @@ def serve(
 
     A cluster's Serve has one port: beside what a run of this home serves already, give --route-prefix /NAME.
     """
-    from .actors.serving.spec import ServingOptions, TlsSpec
+    from .actors.serving.spec import ModerationSpec, ServingOptions, TlsSpec
     from .cluster.connect import connect
 
     session = Session(home, store, database)
@@ -334,6 +335,7 @@ def serve(
             tls=tls,
             plaintext=plaintext,
             audit=str(audit.absolute()) if audit else None,
+            moderation=ModerationSpec() if moderate else None,
         )
     except ValueError:
         raise EaglerayError(

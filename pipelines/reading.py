@@ -26,6 +26,10 @@ Arrays = dict[str, NDArray[Any]]
 _CROP, _MASK, *_CHOICES = range(6)
 
 
+READ_ROWS = 1024
+"""Records whose chunks are looked at together."""
+
+
 class CorpusReader:
     """One split of a corpus. Its memory does not grow with the corpus: shards are mapped, not read.
 
@@ -73,6 +77,18 @@ class CorpusReader:
     def groups_of(self, rows: Rows) -> list[int]:
         """Numbers (B,), equal where records of these rows belong to one group, which no two splits share."""
         return [chunk.split_group(row) for chunk, row in self._locate(rows)]
+
+    def languages(self) -> list[str | None]:
+        """Of each record: of the speech that stands for it without seeds, else of its document, if known."""
+        found: list[str | None] = []
+        for start in range(0, len(self), READ_ROWS):
+            rows = np.arange(start, min(start + READ_ROWS, len(self)))
+            spoken = [self._spoken(chunk, row) for chunk, row in self._locate(rows)]
+            found += [one[0] if one else None for one in spoken]
+        if "language" in self.info.columns and None in found:
+            written = self.table(np.arange(len(self)), ["language"])["language"].to_pylist()
+            found = [one or other for one, other in zip(found, written, strict=True)]
+        return found
 
     def stored_pictures(self, rows: Rows) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         """Pictures as they are stored (B, S, S, 3), zeros where there is none, and labels (B,)."""
@@ -267,8 +283,7 @@ class CorpusReader:
 
         And whether both are in one language.
         """
-        captions, clips = chunk.captions(row), chunk.clips(row)
-        spoken = [one for one in self.info.preparation.speech_languages if one in clips] or sorted(clips)
+        captions, clips, spoken = chunk.captions(row), chunk.clips(row), self._spoken(chunk, row)
         language = spoken[int(draws[0] * len(spoken)) if draws else 0] if spoken else None
         clip = None if language is None else clips[language]
         asks = self._has_answers and len(chunk.answer(row)) > 0
@@ -279,6 +294,11 @@ class CorpusReader:
         if not said:
             return clip, None, False
         return clip, said[int(draws[2] * len(said)) if draws else 0], wanted == language
+
+    def _spoken(self, chunk: Chunk, row: int) -> list[str]:
+        """Languages that a record is spoken in; only those of the preparation, where it has any of them."""
+        clips = chunk.clips(row)
+        return [one for one in self.info.preparation.speech_languages if one in clips] or sorted(clips)
 
     def _document(self, chunk: Chunk, row: int, draws: Sequence[float] | None) -> NDArray[np.int32]:
         """Tokens of the record's document, no more than the text may have; none if it has no document."""

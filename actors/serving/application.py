@@ -22,12 +22,15 @@ from ...workflows.spec import Spec
 from .answering import Answered, Decoder, Parts
 from .auditing import AuditLog
 from .autoscaling import ARRIVALS, CAPACITY, autoscaling_config
-from .batching import Encoded, Encoder, Transcript
+from .batching import Encoded, Encoder, Observed, Transcript
 from .closing import close_to_other_machines
 from .decoding import Piece, Sampling
 from .drift import DriftResponse
 from .ingress import build_api
 from .messages import Health, Input, Refusal, refusal
+from .moderating.models import Nudity
+from .moderating.moderator import Moderator
+from .moderating.moderator import check as check_moderation
 from .releases import Release, Releases
 from .rpc import Called, environment
 from .spec import ServingOptions
@@ -59,7 +62,7 @@ class Together:
     def __init__(self, encoder: Encoder, decoder: Decoder | None) -> None:
         self._encoder, self._decoder = encoder, decoder
         self.embed, self.search = encoder.embed, encoder.search
-        self.encode, self.transcribe = encoder.encode, encoder.transcribe
+        self.encode, self.transcribe, self.observe = encoder.encode, encoder.transcribe, encoder.observe
         self.drift = encoder.drift
 
     async def answer(self, parts: Parts, question: str, sampling: Sampling) -> Answered | Refusal:
@@ -104,9 +107,13 @@ class Apart:
         """Rank the indexed pictures."""
         return await _answer(self._encoder.search.remote(query, top_k, trace=current()), "encoder")
 
-    async def encode(self, queries: Sequence[Input]) -> Encoded | Refusal:
+    async def encode(self, queries: Sequence[Input], neighbours: int | None = None) -> Encoded | Refusal:
         """Encode one input of each of some modalities."""
-        return await _answer(self._encoder.encode.remote(queries, trace=current()), "encoder")
+        return await _answer(self._encoder.encode.remote(queries, neighbours, trace=current()), "encoder")
+
+    async def observe(self, queries: Sequence[Input], neighbours: int) -> Observed | Refusal:
+        """Find out about inputs what moderation asks."""
+        return await _answer(self._encoder.observe.remote(queries, neighbours, trace=current()), "encoder")
 
     async def transcribe(self, data: bytes) -> Transcript | Refusal:
         """Make a text of encoded speech."""
@@ -225,12 +232,14 @@ class _Line:
         bundle = open_bundle(Path(release.folder))
         size, limits = options.max_batch_size, options.limits
         self.bundle = release.bundle
-        self.encoder = Encoder(lambda: bundle, size, limits, options.decoding_processes)
+        pictures = _pictures(options)
+        self.encoder = Encoder(lambda: bundle, size, limits, options.decoding_processes, pictures)
         answers = bundle.info.decoding is not None
         decoder = Decoder(lambda: bundle, size, self.encoder.computing) if answers else None
         self.together = Together(self.encoder, decoder)
         health = describe(bundle.info, release.bundle, options)
-        self.api: ASGIApp = build_api(self.together, health, options, access, audit)
+        moderator = _moderator(options, bundle.info)
+        self.api: ASGIApp = build_api(self.together, health, options, access, audit, moderator)
 
     def close(self) -> None:
         """End its processes."""
@@ -261,8 +270,9 @@ class Front(Called):
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Build the FastAPI application in the replica, where the handles live."""
         live, options = self._state.releases.live, self._state.options
-        health = describe(read_info(Path(live.folder)), live.bundle, options)
-        self.api = build_api(self._replicas, health, options, _access(options), _audit(options))
+        info = read_info(Path(live.folder))
+        health, moderator = describe(info, live.bundle, options), _moderator(options, info)
+        self.api = build_api(self._replicas, health, options, _access(options), _audit(options), moderator)
         return self.api
 
     def state(self) -> State:
@@ -279,6 +289,7 @@ def describe(info: BundleInfo, digest: str, options: ServingOptions) -> Health:
         answers=info.decoding is not None,
         asks=info.decoding is not None and info.decoding.asks,
         transcribes=info.transcribes,
+        moderates=options.moderation is not None,
         fit=info.preparation.fit,
         shown=info.preparation.image_size / info.preparation.stored_image_size,
         application=options.application,
@@ -339,9 +350,8 @@ def build_application(
         max_surge_percent=100,
     )
     decoder = replicated(Decoder, size) if read_info(folder).decoding is not None else None
-    return front.bind(
-        options, releases, replicated(Encoder, size, limits, options.decoding_processes), decoder
-    )
+    encoder = replicated(Encoder, size, limits, options.decoding_processes, _pictures(options))
+    return front.bind(options, releases, encoder, decoder)
 
 
 def _access(options: ServingOptions) -> Access | None:
@@ -356,6 +366,19 @@ def _open_closed(open_bundle: Callable[[Path], LoadedBundle], folder: Path) -> L
     """Open a bundle in a replica that speaks no HTTP."""
     close_to_other_machines()
     return open_bundle(folder)
+
+
+def _moderator(options: ServingOptions, bundle: BundleInfo) -> Moderator | None:
+    """What judges, if anything does; a bundle that can't be judged as the policy says isn't served."""
+    if options.moderation is None:
+        return None
+    check_moderation(options.moderation, bundle)
+    return Moderator(options.moderation)
+
+
+def _pictures(options: ServingOptions) -> type[Nudity] | None:
+    """What an encoder scores pictures with, if the policy asks for that."""
+    return None if options.moderation is None or options.moderation.image is None else Nudity
 
 
 def _version(options: ServingOptions) -> str:

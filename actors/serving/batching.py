@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import logging
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -10,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import fmean
+from typing import ParamSpec, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,15 +28,37 @@ from ...pipelines.bundle import (
     Modality,
     split,
 )
+from ...pipelines.media.image import Pixels
+from ...pipelines.media.prepare import SEEN, SEEN_SIDE
 from .autoscaling import ARRIVALS, CAPACITY, Arrivals
 from .drift import Drift, DriftResponse
-from .inputs import read_text
+from .inputs import Task, read_text, unwrap
 from .measuring import Work
-from .messages import Input, Refusal, refusal
+from .messages import Input, Judgement, Refusal, refusal
+from .moderating.models import Scorer, Scores
 from .sandbox import Sandbox
 from .scaling import Pace
 from .spec import LimitsSpec
 from .tracing import joins_trace, span
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+_logger = logging.getLogger("ray.serve")
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What is found out about inputs for moderation.
+
+    Attributes:
+        said: what the speech says.
+        nearest: the indexed pictures that are nearest to the picture.
+        scores: of the picture, by category; None if there is none, or scoring it failed.
+    """
+
+    said: str = ""
+    nearest: tuple[Hit, ...] = ()
+    scores: Scores | None = None
 
 
 @dataclass(frozen=True)
@@ -44,11 +69,15 @@ class Encoded:
         parts: modality → its hidden states and their mask.
         prepare_s: seconds that decoding the inputs took, waiting included.
         encode_s: seconds that the graphs took, waiting included.
+        observed: what moderation wants to know of them.
+        remarks: what it remarks about them.
     """
 
     parts: Mapping[Modality, Arrays]
     prepare_s: float
     encode_s: float
+    observed: Observed = Observed()
+    remarks: tuple[Judgement, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -84,18 +113,27 @@ class Encoder:
         max_batch_size: rows that run together at the most.
         limits: of what is decoded.
         processes: that decode pictures and speech.
+        pictures: makes what scores pictures for moderation; None is without.
 
     Attributes:
         computing: the thread that computes.
     """
 
     def __init__(
-        self, open_bundle: Callable[[], LoadedBundle], max_batch_size: int, limits: LimitsSpec, processes: int
+        self,
+        open_bundle: Callable[[], LoadedBundle],
+        max_batch_size: int,
+        limits: LimitsSpec,
+        processes: int,
+        pictures: Callable[[], Scorer[Pixels]] | None = None,
     ) -> None:
         self._bundle = open_bundle()
         self._max_batch_size, self._limits = max_batch_size, limits
         self._sandbox = Sandbox(self._bundle.info.preparation, limits, processes)
         self.computing = ThreadPoolExecutor(1, "compute")
+        # beside the one that computes: ONNX Runtime lets go of Python's lock
+        self._looking = ThreadPoolExecutor(1, "look")
+        self._pictures = None if pictures is None else pictures()
         self._queues: dict[Modality, deque[_Row]] = {modality: deque() for modality in GRAPH_INPUTS}
         self._running: dict[Modality, asyncio.Task[None]] = {}
         self._batch_sizes: Counter[tuple[Modality, int]] = Counter()
@@ -115,26 +153,85 @@ class Encoder:
         return (await self._run(query.modality, prepared))[EMBEDDING]
 
     @joins_trace
-    async def encode(self, queries: Sequence[Input]) -> Encoded | Refusal:
-        """Encode one input of each of some modalities, for the decoder."""
+    async def encode(self, queries: Sequence[Input], neighbours: int | None = None) -> Encoded | Refusal:
+        """Encode one input of each of some modalities, for the decoder.
+
+        Args:
+            queries: the inputs.
+            neighbours: of a picture; if that is given, moderation is told what it asks.
+        """
         begun = time.monotonic()
         self._arrivals.add(len(queries))
         ready: list[float] = []
 
-        async def one(query: Input) -> tuple[Modality, Arrays] | Refusal:
-            prepared = await self._prepare(query)
+        async def one(query: Input) -> tuple[Modality, Arrays, Scores | None] | Refusal:
+            prepared = await self._prepare(query, seen=neighbours is not None)
             ready.append(time.monotonic())
             if isinstance(prepared, Refusal):
                 return prepared
-            return query.modality, await self._run(query.modality, prepared)
+            row, scores = await asyncio.gather(self._run(query.modality, prepared), self._look(prepared))
+            return query.modality, row, scores
 
         parts: dict[Modality, Arrays] = {}
+        rows: dict[Modality, Arrays] = {}
+        seen: Scores | None = None
         for found in await asyncio.gather(*(one(query) for query in queries)):
             if isinstance(found, Refusal):
                 return found
-            modality, row = found
+            modality, row, scores = found
+            rows[modality], seen = row, scores or seen
             parts[modality] = {name: row[name] for name in row if name == STATES or name.endswith("_mask")}
-        return Encoded(parts, max(ready) - begun, time.monotonic() - max(ready))
+        seconds = time.monotonic() - max(ready)
+        if neighbours is None:
+            return Encoded(parts, max(ready) - begun, seconds)
+        said, nearest = await self._on_computing(self._compare, rows, neighbours)
+        return Encoded(parts, max(ready) - begun, seconds, Observed(said, nearest, seen))
+
+    @joins_trace
+    async def observe(self, queries: Sequence[Input], neighbours: int) -> Observed | Refusal:
+        """Find out about one input of each of some modalities what moderation asks; of speech, all of it."""
+        said, nearest = "", tuple[Hit, ...]()
+        scores: Scores | None = None
+        for query in queries:
+            if query.speech is not None:
+                data = unwrap("speech", query.speech.encode())
+                told = data if isinstance(data, Refusal) else await self.transcribe(data)
+                if isinstance(told, Refusal):
+                    return told
+                said = told.text
+            elif query.image is not None:
+                self._arrivals.add()
+                prepared = await self._prepare(query, seen=True)
+                if isinstance(prepared, Refusal):
+                    return prepared
+                row, scores = await asyncio.gather(self._run("image", prepared), self._look(prepared))
+                _, nearest = await self._on_computing(self._compare, {"image": row}, neighbours)
+        return Observed(said, nearest, scores)
+
+    async def _look(self, prepared: Arrays) -> Scores | None:
+        """Scores of a picture as moderation sees it; none of what isn't seen, nor if that fails."""
+        if self._pictures is None or SEEN not in prepared:
+            return None
+        try:
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._looking, self._pictures.score, prepared[SEEN])
+        except Exception:
+            _logger.exception("a picture could not be scored, and is refused")
+            return None
+
+    def _compare(self, rows: Mapping[Modality, Arrays], neighbours: int) -> tuple[str, tuple[Hit, ...]]:
+        """What the graphs' outputs say of the speech, and what is near to the picture."""
+        said, nearest = "", tuple[Hit, ...]()
+        if "speech" in rows and TRANSCRIPT in rows["speech"]:
+            said = self._bundle.spell(rows["speech"][TRANSCRIPT]).strip()
+        if "image" in rows and neighbours:
+            nearest = tuple(self._bundle.search(rows["image"][EMBEDDING], neighbours))
+        return said, nearest
+
+    async def _on_computing(self, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(
+            self.computing, functools.partial(work, *args, **kwargs)
+        )
 
     @joins_trace
     async def transcribe(self, data: bytes) -> Transcript | Refusal:
@@ -188,13 +285,14 @@ class Encoder:
         seconds = 1 / self._pace.capacity + self._sandbox.seconds
         return {ARRIVALS: self._arrivals.per_s, CAPACITY: 1 / seconds}
 
-    async def _prepare(self, query: Input) -> Arrays | Refusal:
-        """Make of an input what its graph takes."""
+    async def _prepare(self, query: Input, *, seen: bool = False) -> Arrays | Refusal:
+        """Make of an input what its graph takes; of a picture, also what moderation sees of it."""
         with self._prepares(query.modality):
             if query.text is not None:
                 preparation = self._bundle.info.preparation
                 return read_text(query.text, self._bundle.tokenizer, preparation, self._limits)
-            task = "image" if query.image is not None else "speech"
+            is_seen = seen and self._pictures is not None
+            task: Task = "speech" if query.image is None else "seen-image" if is_seen else "image"
             return await self._sandbox.open(task, (query.image or query.speech or "").encode())
 
     @contextmanager
@@ -219,6 +317,8 @@ class Encoder:
             for modality in GRAPH_INPUTS:
                 seconds(modality, rows)  # the first run of a shape makes room for it
             self._pace.add(rows, fmean(seconds(modality, rows) for modality in GRAPH_INPUTS))
+        if self._pictures is not None:
+            self._pictures.score(np.zeros((SEEN_SIDE, SEEN_SIDE, 3), np.uint8))
         self._sandbox.wait()
         self._bundle.search(np.zeros(self._bundle.info.embed_dim, np.float32), 1)  # which opens the index
 

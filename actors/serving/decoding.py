@@ -18,6 +18,8 @@ from ...pipelines.bundle import LOG_PROBS, MAP, OWN, WEIGHTS, Arrays, LoadedBund
 from ...pipelines.spec import BOS, EOS, PAD
 
 Floats = NDArray[np.float32]
+End = Literal["stop", "length", "content_filter"]
+"""Why an answer ends: by itself or a stop, at the longest that is asked for, or by moderation."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class Piece:
     token: int
     log_prob: float
     likeliest: tuple[tuple[str, float], ...] = ()
-    end: Literal["stop", "length"] | None = None
+    end: End | None = None
 
 
 @dataclass(eq=False)
@@ -102,7 +104,7 @@ class Answer:
         token = choose(log_probs, sampling, self._random)
         for name, found in maps.items():
             self._maps[name] = self._maps[name] + found if name in self._maps else found
-        end: Literal["stop", "length"] | None = None
+        end: End | None = None
         if token == EOS:
             end = "stop"
         else:

@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from . import deadlines
 from .messages import Refusal, refusal
+from .moderating.noting import note_from_here, summary
 from .problems import INFERENCE, path_of, respond
 from .spec import LimitsSpec
 from .tokens import SCOPES, Access
@@ -22,6 +23,7 @@ BUNDLE_HEADER = "x-eagleray-bundle"
 """In an answer the digest of the bundle that gave it; in a request that of the one that shall."""
 MIRRORED = "eagleray.mirrored"
 """Key of a scope: the request was admitted already, and is asked again beside."""
+MODERATION_HEADER = "x-eagleray-moderation"
 NEEDS: Mapping[str, AccessScope] = {
     "/v1/embed": "embed",
     "/v1/embeddings": "embed",
@@ -30,6 +32,8 @@ NEEDS: Mapping[str, AccessScope] = {
     "/v1/chat/completions": "answer",
     "/v1/audio/transcriptions": "transcribe",
     "/v1/drift": "watch",
+    "/v1/moderate": "moderate",
+    "/v1/moderations": "moderate",
 }
 """Path → what a token must be for; nothing else tells anything of the model."""
 FORMS = frozenset({"/v1/audio/transcriptions"})
@@ -75,12 +79,16 @@ class Guard:
             return
         started = False
         path = path_of(scope)
+        noted = note_from_here()
 
         async def stamped(message: Message) -> None:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                MutableHeaders(scope=message)[BUNDLE_HEADER] = self._bundle
+                headers = MutableHeaders(scope=message)
+                headers[BUNDLE_HEADER] = self._bundle
+                if noted:
+                    headers[MODERATION_HEADER] = summary(noted)
             await send(message)
 
         try:

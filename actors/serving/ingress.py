@@ -17,11 +17,15 @@ from .messages import (
     EmbedRequest,
     EmbedResponse,
     Health,
+    ModerateRequest,
+    ModerateResponse,
     SearchRequest,
     SearchResponse,
     SearchResult,
 )
 from .model import Model, Replicas
+from .moderating import moderations
+from .moderating.moderator import Moderator
 from .page import page
 from .problems import add_handlers, described
 from .spec import ServingOptions
@@ -35,6 +39,7 @@ def build_api(
     options: ServingOptions,
     access: Access | None = None,
     audit: AuditLog | None = None,
+    moderator: Moderator | None = None,
 ) -> FastAPI:
     """Build the HTTP interface over a model's replicas.
 
@@ -44,10 +49,11 @@ def build_api(
         options: limits, and what is told of requests.
         access: decides who may ask; None lets anyone.
         audit: is told of every request to the model; None if nobody wants to know.
+        moderator: judges what is asked and answered; None lets everything through.
     """
     # for the pages: see `Guard`
     bearer = [] if access is None else [Security(HTTPBearer(auto_error=False))]
-    model = Model(replicas, health, options.limits)
+    model = Model(replicas, health, options.limits, moderator)
     api = FastAPI(
         title="Eagleray",
         summary="Embeds text, pictures and speech in one space, searches by them, and answers from them.",
@@ -93,7 +99,14 @@ def build_api(
         """Say how far what the replica that answers was asked lies from what the model was trained on."""
         return await model.drift()
 
+    @api.post("/v1/moderate", tags=["model"], dependencies=bearer, responses=described())
+    async def moderate(request: ModerateRequest) -> ModerateResponse:
+        """Judge a text, a picture and speech, each by itself and together; nothing is refused for it."""
+        found = await model.moderate(request.inputs)
+        return ModerateResponse(action=found.action, judgements=found.judgements, bundle=health.bundle)
+
     api.include_router(openai.router(model), dependencies=bearer)
+    api.include_router(moderations.router(model), dependencies=bearer)
     api.include_router(inference.router(model), dependencies=bearer)
     if options.samples is not None:
         api.add_middleware(Keep, samples=options.samples, bundle=health.bundle)

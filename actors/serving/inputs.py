@@ -10,7 +10,7 @@ import re
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 from ...pipelines.media import audio, image
-from ...pipelines.media.prepare import Arrays, prepare_image, prepare_speech, prepare_stretches
+from ...pipelines.media.prepare import Arrays, prepare_image, prepare_seen, prepare_speech, prepare_stretches
 from ...pipelines.media.text import pad, token_ids
 from ...pipelines.quarantine import Refused
 from ...pipelines.spec import Preparation
@@ -20,8 +20,9 @@ from .spec import LimitsSpec
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-Task: TypeAlias = Literal["image", "speech", "stretches"]
-"""What may be opened: a picture or speech as a request has it, or the bytes of a recording in stretches."""
+Task: TypeAlias = Literal["image", "seen-image", "speech", "stretches"]
+"""What may be opened: a picture, without or with what moderation sees of it; speech, as a request has it;
+and the bytes of a recording in stretches."""
 TASKS: tuple[Task, ...] = get_args(Task)
 
 _DATA_URI = re.compile(rb"data:(?P<type>[^;,]*)(?:;[^;,]*)*?(?P<base64>;base64)?,(?P<data>.*)", re.DOTALL)
@@ -36,7 +37,7 @@ def read_text(
     """Make tokens (T,) int64 and token_mask (T,) bool of a text, or say why that can't be."""
     if not string.strip():
         return refusal(422, "empty-text", "the text holds nothing but spaces", "send some words")
-    if len(string) <= limits.max_text_tokens * _LONGEST_TOKEN:
+    if len(string) <= longest_text(limits):
         (ids,) = token_ids(tokenizer, [string])
         if len(ids) <= limits.max_text_tokens:
             (cut,) = token_ids(tokenizer, [string], preparation.max_tokens)
@@ -44,6 +45,11 @@ def read_text(
             return {"tokens": tokens[0], "token_mask": mask[0]}
     message = f"the text of {len(string)} characters has more than {limits.max_text_tokens} tokens"
     return refusal(413, "text-too-long", message, "send less of it")
+
+
+def longest_text(limits: LimitsSpec) -> int:
+    """Characters beyond which a text surely has too many tokens."""
+    return limits.max_text_tokens * _LONGEST_TOKEN
 
 
 def open_media(task: Task, sent: bytes, preparation: Preparation, limits: LimitsSpec) -> Arrays | Refusal:
@@ -55,7 +61,7 @@ def open_media(task: Task, sent: bytes, preparation: Preparation, limits: Limits
         preparation: of the corpus.
         limits: what it may be, by what it says of itself.
     """
-    modality = "image" if task == "image" else "speech"
+    modality = modality_of(task)
     data = sent if task == "stretches" else unwrap(modality, sent)
     if isinstance(data, Refusal):
         return data
@@ -63,13 +69,18 @@ def open_media(task: Task, sent: bytes, preparation: Preparation, limits: Limits
     if large is not None:
         return large
     try:
-        if task == "image":
-            return prepare_image(data, preparation)
+        if modality == "image":
+            return (prepare_image if task == "image" else prepare_seen)(data, preparation)
         return (prepare_speech if task == "speech" else prepare_stretches)(data, preparation)
     except Refused as error:
         if error.reason == "image-too-large":
             return refusal(413, error.reason, str(error), "send a smaller one")
         return refusal(422, f"undecodable-{modality}", str(error), f"send {_FORMATS[modality]}")
+
+
+def modality_of(task: Task) -> Literal["image", "speech"]:
+    """What is opened."""
+    return "image" if task in ("image", "seen-image") else "speech"
 
 
 def unwrap(modality: Literal["image", "speech"], encoded: bytes) -> bytes | Refusal:

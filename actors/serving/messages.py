@@ -8,6 +8,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ...pipelines.spec import Modality
+from .spec import Action
 
 
 class Message(BaseModel):
@@ -136,6 +137,59 @@ class Timings(Message):
     """All of it, but for HTTP."""
 
 
+Judged = Literal["text", "image", "speech", "pair", "output"]
+"""What is judged: a question, a picture, what is said, a picture with words, an answer."""
+
+
+class Judgement(Message):
+    """How likely a content is of a category, and what that comes to."""
+
+    of: Judged
+    category: str
+    score: float
+    """From 0 to 1."""
+    threshold: float | None
+    """That the score reached; none if it may pass."""
+    action: Action
+
+
+class Verdict(Message):
+    """What may be done with a content."""
+
+    action: Action
+    """The strictest of the judgements'."""
+    judgements: list[Judgement]
+
+
+class ModerateRequest(Message):
+    """A text, a picture, speech: any of them, judged each and together."""
+
+    text: str | None = Field(None, min_length=1)
+    image: str | None = Field(None, min_length=1)
+    """An encoded picture (PNG, JPEG, …) as base64 or as a data URI."""
+    speech: str | None = Field(None, min_length=1)
+    """Encoded speech (WAV, Ogg, FLAC) as base64 or as a data URI."""
+
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        if self.text is None and self.image is None and self.speech is None:
+            raise ValueError("give a text, an image or speech")
+        return self
+
+    @property
+    def inputs(self) -> list[Input]:
+        """What is given, each by itself."""
+        given = self.model_dump(exclude_none=True)
+        return [Input.model_validate({name: value}) for name, value in given.items()]
+
+
+class ModerateResponse(Verdict):
+    """The verdict on a request's contents."""
+
+    bundle: str
+    """Digest of the bundle that transcribed the speech and looked at the pair."""
+
+
 class AnswerResponse(Message):
     """What the model says, and where it found that."""
 
@@ -148,6 +202,8 @@ class AnswerResponse(Message):
     timings_ms: Timings
     bundle: str
     """Digest of the bundle that answered."""
+    moderation: Verdict | None = None
+    """Whether something in it is flagged; none if nothing is moderated. What is blocked, isn't answered."""
 
 
 class Health(Message):
@@ -163,6 +219,8 @@ class Health(Message):
     """Whether it takes a question; else it describes what is there."""
     transcribes: bool = False
     """Whether it makes a text of speech."""
+    moderates: bool = False
+    """Whether it judges what is asked and answered."""
     fit: Literal["letterbox", "crop"] = "letterbox"
     """How it makes a square of a picture."""
     shown: float = 1.0

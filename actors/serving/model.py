@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import AsyncGenerator, Awaitable, Generator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from http import HTTPStatus
 from typing import Literal, Protocol, TypeAlias, TypeVar, get_args
 
@@ -16,18 +17,33 @@ from numpy.typing import NDArray
 from ...pipelines.bundle import Hit
 from . import deadlines
 from .answering import Answered, Parts
-from .batching import Encoded, Transcript
+from .batching import Encoded, Observed, Transcript
 from .deadlines import Outlook
 from .decoding import Floats, Piece, Sampling
 from .drift import DriftResponse
+from .inputs import longest_text
 from .measuring import InHand
-from .messages import AnswerRequest, AnswerResponse, Health, Input, Looked, Refusal, Timings, refusal
+from .messages import (
+    AnswerRequest,
+    AnswerResponse,
+    Health,
+    Input,
+    Judgement,
+    Looked,
+    Refusal,
+    Timings,
+    Verdict,
+    refusal,
+)
+from .moderating.moderator import Moderator, admit
+from .moderating.noting import note
+from .moderating.policy import blocks, verdict
 from .problems import RefusedError, accept
 from .spec import LimitsSpec
 from .tokens import Scope
 
 _T = TypeVar("_T")
-Kind: TypeAlias = Literal["embed", "search", "transcribe", "encode", "decode"]
+Kind: TypeAlias = Literal["embed", "search", "transcribe", "encode", "decode", "moderate"]
 """What is asked of replicas."""
 ROOM = 1.25
 """A request is refused unless it has this many times what an answer is expected to take: that is a mean."""
@@ -44,8 +60,12 @@ class Replicas(Protocol):
         """Rank the indexed pictures."""
         ...
 
-    def encode(self, queries: Sequence[Input]) -> Awaitable[Encoded | Refusal]:
-        """Encode one input of each of some modalities."""
+    def encode(self, queries: Sequence[Input], neighbours: int | None = None) -> Awaitable[Encoded | Refusal]:
+        """Encode one input of each of some modalities; with `neighbours`, tell what moderation asks."""
+        ...
+
+    def observe(self, queries: Sequence[Input], neighbours: int) -> Awaitable[Observed | Refusal]:
+        """Find out about inputs what moderation asks."""
         ...
 
     def transcribe(self, data: bytes) -> Awaitable[Transcript | Refusal]:
@@ -74,14 +94,17 @@ class Model:
         replicas: reaches them.
         health: what is served.
         limits: what a request may ask for.
+        moderator: judges what is asked and answered; None lets everything through.
 
     Attributes:
         health: see above.
         limits: see above.
     """
 
-    def __init__(self, replicas: Replicas, health: Health, limits: LimitsSpec) -> None:
-        self._replicas = replicas
+    def __init__(
+        self, replicas: Replicas, health: Health, limits: LimitsSpec, moderator: Moderator | None = None
+    ) -> None:
+        self._replicas, self._moderator = replicas, moderator
         self.health, self.limits = health, limits
         self._in_hand, self._told = 0, InHand(health.bundle)
         self._outlooks = {kind: Outlook() for kind in get_args(Kind)}
@@ -96,20 +119,39 @@ class Model:
         """Embed inputs, each (E,)."""
         self.bound(len(inputs))
         with self._admitted("embed", len(inputs)):
-            answers = await self._within(asyncio.gather(*(self._replicas.embed(one) for one in inputs)))
+            embedding = asyncio.gather(*(self._replicas.embed(one) for one in inputs))
+            answers = await self._within(self._let(embedding, inputs))
         return [accept(answer, f"inputs.{i}: ") for i, answer in enumerate(answers)]
 
     async def search(self, query: Input, top_k: int) -> list[Hit]:
         """Rank the indexed pictures."""
         with self._admitted("search"):
-            return accept(await self._within(self._replicas.search(query, top_k)))
+            hits = accept(await self._within(self._let(self._replicas.search(query, top_k), [query])))
+        if self._moderator is None:
+            return hits
+        judged = self._moderator.captions([hit.caption for hit in hits])
+        kept = [number for number, one in enumerate(judged) if not blocks(one)]
+        admit(one for number in kept for one in judged[number])
+        return [hits[number] for number in kept]
 
     async def transcribe(self, data: bytes) -> Transcript:
         """Make a text of encoded speech."""
         if not self.health.transcribes:
             raise _lacks("transcribe speech", "transcription")
         with self._admitted("transcribe"):
-            return accept(await self._within(self._replicas.transcribe(data)))
+            told = accept(await self._within(self._replicas.transcribe(data)))
+        if self._moderator is not None:
+            admit(self._moderator.transcript(told.text))
+        return told
+
+    async def moderate(self, inputs: Sequence[Input]) -> Verdict:
+        """Judge inputs, one of each of some modalities, each by itself and together."""
+        if self._moderator is None:
+            raise RefusedError(
+                refusal(404, "not-served", "nothing is moderated here", "serve it with --moderate")
+            )
+        with self._admitted("moderate", len(inputs)):
+            return verdict(await self._within(self._judge(inputs, self._moderator)))
 
     async def drift(self) -> DriftResponse:
         """How far what one replica was asked lies from what was trained on."""
@@ -119,13 +161,14 @@ class Model:
         """Answer a question, with where that was found."""
         begun = time.monotonic()
         encoded = await self.encode(request.question, request.inputs)
-        sampling = sampling_of(request)
-        told = await self.decode(encoded, request.question, sampling)
+        told, remarks = await self._decode(encoded, request.question, sampling_of(request))
+        admit(remarks)
         return AnswerResponse(
             answer=told.text,
             finish_reason=told.pieces[-1].end or "stop",
             weights=dict(told.weights),
             attention=looked(told, encoded),
+            moderation=None if self._moderator is None else verdict((*encoded.remarks, *remarks)),
             timings_ms=Timings(
                 prepare=round(1e3 * encoded.prepare_s, 2),
                 encode=round(1e3 * encoded.encode_s, 2),
@@ -153,18 +196,53 @@ class Model:
                 )
             )
         with self._admitted("encode", len(inputs), before="decode"):
-            return accept(await self._within(self._replicas.encode(inputs)))
+            moderator = self._moderator
+            neighbours = None if moderator is None else moderator.neighbours
+            encoded = accept(await self._within(self._replicas.encode(inputs, neighbours)))
+        if moderator is None:
+            return encoded
+        return replace(encoded, remarks=admit(moderator.inputs(inputs, encoded.observed)))
 
     async def decode(self, encoded: Encoded, question: str | None, sampling: Sampling) -> Answered:
-        """Answer, all at once."""
+        """Answer, all at once; what may not be told, ends with `content_filter` and says nothing."""
+        told, remarks = await self._decode(encoded, question, sampling)
+        note(remarks)
+        return told
+
+    async def _decode(
+        self, encoded: Encoded, question: str | None, sampling: Sampling
+    ) -> tuple[Answered, tuple[Judgement, ...]]:
+        """An answer, and what moderation remarks about it."""
         with self._admitted("decode"):
-            return accept(await self._within(self._replicas.answer(encoded.parts, question or "", sampling)))
+            answering = self._replicas.answer(encoded.parts, question or "", sampling)
+            told = accept(await self._within(answering))
+        return (told, ()) if self._moderator is None else self._moderator.answer(told)
+
+    async def _let(self, call: Awaitable[_T], inputs: Sequence[Input]) -> _T:
+        """What a call gives if each of its inputs may pass, which is found out meanwhile."""
+        if self._moderator is None:
+            return await call
+        judging = asyncio.gather(*(self._judge([one], self._moderator) for one in inputs))
+        found, judged = await asyncio.gather(call, judging)
+        admit(one for some in judged for one in some)
+        return found
+
+    async def _judge(self, inputs: Sequence[Input], moderator: Moderator) -> list[Judgement]:
+        """Judge one input of each of some modalities."""
+        if any(len(one.text or "") > longest_text(self.limits) for one in inputs):
+            raise RefusedError(refusal(413, "text-too-long", "the text is too long", "send less of it"))
+        opened = [one for one in inputs if one.text is None]
+        neighbours = moderator.neighbours if len(inputs) > 1 else 0
+        observed = accept(await self._replicas.observe(opened, neighbours)) if opened else Observed()
+        return moderator.inputs(inputs, observed)
 
     async def stream(
         self, encoded: Encoded, question: str | None, sampling: Sampling
     ) -> AsyncGenerator[Piece | Answered]:
         """Tell an answer's tokens as they are found, and then the whole."""
         told = self._replicas.stream(encoded.parts, question or "", sampling)
+        if self._moderator is not None:
+            told = self._moderator.stream(told)
         with self._admitted("decode"):
             try:
                 while True:

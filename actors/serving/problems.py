@@ -14,8 +14,12 @@ from starlette.exceptions import HTTPException
 
 from .messages import Problem, Refusal, refusal
 
-OPENAI = ("/v1/chat/", "/v1/embeddings", "/v1/audio/", "/v1/models")
+OPENAI = ("/v1/chat/", "/v1/embeddings", "/v1/audio/", "/v1/models", "/v1/moderations")
 """Beginnings of the paths whose clients expect OpenAI's shape."""
+BLOCKED = "blocked-content"
+"""Code of what moderation refuses. Its status is 400, as it is where others serve OpenAI's API: 403 tells
+clients to send other credentials, and 422 that the request is malformed."""
+_OPENAI_CODES = {BLOCKED: "content_filter"}
 INFERENCE = "/v2"
 """Beginning of those of the Open Inference Protocol."""
 REFUSAL_HEADER = "x-eagleray-refusal"
@@ -96,7 +100,8 @@ def _shaped(refusal: Refusal, path: str) -> dict[str, Any]:
         kind = _KINDS.get(
             refusal.status, "server_error" if refusal.status >= 500 else "invalid_request_error"
         )
-        error = OpenAIError(message=whole, type=kind, param=None, code=problem.code)
+        code = _OPENAI_CODES.get(problem.code, problem.code)
+        error = OpenAIError(message=whole, type=kind, param=None, code=code)
         return OpenAIProblem(error=error).model_dump()
     if path.startswith(INFERENCE):
         return InferenceProblem(error=whole).model_dump()

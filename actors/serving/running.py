@@ -29,10 +29,11 @@ from ray.serve.config import gRPCOptions
 from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview, LoggingConfig
 
-from ...pipelines.bundle import LoadedBundle, bundle_digest, load_bundle
+from ...pipelines.bundle import LoadedBundle, bundle_digest, load_bundle, read_info
 from ...workflows.errors import EaglerayError
 from .application import State, build_application
 from .guard import BUNDLE_HEADER
+from .moderating.moderator import check as check_moderation
 from .promoting import GoldenRequest, Outcome, ask_both, golden, judge
 from .protocol import SERVICE
 from .releases import Release, Releases, Trial
@@ -128,6 +129,8 @@ def deploy(
     caption = load_bundle(folder).first_caption  # a damaged bundle stops here, before anything is replaced
     release = Release(bundle=digest or bundle_digest(folder), folder=str(folder.absolute()))
     _check_who_may_ask(options)
+    if options.moderation is not None:
+        check_moderation(options.moderation, read_info(folder))
     _start_serve(options, read_pem(options.tls) if options.tls else None)
     made_with, before = options.of_replicas, state_of(options.application)
     releases = Releases(live=release) if before is None else before.releases.followed_by(release)

@@ -14,7 +14,7 @@ from safetensors.numpy import load
 
 from ...pipelines.media.prepare import Arrays
 from ...pipelines.spec import Preparation
-from .inputs import TASKS, Task
+from .inputs import TASKS, Task, modality_of
 from .messages import Problem, Refusal, refusal
 from .sandboxed import ANSWERED, ARRAYS, ASKED, READY, too_much
 from .spec import LimitsSpec
@@ -84,8 +84,7 @@ class Sandbox:
             return too_much(task, f"{self._limits.decode_timeout_s:g} s")
         except (OSError, SafetensorError, ValueError):  # it ended, or what it sent can't be read
             cell = self._replace(cell)
-            modality = "image" if task == "image" else "speech"
-            return refusal(422, f"undecodable-{modality}", "decoding it failed", "encode it again")
+            return refusal(422, f"undecodable-{modality_of(task)}", "decoding it failed", "encode it again")
         except BaseException:
             cell = self._replace(cell)
             raise

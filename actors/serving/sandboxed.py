@@ -23,7 +23,7 @@ import numpy as np
 from safetensors.numpy import save
 
 from ...pipelines.spec import Preparation
-from .inputs import TASKS, Task, open_media
+from .inputs import TASKS, Task, modality_of, open_media
 from .messages import Refusal, refusal
 from .spec import LimitsSpec
 
@@ -68,7 +68,7 @@ def _answer(task: Task, sent: bytes, preparation: Preparation, limits: LimitsSpe
 
 def too_much(task: Task, what: str) -> Refusal:
     """The refusal of a file that takes more than is given."""
-    name = "picture" if task == "image" else "recording"
+    name = "picture" if modality_of(task) == "image" else "recording"
     return refusal(
         413, "too-much-to-decode", f"decoding the {name} takes more than {what}", "send a simpler one"
     )

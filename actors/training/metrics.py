@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -65,6 +66,7 @@ def report(
     *,
     weights: Sequence[float] | Numbers | None = None,
     unit: Literal["share", "bits"] = "share",
+    parts: Mapping[str, NDArray[np.bool_]] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """A metric: sum(values) / sum(weights), the mean where there are no weights.
 
@@ -76,11 +78,12 @@ def report(
         how: the interval is made.
         weights: (N,).
         unit: of the value.
+        parts: name → which of the values (N,) it is also reported of, if any.
     """
     of = np.asarray(values, np.float64)
     by = np.ones_like(of) if weights is None else np.asarray(weights, np.float64)
     found = how.interval(of, by, np.asarray(groups, np.int64))
-    return {
+    metric: dict[str, Any] = {
         "name": name,
         "value": float(of.sum() / by.sum()),
         "low": None if found is None else found[0],
@@ -89,6 +92,14 @@ def report(
         "queries": len(of),
         "unit": unit,
     }
+    if parts:
+        places = np.asarray(groups, np.int64)
+        metric["parts"] = [
+            report(part, of[mask], places[mask], chance, how, weights=by[mask], unit=unit)
+            for part, mask in parts.items()
+            if by[mask].sum() > 0
+        ]
+    return metric
 
 
 def shown(metric: dict[str, Any]) -> str:

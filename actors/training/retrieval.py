@@ -20,6 +20,7 @@ from torchmetrics.functional.retrieval import retrieval_hit_rate
 from ...models.multimodal import MultimodalModel, described
 from ...models.spec import MODALITIES
 from ...pipelines.reading import CorpusReader
+from .bias import EVERYTHING, Parts
 from .data import batches, make_batch
 from .metrics import Bootstrap, Progress, report
 
@@ -72,11 +73,13 @@ def embed_split(
     return EmbeddedSplit(whole, *(torch.cat(column) for column in zip(*others, strict=True)))
 
 
-def recalls(split: EmbeddedSplit, ranks: Sequence[int], how: Bootstrap) -> list[dict[str, Any]]:
+def recalls(
+    split: EmbeddedSplit, ranks: Sequence[int], how: Bootstrap, parts: Parts = EVERYTHING
+) -> list[dict[str, Any]]:
     """Recall@k in each direction between two modalities that the split has."""
     rows: list[dict[str, Any]] = []
     for source, target in permutations(split.vectors, 2):
-        queries, gallery, groups = _direction(split, source, target)
+        queries, gallery, groups, kept = _direction(split, source, target)
         if not len(queries):
             continue  # a corpus without speech, say
         right = groups[:, None] == groups[None, :]
@@ -85,31 +88,40 @@ def recalls(split: EmbeddedSplit, ranks: Sequence[int], how: Bootstrap) -> list[
             hits = hits_at(scores, right, rank)
             name = f"recall@{rank} {TITLES[source]}→{TITLES[target]}"
             chance = float(np.mean([chance_at(len(r), int(r.sum()), rank) for r in right]))
-            rows.append(report(name, hits, groups.numpy(), chance, how))
+            by = parts.of(kept, spoken="speech" in (source, target))
+            rows.append(report(name, hits, groups.numpy(), chance, how, parts=by))
     return rows
 
 
 def accuracy(
-    model: MultimodalModel, reader: CorpusReader, batch_rows: int, how: Bootstrap, progress: Progress
+    model: MultimodalModel,
+    reader: CorpusReader,
+    batch_rows: int,
+    how: Bootstrap,
+    progress: Progress,
+    parts: Parts = EVERYTHING,
 ) -> list[dict[str, Any]]:
     """Share of the pictures whose likeliest category is the right one."""
     labels: list[Tensor] = []
     correct: list[Tensor] = []
     groups: list[Tensor] = []
-    for _, batch in batches(reader, model.spec, batch_rows, progress):
+    kept: list[int] = []
+    for rows, batch in batches(reader, model.spec, batch_rows, progress):
         seen = batch["present"][:, MODALITIES.index("image")] & (batch["label"] >= 0)
         with torch.inference_mode():
             predicted = model.classify(batch["image"][seen]).argmax(-1)
         labels.append(batch["label"][seen])
         correct.append(predicted == batch["label"][seen])
         groups.append(batch["group"][seen])
+        kept += rows[seen.numpy()].tolist()
     label = torch.cat(labels)
     if not len(label):
         return []
     shares = torch.bincount(label).double() / len(label)
     chance = float(shares.square().sum())  # a guess drawn like the labels
     right = torch.cat(correct).double().numpy()
-    return [report("accuracy category", right, torch.cat(groups).numpy(), chance, how)]
+    by = parts.of(kept)
+    return [report("accuracy category", right, torch.cat(groups).numpy(), chance, how, parts=by)]
 
 
 def hits_at(scores: Tensor, right: Tensor, rank: int) -> NDArray[np.float64]:
@@ -123,12 +135,14 @@ def chance_at(items: int, right: int, rank: int) -> float:
     return 1.0 - comb(items - right, min(rank, items)) / comb(items, min(rank, items))
 
 
-def _direction(split: EmbeddedSplit, source: str, target: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, gallery and groups of a direction: those records that have both modalities."""
+def _direction(
+    split: EmbeddedSplit, source: str, target: str
+) -> tuple[Tensor, Tensor, Tensor, NDArray[np.int64]]:
+    """Queries, gallery, groups and rows of a direction: those records that have both modalities."""
     is_spoken = "speech" in (source, target)
     keep = torch.ones(len(split.group), dtype=torch.bool)
     for modality in (source, target):
         has = split.present[:, MODALITIES.index(modality)]
         keep = keep & (split.has_transcript if modality == "text" and is_spoken else has)
     vectors = {**split.vectors, "text": split.transcripts} if is_spoken else split.vectors
-    return vectors[source][keep], vectors[target][keep], split.group[keep]
+    return vectors[source][keep], vectors[target][keep], split.group[keep], np.flatnonzero(keep.numpy())

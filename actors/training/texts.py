@@ -20,6 +20,7 @@ from ...models.multimodal import MultimodalModel, described
 from ...models.spec import MODALITIES
 from ...pipelines.reading import CorpusReader
 from ...pipelines.spec import BOS, EOS
+from .bias import EVERYTHING, Parts
 from .data import batches
 from .metrics import Bootstrap, Progress, report
 
@@ -33,6 +34,7 @@ def bits_per_byte(
     memory_lengths: Sequence[int],
     how: Bootstrap,
     progress: Progress,
+    parts: Parts = EVERYTHING,
 ) -> list[dict[str, Any]]:
     """Bits a byte of every document, each read from its beginning, by length of the memory.
 
@@ -42,6 +44,7 @@ def bits_per_byte(
         memory_lengths: positions remembered; empty takes the model's own.
         how: intervals are made, by document.
         progress: told documents done and all.
+        parts: of the split, that are reported as well.
     """
     text, head = model.text, model.heads.language
     assert text is not None
@@ -68,7 +71,8 @@ def bits_per_byte(
             sizes.append(float(len(found["text"].encode())))
             progress(number * len(reader) + row + 1, len(lengths) * len(reader))
         name = f"bits per byte, memory {length}"
-        rows.append(report(name, bits, range(len(bits)), 8.0, how, weights=sizes, unit="bits"))
+        by = parts.of(range(len(bits)), spoken=True)
+        rows.append(report(name, bits, range(len(bits)), 8.0, how, weights=sizes, unit="bits", parts=by))
     text.remember(own)
     return rows
 
@@ -81,6 +85,7 @@ def word_error_rates(
     batch_rows: int,
     how: Bootstrap,
     progress: Progress,
+    parts: Parts = EVERYTHING,
 ) -> list[dict[str, Any]]:
     """Word error rate of the transcripts: greedy, and by beam search.
 
@@ -94,12 +99,14 @@ def word_error_rates(
         batch_rows: clips transcribed together.
         how: intervals are made, by group.
         progress: told clips done and all.
+        parts: of the split, that are reported as well.
     """
     decoder = Tokenizer.from_file(str(tokenizer))
     references: list[str] = []
     groups: list[int] = []
+    places: list[int] = []
     said: dict[str, list[str]] = {"greedy": [], f"{beams} beams": []}
-    for _, batch in batches(reader, model.spec, batch_rows, progress, transcript=True):
+    for rows, batch in batches(reader, model.spec, batch_rows, progress, transcript=True):
         wanted = [MODALITIES.index("text"), MODALITIES.index("speech")]
         kept = batch["present"][:, wanted].all(dim=1) & described(batch).any(dim=1)
         with torch.inference_mode():
@@ -109,6 +116,7 @@ def word_error_rates(
         said[f"{beams} beams"] += decoder.decode_batch(beamed)
         references += _spell(decoder, batch["tokens"][kept])
         groups += batch["group"][kept].tolist()
+        places += rows[kept.numpy()].tolist()
     spoken = [number for number, text in enumerate(references) if plain(text)]
     metrics: list[dict[str, Any]] = []
     for how_said, texts in said.items():
@@ -119,7 +127,9 @@ def word_error_rates(
             errors.append(found.substitutions + found.deletions + found.insertions)
             words.append(found.substitutions + found.deletions + found.hits)
         name = f"word error rate, {how_said}"
-        metrics.append(report(name, errors, [groups[n] for n in spoken], 1.0, how, weights=words))
+        by = parts.of([places[n] for n in spoken], spoken=True)
+        of = [groups[n] for n in spoken]
+        metrics.append(report(name, errors, of, 1.0, how, weights=words, parts=by))
     return metrics
 
 
@@ -130,6 +140,7 @@ def answer_accuracies(
     batch_rows: int,
     how: Bootstrap,
     progress: Progress,
+    parts: Parts = EVERYTHING,
 ) -> list[dict[str, Any]]:
     """Share of answers that are the right one word by word, over all and by type of question.
 
@@ -142,6 +153,7 @@ def answer_accuracies(
         batch_rows: questions answered together.
         how: intervals are made, by group.
         progress: told questions done and all.
+        parts: of the split, that are reported as well.
     """
     decoder = Tokenizer.from_file(str(tokenizer))
     assert model.spec.decoder is not None
@@ -150,6 +162,7 @@ def answer_accuracies(
     wanted: list[str] = []
     kinds: list[str] = []
     groups: list[int] = []
+    asked_in: list[int] = []
     for rows, batch in batches(reader, model.spec, batch_rows, progress):
         made, _ = model.answer(batch, BOS, EOS, batch["answer"].shape[1])
         asked = batch["answer_mask"].any(dim=1)
@@ -159,6 +172,7 @@ def answer_accuracies(
         wanted += expected
         kinds += [names[kind] for kind in batch["question_type"][asked].tolist()]
         groups += reader.groups_of(rows[asked.numpy()])
+        asked_in += rows[asked.numpy()].tolist()
     by_type: dict[str, list[int]] = defaultdict(list)
     for number, kind in enumerate(kinds):
         by_type["all"].append(number)
@@ -167,7 +181,9 @@ def answer_accuracies(
     for kind, numbers in by_type.items():
         frequent = Counter(wanted[n] for n in numbers).most_common(1)[0][1]
         values, places = [right[n] for n in numbers], [groups[n] for n in numbers]
-        metrics.append(report(f"answers right, {kind}", values, places, frequent / len(numbers), how))
+        by = parts.of([asked_in[n] for n in numbers]) if kind == "all" else {}
+        chance = frequent / len(numbers)
+        metrics.append(report(f"answers right, {kind}", values, places, chance, how, parts=by))
     return metrics
 
 

@@ -103,6 +103,20 @@ def read(data: bytes, size: int, fit: Fit = "letterbox") -> Picture:
     return Picture(_square(picture, size, fit), width, height)
 
 
+def decode_twice(data: bytes, size: int, fit: Fit, other: int) -> tuple[Pixels, Pixels]:
+    """Decode as `decode` does, and also letterboxed to (other, other, 3), which mostly takes little more.
+
+    Raises:
+        Refused: when it is no picture, or a broken one.
+    """
+    if data.startswith(JPEG_MAGIC) or is_vector(data):  # made at the size that is asked for
+        return decode(data, size, fit), decode(data, other)
+    if not data:
+        raise Refused("empty-image", "the picture has 0 bytes")
+    picture, _ = _open(data, None)
+    return _square(picture, size, fit), _square(picture, other, "letterbox")
+
+
 def size_of(data: bytes) -> tuple[int, int] | None:
     """Width and height in pixels by what stands at the beginning; None where that tells no size."""
     try:

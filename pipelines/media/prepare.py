@@ -12,6 +12,8 @@ from ..spec import Preparation
 from . import audio, image
 
 Arrays: TypeAlias = Mapping[str, NDArray[Any]]
+SEEN, SEEN_SIDE = "seen", 224
+"""What moderation sees of a picture, and its side."""
 
 
 def prepare_image(data: bytes, preparation: Preparation) -> Arrays:
@@ -22,6 +24,17 @@ def prepare_image(data: bytes, preparation: Preparation) -> Arrays:
     """
     stored = image.decode(data, preparation.stored_image_size, preparation.fit)
     return {"image": image.normalise(image.center(stored[None], preparation.image_size))[0]}
+
+
+def prepare_seen(data: bytes, preparation: Preparation) -> Arrays:
+    """Prepare an encoded picture, and whatever its preparation all of it, for moderation: also seen
+    (SEEN_SIDE, SEEN_SIDE, 3) uint8.
+
+    Raises:
+        Refused: see `image.decode`.
+    """
+    stored, seen = image.decode_twice(data, preparation.stored_image_size, preparation.fit, SEEN_SIDE)
+    return {"image": image.normalise(image.center(stored[None], preparation.image_size))[0], SEEN: seen}
 
 
 def prepare_speech(data: bytes, preparation: Preparation) -> Arrays:

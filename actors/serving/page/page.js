@@ -160,6 +160,21 @@ function showAnswer(found) {
   bars(at("weights"), Object.entries(found.weights).map(([name, one]) => [NAMES[name], one, percent(one)]));
   draw(found.attention.image);
   show(at("attention-note"), Boolean(found.attention.image));
+  showVerdict(found.moderation);
+}
+
+const VERDICTS = { allow: "Nothing is flagged.", flag: "Flagged:", block: "Blocked:" };
+const JUDGED = { ...NAMES, pair: "picture and words together", output: "answer" };
+function showVerdict(found) {
+  show(at("moderation-part"), Boolean(found));
+  if (!found) return;
+  at("verdict").textContent = VERDICTS[found.action];
+  at("verdict").className = found.action;
+  at("judgements").replaceChildren(...found.judgements.map((one) => {
+    const line = document.createElement("li");
+    line.textContent = `${JUDGED[one.of]}: ${one.category} ${one.score.toFixed(2)}, ${one.action} from ${one.threshold}`;
+    return line;
+  }));
 }
 
 function showTimings(parts, wall) {

@@ -16,14 +16,14 @@ import soundfile
 import soxr
 from PIL import Image
 
-from eagleray.actors.serving.spec import ServingOptions
+from eagleray.actors.serving.spec import ModerationSpec, PairRule, ServingOptions, TextPolicy, Thresholds
 from eagleray.pipelines.bundle import STATISTICS, LoadedBundle, read_info, seal_bundle
 from eagleray.pipelines.statistics import Measure, Statistics, describe
 
 if TYPE_CHECKING:
     from eagleray.actors.serving.running import Deployed
 
-NAME = "frogs"
+NAME, GUARDED = "frogs", "guarded"
 NUM_KNOWN = 300
 ENGLISH = ("the", "frog", "behind", "house", "sings", "with", "drum", "under", "this", "yellow", "star")
 SPANISH = ("la", "rana", "detrás", "casa", "canta", "con", "tambor", "bajo", "esta", "amarilla", "estrella")
@@ -154,3 +154,23 @@ def other_address() -> str:
     if address.startswith("127."):
         pytest.skip("this machine has no network")
     return address
+
+
+@pytest.fixture(scope="session")
+def guarded(frogs: str, bundle_folder: Path) -> str:
+    """The URL of the same bundle, moderated: any picture that is asked to be hurt is blocked."""
+    from eagleray.actors.serving import running
+
+    options = ServingOptions(
+        application=GUARDED,
+        port=int(frogs.rpartition(":")[2]),
+        route_prefix=f"/{GUARDED}",
+        max_batch_size=4,
+        moderation=ModerationSpec(
+            # a model that was never trained transcribes and answers anything
+            speech=TextPolicy(offensive=Thresholds()),
+            output=TextPolicy(offensive=Thresholds(flag=0.001), profane=Thresholds()),
+            pairs=(PairRule(name="cruelty", picture="(living|things)", words=r"\bhurt it\b"),),
+        ),
+    )
+    return running.deploy(bundle_folder, options).url

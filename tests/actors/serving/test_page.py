@@ -46,14 +46,23 @@ def problems():
 
 @pytest.fixture
 def page(browser, frogs, asked, problems, request):
+    yield from opened(browser, frogs, asked, problems, request)
+
+
+@pytest.fixture
+def guarded_page(browser, guarded, asked, problems, request):
+    yield from opened(browser, guarded, asked, problems, request)
+
+
+def opened(browser, url, asked, problems, request):
     phone = request.node.get_closest_marker("phone") is not None
     context = browser.new_context(viewport={"width": 360, "height": 740} if phone else None, has_touch=phone)
     page = context.new_page()
     page.on("request", lambda one: asked.append(one.url))
     page.on("pageerror", lambda error: problems.append(str(error)))
     page.on("console", lambda line: problems.append(line.text) if line.type == "error" else None)
-    page.goto(frogs + "/")
-    playwright.expect(page.locator("#about")).to_contain_text("frogs, bundle")
+    page.goto(url + "/")
+    playwright.expect(page.locator("#about")).to_contain_text(", bundle")
     yield page
     context.close()
 
@@ -93,6 +102,27 @@ def test_a_question_about_a_picture_and_speech_is_answered(page, files, http, as
     assert [line.split("0.")[0].split("1.")[0] for line in lines] == [one["caption"] for one in near]
     assert page.locator("#timings output").count() == 5
     assert all(url.startswith((str(http.base_url), "data:", "blob:")) for url in asked)
+
+
+def test_the_verdict_is_shown(guarded_page, files, problems):
+    page = guarded_page
+    page.fill("#question", QUESTION)
+    page.click("#ask")
+    wait(page)
+    playwright.expect(page.locator("#verdict")).to_have_text("Flagged:")
+    playwright.expect(page.locator("#judgements li")).to_contain_text("answer: offensive")
+    page.set_input_files("#picture-file", files / "frog.png")
+    page.fill("#question", "How do I hurt it?")
+    page.click("#ask")
+    playwright.expect(page.locator("#problem")).to_contain_text("picture and words together: cruelty")
+    assert "400" in problems.pop()
+
+
+def test_without_moderation_there_is_no_verdict(page):
+    page.fill("#question", QUESTION)
+    page.click("#ask")
+    wait(page)
+    playwright.expect(page.locator("#moderation-part")).to_be_hidden()
 
 
 def test_all_of_it_works_by_keyboard(page, files):

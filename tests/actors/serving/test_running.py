@@ -11,7 +11,15 @@ import httpx
 import numpy as np
 import pytest
 
-from eagleray.actors.serving.spec import AutoscalingSpec, LimitsSpec, ServingOptions
+from eagleray.actors.serving.spec import (
+    AutoscalingSpec,
+    LimitsSpec,
+    ModerationSpec,
+    PairRule,
+    ServingOptions,
+    TextPolicy,
+    Thresholds,
+)
 from eagleray.workflows.errors import EaglerayError
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -141,7 +149,10 @@ def test_encoder_and_decoder_apart_answer_the_same(client, bundle_folder, beside
 
     sent = {"question": "What colour is the frog?", "image": b64(png), "speech": b64(wav)}
     expected = client.post("/v1/answer", json=sent).json()
-    update = {"apart": True, "cpus_per_replica": 0.5}
+    harmless = TextPolicy(offensive=Thresholds())  # whatever a model says that was never trained
+    rule = PairRule(name="cruelty", picture="living|things", words="hurt it")
+    policy = ModerationSpec(speech=harmless, output=harmless, pairs=(rule,))
+    update = {"apart": True, "cpus_per_replica": 0.5, "moderation": policy}
     deployed = running.deploy(bundle_folder, beside.model_copy(update=update))
     (found,) = (one for one in running.running() if one.application == "beside")
     assert found.replicas == {"Front": 1, "Encoder": 1, "Decoder": 1}
@@ -161,6 +172,8 @@ def test_encoder_and_decoder_apart_answer_the_same(client, bundle_folder, beside
         assert said.status_code == 200
         refused = asking.post("/v1/answer", json=sent | {"image": "!"})
         assert (refused.status_code, refused.json()["code"]) == (400, "invalid-base64")
+        blocked = asking.post("/v1/answer", json=sent | {"question": "How do I hurt it?"})
+        assert (blocked.status_code, blocked.json()["code"]) == (400, "blocked-content")
     serve.delete("beside")
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 
+from eagleray.actors.serving.spec import TextPolicy
 from eagleray.actors.stages.evaluate import EvaluateSpec, evaluate
 from eagleray.actors.stages.export import ExportSpec, export
 from eagleray.actors.stages.finetune import FinetuneSpec, finetune
@@ -119,10 +120,19 @@ def test_finetuning_goes_on_from_the_checkpoint_and_evaluation_measures_it(train
     tuned = Checkpoint(context.output, "e" * 64, "f", dict(facts or {}))
     context = make_context("evaluate")
     report = evaluate.function(
-        context, EvaluateSpec(split="train", resamples=100), corpus=corpus, checkpoint=tuned
+        context,
+        EvaluateSpec(split="train", resamples=100, groups={"roses": "rose"}, moderation=TextPolicy()),
+        corpus=corpus,
+        checkpoint=tuned,
     )
     assert json.loads((context.output / "report.json").read_text()) == report
     rows = {row["name"]: row for row in report["metrics"]}
+    flagged = rows.pop("texts flagged by moderation")
+    assert {one["name"] for one in flagged["parts"]} == {"group roses", "language en", "language es"}
+    assert sum(one["queries"] for one in flagged["parts"][1:]) == flagged["queries"]
+    assert flagged["value"] == 0
+    assert [one["name"] for one in rows["recall@1 speech→image"]["parts"]] == ["group roses", "language es"]
+    assert [one["name"] for one in rows["recall@1 image→caption"]["parts"]] == ["group roses"]
     assert len(rows) == 6 * 3 + 1
     for row in rows.values():
         assert 0 <= row["low"] <= row["value"] <= row["high"] <= 1
