@@ -58,13 +58,8 @@ def open_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def examined(home: Path) -> Report:
     """What is found once all of a cluster listens; some of it comes after its head is up."""
-    wanted = [
-        "gcs_server",
-        "dashboard.py",
-        "ray.util.client.server",
-        *["raylet"] * 2,
-        *["DashboardAgent"] * 3,
-    ]
+    wanted = Counter(raylet=2, DashboardAgent=3, gcs_server=1)
+    wanted.update(["dashboard.py", "ray.util.client.server"])
     deadline = time.monotonic() + 60
     while True:
         report = examine_home(home)
