@@ -22,6 +22,7 @@ from eagleray.actors.serving.spec import (
     ModerationSpec,
     PairRule,
     PicturePolicy,
+    ServingOptions,
     TextPolicy,
     Thresholds,
 )
@@ -77,7 +78,7 @@ def ask(replicas, texts, pictures, bundle_folder):
     def asked(path, sent, spec=None, over=replicas, scores=None, **how):
         moderator = None if spec is None else Moderator(spec, scores or texts)
         pictures.model = scores or pictures.real
-        api = build_api(over, health, LimitsSpec(), None, moderator)
+        api = build_api(over, health, ServingOptions(), moderator=moderator)
 
         async def call():
             transport = httpx.ASGITransport(app=api)
