@@ -35,7 +35,7 @@ from .commands.common import (
 from .commands.data import corpora, ledger
 from .commands.lineage import lineage
 from .commands.planning import plan
-from .commands.serving import applications, rollback
+from .commands.serving import applications, rollback, serving_options
 from .commands.training import certify
 from .commands.watching import dashboard
 from .display import (
@@ -303,6 +303,12 @@ def serve(
         Path | None, typer.Option(help="Folder for a line of each request: who, what, when; no contents.")
     ] = None,
     moderate: Annotated[bool, typer.Option(help="Judge what is asked and answered.")] = False,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="FIELD=VALUE", help="Any field of `eagleray stages serve`; repeatable."
+        ),
+    ] = None,
     address: Address = None,
     home: Home = DEFAULT_HOME,
     store: Store = None,
@@ -312,7 +318,7 @@ def serve(
 
     A cluster's Serve has one port: beside what a run of this home serves already, give --route-prefix /NAME.
     """
-    from .actors.serving.spec import ModerationSpec, ServingOptions, TlsSpec
+    from .actors.serving.spec import ModerationSpec, TlsSpec
     from .cluster.connect import connect
 
     session = Session(home, store, database)
@@ -323,26 +329,20 @@ def serve(
     tls = None
     if tls_certificate and tls_key:
         tls = TlsSpec(certificate=str(tls_certificate.absolute()), key=str(tls_key.absolute()))
-    try:
-        options = ServingOptions(
-            host=host,
-            port=port,
-            grpc_port=grpc_port,
-            route_prefix=route_prefix,
-            application=application,
-            tokens=tokens if tokens is None or "://" in tokens else str(Path(tokens).absolute()),
-            open=open_to_all,
-            tls=tls,
-            plaintext=plaintext,
-            audit=str(audit.absolute()) if audit else None,
-            moderation=ModerationSpec() if moderate else None,
-        )
-    except ValueError:
-        raise EaglerayError(
-            f"{host}:{port}{route_prefix} is no address to serve at",
-            "give --port 1 to 65535, --grpc-port another one, and --route-prefix / or /NAME of letters, "
-            "digits, - and _",
-        ) from None
+    fields: dict[str, Any] = {
+        "host": host,
+        "port": port,
+        "grpc_port": grpc_port,
+        "route_prefix": route_prefix,
+        "application": application,
+        "tokens": tokens if tokens is None or "://" in tokens else str(Path(tokens).absolute()),
+        "open": open_to_all,
+        "tls": tls,
+        "plaintext": plaintext,
+        "audit": str(audit.absolute()) if audit else None,
+        "moderation": ModerationSpec() if moderate else None,
+    }
+    options = serving_options(fields, overrides or ())
     needed = 1 + options.autoscaling.min_replicas * options.cpus_per_replica
     with connect(address, session.home, needed, out.print) as connection:
         from .actors.serving.running import serve_until_interrupted

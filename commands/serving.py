@@ -1,18 +1,23 @@
-"""`eagleray applications` and `rollback`: what a cluster serves, and what it served before."""
+"""`eagleray applications` and `rollback`, and how `serve` is told what it shall be."""
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+import yaml
+from pydantic import ValidationError
 
 from ..display import print_table
 from ..session import Session
 from ..workflows.errors import EaglerayError
 from .common import DEFAULT_HOME, Address, AsJson, Home, out
+
+if TYPE_CHECKING:
+    from ..actors.serving.spec import ServingOptions
 
 
 def applications(address: Address = None, home: Home = DEFAULT_HOME, as_json: AsJson = False) -> None:
@@ -54,6 +59,40 @@ def rollback(
 
         found = roll_back(application, out.print)
         out.print(f"{found.application} serves bundle {found.bundle[:12]} at {found.url}")
+
+
+def serving_options(fields: Mapping[str, Any], overrides: Sequence[str]) -> ServingOptions:
+    """The options of these fields, and of what is set besides, `field.field=value` each.
+
+    Raises:
+        EaglerayError: when one can't be, with which.
+    """
+    from ..actors.serving.spec import ServingOptions
+
+    chosen = dict(fields)
+    for override in overrides:
+        target, sign, value = override.partition("=")
+        *path, name = target.split(".")
+        into: Any = chosen
+        try:
+            for part in path:
+                into = into.setdefault(part, {})
+            into[name] = yaml.safe_load(value)
+        except (yaml.YAMLError, AttributeError, TypeError):
+            sign = ""
+        if not sign or not all((*path, name)):
+            raise EaglerayError(
+                f"this sets nothing: {override}", "write FIELD=VALUE, such as limits.max_wait_s=0.2", "--set"
+            )
+    try:
+        return ServingOptions.model_validate(chosen)
+    except ValidationError as error:
+        found = error.errors()[0]
+        place = ".".join(str(part) for part in found["loc"]) or "together"
+        raise EaglerayError(
+            f"{place}: {found['msg'].removeprefix('Value error, ')}",
+            "`eagleray stages serve` lists the fields",
+        ) from None
 
 
 @contextmanager

@@ -164,6 +164,6 @@ def test_every_path_of_the_model_has_its_scope():
 
 def test_whoever_watches_is_answered_however_much_is_in_hand():
     health = Health(status="ok", bundle=DIGEST, embed_dim=4, application="test")
-    model = Model(FakeEncoder(), health, OPTIONS)
+    model = Model(FakeEncoder(), health, LIMITS)
     model._in_hand = LIMITS.max_queued_requests
     assert {scope for scope in SCOPES if model.overloaded(scope) is None} == {"watch"}
