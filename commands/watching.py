@@ -27,7 +27,7 @@ def dashboard(
 ) -> None:
     """Write a Grafana dashboard of what is served, and the configuration of Prometheus that it needs.
 
-    Ray tells each node's figures on a port of its own, for whoever reaches it: no token is asked for.
+    Ray tells each node's figures on a port of its own to whoever reaches it, token or not.
     """
     from ..actors.serving.dashboard import grafana, prometheus
     from ..cluster import local
