@@ -39,8 +39,8 @@ def make_certificates(folder: Path, hosts: Sequence[str], days: int) -> Path:
     An authority that `folder` has already signs it; else one is made. Keys are for their owner alone.
 
     Args:
-        folder: gets ca.pem, ca-key.pem, node.pem, node-key.pem and ray.env; only the last four of these are
-            needed on a machine, and the authority's key better lies elsewhere.
+        folder: gets ca.pem, ca-key.pem, node.pem, node-key.pem and ray.env; a machine needs all but
+            ca-key.pem, the authority's, which better lies elsewhere.
         hosts: names and addresses by which machines reach each other; those of this machine are added.
         days: that it is valid.
 

@@ -276,7 +276,7 @@ def _nodes(host: str, port: int) -> tuple[list[tuple[str, int]], list[str]]:
     token = _token()
     given = [("authorization", f"Bearer {token}")] if token else []
     messages: Any = gcs_service_pb2  # made when it is imported
-    with grpc.insecure_channel(f"{host}:{port}") as channel:
+    with grpc.insecure_channel(f"[{host}]:{port}" if ":" in host else f"{host}:{port}") as channel:
         call: Any = channel.unary_unary(
             "/ray.rpc.NodeInfoGcsService/GetAllNodeInfo",
             response_deserializer=messages.GetAllNodeInfoReply.FromString,

@@ -45,7 +45,9 @@ CALLS: Mapping[str, What] = {
     "/inference.GRPCInferenceService/ModelInfer": "Serve's gRPC",
     "/ray.serve.RayServeAPIService/ListApplications": "Serve's gRPC",
 }
-"""A call → what alone knows it. Each takes an empty message and changes nothing."""
+"""A call → what alone knows it. Each takes an empty message, or one of `MESSAGES`, and changes nothing."""
+MESSAGES = {"/inference.GRPCInferenceService/ModelInfer": b"\n\x05embed"}
+"""What is served looks at tokens once it knows which model is asked (its field 1)."""
 
 
 @dataclass(frozen=True)
@@ -128,10 +130,10 @@ def _ask_grpc(host: str, port: int) -> Answered:
     with grpc.insecure_channel(f"[{host}]:{port}" if ":" in host else f"{host}:{port}") as channel:
         for method, what in CALLS.items():
             try:
-                channel.unary_unary(method)(b"", timeout=TIMEOUT_S)
+                channel.unary_unary(method)(MESSAGES.get(method, b""), timeout=TIMEOUT_S)
             except grpc.RpcError as error:
                 code = error.code()
-                if code is grpc.StatusCode.UNAUTHENTICATED:
+                if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
                     return Answered(what, asks=True)
                 if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
                     return Answered("unknown")

@@ -177,11 +177,15 @@ class Model(Called):
         """Serve what is told; a replica that already serves goes on with that if it can't."""
         releases = Releases.model_validate(told)
         wanted = [one for one in (releases.live, releases.candidate) if one is not None]
+        opened: list[_Line] = []
         try:
             for one in wanted:
                 if one.bundle not in self._lines:
-                    self._lines[one.bundle] = await asyncio.to_thread(self._open, one)
+                    opened.append(await asyncio.to_thread(self._open, one))
+                    self._lines[one.bundle] = opened[-1]
         except Exception as error:
+            for line in opened:
+                line.close()
             if not self._switch.bundles:
                 raise
             self._problem = f"{type(error).__name__}: {error}"
@@ -355,7 +359,11 @@ def build_application(
 
 
 def _access(options: ServingOptions) -> Access | None:
-    return None if options.tokens is None else Access(TokenFolder(options.tokens).all)
+    if options.tokens is None:
+        return None
+    access = Access(TokenFolder(options.tokens).all)
+    access.refresh()  # before a request comes, and not beside it
+    return access
 
 
 def _audit(options: ServingOptions) -> AuditLog | None:

@@ -32,7 +32,8 @@ REQUEST_ID = "x-request-id"
 LONGEST_ID = 200
 """Characters of a request's id that are kept; a client may choose it."""
 MAX_FILE_BYTES = 64 * 2**20
-MOST_WAITING = 10_000
+MOST_WAITING, MOST_LEFT_BYTES = 10_000, 1 << 22
+UNAVAILABLE = "audit-unavailable"
 """Lines that may wait for the disk before requests are refused."""
 RETRIES_EVERY_S = 1.0
 
@@ -57,7 +58,7 @@ class AuditLog:
         self._clock = clock
         self._waiting: deque[bytes] = deque()
         self._changed = threading.Condition()
-        self._left = b""
+        self._left, self._dropped = b"", 0
         self._closing = False
         self._problem = ""
         self._file = -1
@@ -83,6 +84,9 @@ class AuditLog:
     def write(self, line: dict[str, Any]) -> None:
         """Have a line written soon."""
         with self._changed:
+            if self._problem and len(self._left) > MOST_LEFT_BYTES:
+                self._dropped += 1
+                return
             self._waiting.append(json.dumps(line, ensure_ascii=False).encode() + b"\n")
             self._changed.notify_all()
 
@@ -110,6 +114,9 @@ class AuditLog:
                 while self._left:
                     self._left = self._left[self._append(self._left) :]
                 self._problem = ""
+                if self._dropped:
+                    self._left = json.dumps({"refused": UNAVAILABLE, "more": self._dropped}).encode() + b"\n"
+                    self._dropped = 0
             except OSError as error:
                 self._problem = error.strerror or str(error)
                 time.sleep(RETRIES_EVERY_S)
@@ -194,7 +201,7 @@ class Auditor:
             if problem:
                 refused = refusal(
                     503,
-                    "audit-unavailable",
+                    UNAVAILABLE,
                     "the service can't write its audit log",
                     "try again later",
                     retry_after_s=1,

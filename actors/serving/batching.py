@@ -46,6 +46,10 @@ _T = TypeVar("_T")
 _logger = logging.getLogger("ray.serve")
 
 
+SHORT_TEXT = 2000
+"""Characters that are tokenised without a thread."""
+
+
 @dataclass(frozen=True)
 class Observed:
     """What is found out about inputs for moderation.
@@ -129,6 +133,7 @@ class Encoder:
     ) -> None:
         self._bundle = open_bundle()
         self._max_batch_size, self._limits = max_batch_size, limits
+        self._files = 0.0  # share of pictures and recordings of what comes
         self._sandbox = Sandbox(self._bundle.info.preparation, limits, processes)
         self.computing = ThreadPoolExecutor(1, "compute")
         # beside the one that computes: ONNX Runtime lets go of Python's lock
@@ -204,6 +209,9 @@ class Encoder:
                 prepared = await self._prepare(query, seen=True)
                 if isinstance(prepared, Refusal):
                     return prepared
+                if not neighbours:
+                    scores = await self._look(prepared)
+                    continue
                 row, scores = await asyncio.gather(self._run("image", prepared), self._look(prepared))
                 _, nearest = await self._on_computing(self._compare, {"image": row}, neighbours)
         return Observed(said, nearest, scores)
@@ -260,8 +268,9 @@ class Encoder:
         return await loop.run_in_executor(self.computing, self._bundle.search, embedding, top_k)
 
     def close(self) -> None:
-        """End the processes that decode."""
+        """End the processes that decode, and let the thread end."""
         self._sandbox.close()
+        self.computing.shutdown(wait=False)
 
     async def drift(self) -> DriftResponse | Refusal:
         """How far what this replica was asked lies from what was trained on."""
@@ -282,15 +291,18 @@ class Encoder:
     def record_autoscaling_stats(self) -> dict[str, float]:
         """Tell Serve's autoscaler what came lately, and what could have."""
         # what decodes and what computes share the CPUs that a replica has
-        seconds = 1 / self._pace.capacity + self._sandbox.seconds
+        seconds = 1 / self._pace.capacity + self._files * self._sandbox.seconds
         return {ARRIVALS: self._arrivals.per_s, CAPACITY: 1 / seconds}
 
     async def _prepare(self, query: Input, *, seen: bool = False) -> Arrays | Refusal:
         """Make of an input what its graph takes; of a picture, also what moderation sees of it."""
         with self._prepares(query.modality):
+            self._files += 0.02 * ((query.text is None) - self._files)
             if query.text is not None:
-                preparation = self._bundle.info.preparation
-                return read_text(query.text, self._bundle.tokenizer, preparation, self._limits)
+                given = query.text, self._bundle.tokenizer, self._bundle.info.preparation, self._limits
+                if len(query.text) <= SHORT_TEXT:
+                    return read_text(*given)
+                return await asyncio.to_thread(read_text, *given)
             is_seen = seen and self._pictures is not None
             task: Task = "speech" if query.image is None else "seen-image" if is_seen else "image"
             return await self._sandbox.open(task, (query.image or query.speech or "").encode())

@@ -44,6 +44,9 @@ _INFER = re.compile(r"/v2/models/(\w+)(?:/versions/\w+)?/infer")
 _JSON_MARKS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"?|[\[\]{}]', re.DOTALL)
 """Texts as a whole, so that what stands in them isn't seen, and what opens and closes arrays and objects."""
 
+_DEEPER = {b"[": 1, b"{": 1, b"]": -1, b"}": -1}
+MOST_PARTS = 20_000
+
 _logger = logging.getLogger("ray.serve")
 
 
@@ -100,7 +103,7 @@ class Guard:
             if refused is not None:
                 answer = respond(refused, path)
             elif scope["method"] == "POST":
-                body = await self._read(Headers(scope=scope), receive, path)
+                body = await self._read_in_time(Headers(scope=scope), receive, path)
                 if isinstance(body, Refusal):
                     answer = respond(body, path)
                 else:
@@ -133,6 +136,14 @@ class Guard:
         limit = self._limits.request_timeout_s
         deadlines.begin(limit if asked is None else min(asked, limit))
         return None
+
+    async def _read_in_time(self, headers: Headers, receive: Receive, path: str) -> bytes | Refusal:
+        """Read a body as long as the request has time."""
+        try:
+            async with asyncio.timeout(max(0.0, deadlines.left())):
+                return await self._read(headers, receive, path)
+        except TimeoutError:
+            return refusal(408, "body-too-slow", "the body didn't come in the request's time", "try again")
 
     async def _read(self, headers: Headers, receive: Receive, path: str) -> bytes | Refusal:
         """Read a body that is not too large, of the type that the path takes."""
@@ -177,11 +188,15 @@ def needed(path: str) -> AccessScope | None:
 def check_nesting(body: bytes | bytearray, limits: LimitsSpec) -> Refusal | None:
     """Refuse JSON whose arrays and objects lie too deep within each other, before it is parsed."""
     most = limits.max_nesting
-    if body.count(b"[") + body.count(b"{") <= most:
+    count = body.count(b"[") + body.count(b"{")
+    if count <= most:
         return None
+    if count > MOST_PARTS:
+        message = f"the body has more than {MOST_PARTS} arrays and objects"
+        return refusal(413, "too-many-parts", message, "see /docs for the request's shape")
     depth = 0
     for match in _JSON_MARKS.finditer(body):
-        depth += {b"[": 1, b"{": 1, b"]": -1, b"}": -1}.get(match[0], 0)
+        depth += _DEEPER.get(match[0], 0)
         if depth > most:
             message = f"the body's arrays and objects lie more than {most} deep in each other"
             return refusal(400, "nested-too-deep", message, "see /docs for the request's shape")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -184,7 +185,7 @@ def read(body: bytes, header_length: str | None, task: Task, limits: LimitsSpec)
     """
     length = len(body)
     if header_length is not None:
-        if not header_length.isascii() or not header_length.isdigit() or int(header_length) > len(body):
+        if not re.fullmatch(r"[0-9]{1,12}", header_length) or int(header_length) > len(body):
             raise _refused(400, f"{LENGTH_HEADER} is {header_length!r}, of a body of {len(body)} bytes")
         length = int(header_length)
     too_deep = check_nesting(body[:length], limits)
@@ -309,14 +310,14 @@ def _single(row: Mapping[str, bytes]) -> Input:
 
 def _shown(name: str, value: bytes) -> str:
     """A value as the messages have it."""
+    if not value:
+        raise _refused(400, f"{name} is empty")
     if FIELDS[name] != "text":
         return base64.b64encode(value).decode()
     try:
         text = value.decode()
     except UnicodeDecodeError as error:
         raise _refused(400, f"{name} is not UTF-8: {error}") from None
-    if not text:
-        raise _refused(400, f"{name} is empty")
     return text
 
 

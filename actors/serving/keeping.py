@@ -18,7 +18,7 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .guard import BUNDLE_HEADER, MIRRORED, needed
+from .guard import MIRRORED, needed
 from .problems import path_of
 from .spec import SamplesSpec
 
@@ -43,6 +43,7 @@ class Keep:
         self._app, self._bundle = app, bundle
         self._share = samples.share
         self._folder = SampleFolder(samples)
+        self._keeping: set[asyncio.Task[None]] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request (ASGI)."""
@@ -51,7 +52,7 @@ class Keep:
             await self._app(scope, receive, send)
             return
         asked, answered = bytearray(), bytearray()
-        status, bundle = 0, self._bundle
+        status = 0
 
         async def read() -> Message:
             message = await receive()
@@ -59,11 +60,9 @@ class Keep:
             return message
 
         async def told(message: Message) -> None:
-            nonlocal status, bundle
+            nonlocal status
             if message["type"] == "http.response.start":
                 status = int(message["status"])
-                found = dict(message.get("headers", ())).get(BUNDLE_HEADER.encode())
-                bundle = found.decode() if found else bundle
             answered.extend(message.get("body", b""))
             await send(message)
 
@@ -72,13 +71,19 @@ class Keep:
             "time_s": time.time(),
             "path": path,
             "status": status,
-            "bundle": bundle,
-            "request": _shown(bytes(asked)),
-            "answer": _shown(bytes(answered)),
+            "bundle": self._bundle,
         }
+        task = asyncio.create_task(self._keep(sample, bytes(asked), bytes(answered)))
+        self._keeping.add(task)  # whoever asked doesn't wait for it
+        task.add_done_callback(self._keeping.discard)
+
+    async def _keep(self, sample: dict[str, Any], asked: bytes, answered: bytes) -> None:
+        def write() -> None:
+            self._folder.add({**sample, "request": _shown(asked), "answer": _shown(answered)})
+
         try:
-            await asyncio.to_thread(self._folder.add, sample)
-        except OSError:  # whoever asked has the answer
+            await asyncio.to_thread(write)
+        except OSError:
             _logger.exception("a sample could not be kept")
 
 
@@ -126,7 +131,7 @@ def _shown(body: bytes) -> Any:  # noqa: ANN401 - any JSON value
     """A body as JSON has it: as it is if it is JSON, as a text, or as base64."""
     try:
         return json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         pass
     try:
         return body.decode()

@@ -121,7 +121,7 @@ class Model:
         with self._admitted("embed", len(inputs)):
             embedding = asyncio.gather(*(self._replicas.embed(one) for one in inputs))
             answers = await self._within(self._let(embedding, inputs))
-        return [accept(answer, f"inputs.{i}: ") for i, answer in enumerate(answers)]
+            return [accept(answer, f"inputs.{i}: ") for i, answer in enumerate(answers)]
 
     async def search(self, query: Input, top_k: int) -> list[Hit]:
         """Rank the indexed pictures."""
@@ -201,7 +201,7 @@ class Model:
             encoded = accept(await self._within(self._replicas.encode(inputs, neighbours)))
         if moderator is None:
             return encoded
-        return replace(encoded, remarks=admit(moderator.inputs(inputs, encoded.observed)))
+        return replace(encoded, remarks=admit(await moderator.inputs(inputs, encoded.observed)))
 
     async def decode(self, encoded: Encoded, question: str | None, sampling: Sampling) -> Answered:
         """Answer, all at once; what may not be told, ends with `content_filter` and says nothing."""
@@ -222,8 +222,14 @@ class Model:
         """What a call gives if each of its inputs may pass, which is found out meanwhile."""
         if self._moderator is None:
             return await call
+        calling = asyncio.ensure_future(call)
         judging = asyncio.gather(*(self._judge([one], self._moderator) for one in inputs))
-        found, judged = await asyncio.gather(call, judging)
+        try:
+            found, judged = await asyncio.gather(calling, judging)
+        except BaseException:  # nobody waits for the rest
+            calling.cancel()
+            judging.cancel()
+            raise
         admit(one for some in judged for one in some)
         return found
 
@@ -234,7 +240,7 @@ class Model:
         opened = [one for one in inputs if one.text is None]
         neighbours = moderator.neighbours if len(inputs) > 1 else 0
         observed = accept(await self._replicas.observe(opened, neighbours)) if opened else Observed()
-        return moderator.inputs(inputs, observed)
+        return await moderator.inputs(inputs, observed)
 
     async def stream(
         self, encoded: Encoded, question: str | None, sampling: Sampling

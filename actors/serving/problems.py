@@ -139,5 +139,5 @@ def invalid(problems: Any) -> Refusal:  # noqa: ANN401 - pydantic's
 
 def described(shape: type[BaseModel] = Problem) -> dict[int | str, dict[str, Any]]:
     """The errors of a route, for the OpenAPI pages."""
-    statuses = (400, 401, 403, 404, 413, 415, 422, 429, 500, 503, 504)
+    statuses = (400, 401, 403, 404, 408, 413, 415, 422, 429, 500, 503, 504)
     return {status: {"model": shape, "description": HTTPStatus(status).phrase} for status in statuses}

@@ -27,7 +27,7 @@ from ...workflows.spec import Spec
 from .spec import PromotionSpec
 from .switching import Tally
 
-LEAST_GOLDEN = 30
+LEAST_GOLDEN, LEAST_RIGHT = 30, 10
 GOLDEN_TOP_K = 10
 
 
@@ -176,6 +176,10 @@ def judge(pairs: Sequence[Pair], live: Tally, candidate: Tally, spec: PromotionS
             against.append(worse)
 
     right = np.array([(old.right, new.right) for old, new in pairs])
+    if right[:, 0].sum() < LEAST_RIGHT:
+        against.append(
+            f"the bundle that answers gets {right[:, 0].sum()} golden requests right, too few to compare with"
+        )
     only_old, only_new = int((right[:, 0] & ~right[:, 1]).sum()), int((~right[:, 0] & right[:, 1]).sum())
     was, is_now = right.mean(axis=0)
     line = f"golden requests answered rightly: {was:.1%} before, {is_now:.1%} now, of {len(pairs)}"

@@ -127,6 +127,12 @@ def deploy(
         check_moderation(options.moderation, read_info(folder))
     start_serve(options, read_pem(options.tls) if options.tls else None)
     made_with, before = options.of_replicas, state_of(options.application)
+    if before is None and options.promotion is not None and _is_listed(options.application):
+        raise EaglerayError(
+            "what is served doesn't say which bundle that is, so nothing can be tried beside it",
+            "wait until `eagleray applications` calls it running, or leave `promotion` out",
+            options.application,
+        )
     releases = Releases(live=release) if before is None else before.releases.followed_by(release)
     is_other = before is not None and before.releases.live.bundle != release.bundle
     kept = before is not None and before.options == made_with and before.releases == releases
@@ -192,10 +198,10 @@ def turn(
         EaglerayError: when it can't; then it serves what it served before.
     """
     name = options.application
-    before = state_of(name)
+    before, is_new = state_of(name), not _is_listed(name)
     try:
         _run(options, releases, open_bundle)
-        _wait_until_running(options, releases, ready_timeout_s, forget=before is None)
+        _wait_until_running(options, releases, ready_timeout_s, forget=is_new)
     except EaglerayError:
         if before is not None and before.options == options:
             _run(options, before.releases, open_bundle)
@@ -244,9 +250,11 @@ def _try_out(
             pairs = ask_both(asker, live.bundle, candidate.bundle, requests)
         time.sleep(spec.watch_s)
         tallies = _tallies(options.application)
+        if not {live.bundle, candidate.bundle} <= tallies.keys():
+            raise EaglerayError("the replicas don't say how the trial went", "try again", options.application)
     finally:
         serve_(before.releases)
-    verdict = judge(pairs, tallies.get(live.bundle, Tally()), tallies.get(candidate.bundle, Tally()), spec)
+    verdict = judge(pairs, tallies[live.bundle], tallies[candidate.bundle], spec)
     for line in verdict.lines:
         log(line)
     if not verdict.promotes:
@@ -316,6 +324,10 @@ def state_of(application: str) -> State | None:
     return next((one for one in states if one != states[0]), states[0]) if states else None
 
 
+def _is_listed(application: str) -> bool:
+    return application in serve.status().applications
+
+
 def _tallies(application: str) -> dict[str, Tally]:
     """Bundle → how it did, over all replicas."""
     total: dict[str, Tally] = {}
@@ -353,6 +365,8 @@ def _wait_until_running(
         if told and len(told) == len(states):
             return
         overview = serve.status().applications.get(options.application)
+        if overview is not None and _is_asleep(overview):
+            return
         failed = overview is not None and overview.status == ApplicationStatus.DEPLOY_FAILED
         if failed or time.monotonic() > deadline:
             break
@@ -368,6 +382,12 @@ def _wait_until_running(
         f"{options.cpus_per_replica:g}",
         options.application,
     )
+
+
+def _is_asleep(overview: ApplicationStatusOverview) -> bool:
+    """Whether it runs without replicas, until somebody asks."""
+    states = [status.replica_states for status in overview.deployments.values()]
+    return overview.status == ApplicationStatus.RUNNING and not any(map(any, states))
 
 
 def _messages(overview: ApplicationStatusOverview) -> str:

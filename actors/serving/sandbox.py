@@ -43,7 +43,7 @@ class Sandbox:
             *(sys.executable, "-P", "-m", f"{__package__}.sandboxed"),
             *(preparation.model_dump_json(), limits.model_dump_json()),
         )
-        self.seconds = 0.0
+        self.seconds, self._is_closed = 0.0, False
         self._all = {_Cell(self._command) for _ in range(processes)}
         self._idle: asyncio.Queue[_Cell] = asyncio.Queue()
         for cell in self._all:
@@ -53,8 +53,12 @@ class Sandbox:
     async def open(self, task: Task, sent: bytes) -> Arrays | Refusal:
         """See `inputs.open_media`."""
         cell = await self._idle.get()
-        if cell.has_ended:  # while it had nothing to do, so not by this file
-            cell = self._replace(cell)
+        try:
+            if cell.has_ended:  # while it had nothing to do, so not by this file
+                cell = self._replace(cell)
+        except OSError:  # no process can be started
+            self._idle.put_nowait(cell)
+            raise
         going = asyncio.create_task(self._open_in(cell, task, sent))
         self._going.add(going)
         going.add_done_callback(self._going.discard)
@@ -71,12 +75,17 @@ class Sandbox:
 
     def close(self) -> None:
         """End the processes."""
+        self._is_closed = True
         for cell in self._all:
             cell.end()
 
     async def _open_in(self, cell: _Cell, task: Task, sent: bytes) -> Arrays | Refusal:
         try:
-            await cell.ready()
+            try:
+                await cell.ready()
+            except (OSError, RuntimeError):
+                cell = self._replace(cell)
+                return refusal(503, "not-ready", "nothing can be decoded yet", "try again", retry_after_s=1)
             async with asyncio.timeout(self._limits.decode_timeout_s):
                 seconds, found = await cell.ask(task, sent)
         except TimeoutError:
@@ -95,6 +104,8 @@ class Sandbox:
 
     def _replace(self, cell: _Cell) -> _Cell:
         cell.end()
+        if self._is_closed:
+            return cell
         fresh = _Cell(self._command)
         self._all = {*self._all - {cell}, fresh}
         return fresh

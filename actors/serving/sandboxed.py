@@ -2,7 +2,8 @@
 
 Once everything is loaded it gives up what it doesn't need: it can open no file and no connection, write no
 file, start no program as somebody else, and has so much memory and time for each file. As root it becomes
-nobody. Whoever takes it over by a hole in a decoder can send wrong arrays back, and that is all.
+nobody: then whoever takes it over by a hole in a decoder can send wrong arrays back, and that is all. Else it
+keeps its user, whose other processes it might signal or trace, unless the system forbids that.
 """
 
 from __future__ import annotations

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-import time
-from collections import deque
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Protocol
 
@@ -23,7 +21,8 @@ from .messages import refusal
 from .problems import path_of, respond
 from .releases import Trial
 
-MOST_TIMES = 10_000
+NOT_MIRRORED = frozenset({401, 403, 408, 429, 503})
+"""Statuses of what wasn't admitted."""
 LEAST_PREFIX = 8
 DRAIN_POLL_S = 0.05
 
@@ -35,15 +34,13 @@ class Tally:
     Attributes:
         answered: requests.
         failed: of them, with a status of 500 and above that doesn't say that there is too much to do.
-        seconds: that the latest took.
     """
 
     answered: int = 0
     failed: int = 0
-    seconds: tuple[float, ...] = ()
 
     def __add__(self, other: Tally) -> Tally:
-        return Tally(self.answered + other.answered, self.failed + other.failed, self.seconds + other.seconds)
+        return Tally(self.answered + other.answered, self.failed + other.failed)
 
 
 class Line(Protocol):
@@ -62,7 +59,6 @@ class _Lane:
     line: Line
     in_hand: int = 0  # requests
     tally: Tally = Tally()
-    seconds: deque[float] = field(default_factory=lambda: deque[float](maxlen=MOST_TIMES))
 
 
 class Switch:
@@ -92,8 +88,8 @@ class Switch:
 
     @property
     def tallies(self) -> dict[str, Tally]:
-        """Digest → how it did since it is the live one, or the candidate."""
-        return {name: replace(lane.tally, seconds=tuple(lane.seconds)) for name, lane in self._lanes.items()}
+        """Digest → how it did on requests that didn't ask for it by name, since `turn`."""
+        return {name: lane.tally for name, lane in self._lanes.items()}
 
     def turn(self, live: Line, candidate: Line | None, trial: Trial | None) -> None:
         """Let the next requests go to these; what goes on with others ends there."""
@@ -104,7 +100,6 @@ class Switch:
         self._candidate = None if candidate is None else candidate.bundle
         for lane in lanes.values():
             lane.tally = Tally()
-            lane.seconds.clear()
         for lane in gone:
             self._keep(self._drain(lane))
 
@@ -120,8 +115,7 @@ class Switch:
         asked = Headers(scope=scope).get(BUNDLE_HEADER)
         lane = self._lanes[self._live] if asked is None else self._find(asked)
         if lane is None:
-            known = ", ".join(name[:12] for name in self._lanes)
-            message = f"bundle {asked} is not served, or this names none of {known} alone"
+            message = f"{BUNDLE_HEADER} names no bundle that is served: {(asked or '')[:80]}"
             await respond(refusal(404, "unknown-bundle", message, "leave the header out"), path)(
                 scope, receive, send
             )
@@ -142,16 +136,19 @@ class Switch:
                 return message
 
             before = dict(scope)
-            await self._serve(lane, scope, listening, send)
-            self._keep(self._mirror(other, before, heard))
+            status = await self._serve(lane, scope, listening, send)
+            is_whole = bool(heard) and not heard[-1].get("more_body", False)
+            is_there = self._lanes.get(other.line.bundle) is other  # the trial may have ended
+            if is_whole and is_there and status not in NOT_MIRRORED:
+                self._keep(self._mirror(other, before, heard))
 
     def _find(self, digest: str) -> _Lane | None:
         """The lane whose bundle's digest begins so."""
         found = [lane for name, lane in self._lanes.items() if name.startswith(digest)]
         return found[0] if len(found) == 1 and len(digest) >= LEAST_PREFIX else None
 
-    async def _serve(self, lane: _Lane, scope: Scope, receive: Receive, send: Send) -> None:
-        begun = time.monotonic()
+    async def _serve(self, lane: _Lane, scope: Scope, receive: Receive, send: Send) -> int:
+        """Answer; the status, 0 if there is none."""
         statuses: list[int] = []
 
         async def watched(message: Message) -> None:
@@ -164,13 +161,12 @@ class Switch:
             await lane.line.api(scope, receive, watched)
         finally:
             lane.in_hand -= 1
-            if needed(path_of(scope)) is not None and statuses:
-                (status,) = statuses
+            is_asked_by_name = BUNDLE_HEADER in Headers(scope=scope)  # as golden requests are
+            if statuses and needed(path_of(scope)) is not None and not is_asked_by_name:
                 busy = (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT)
-                failed = status >= HTTPStatus.INTERNAL_SERVER_ERROR and status not in busy
+                failed = statuses[0] >= HTTPStatus.INTERNAL_SERVER_ERROR and statuses[0] not in busy
                 lane.tally += Tally(1, int(failed))
-                if status == HTTPStatus.OK:
-                    lane.seconds.append(time.monotonic() - begun)
+        return statuses[0] if statuses else 0
 
     async def _mirror(self, lane: _Lane, scope: Scope, heard: list[Message]) -> None:
         """Ask the same again, and forget the answer."""

@@ -154,6 +154,7 @@ class Access:
     clock: Callable[[], float] = time.time
     _tokens: Mapping[str, Token] = field(default_factory=dict)
     _read_at: float = float("-inf")
+    _is_unreadable: bool = False
     _uses: dict[str, _Use] = field(default_factory=dict)
 
     @property
@@ -166,8 +167,9 @@ class Access:
         self._read_at = self.clock()
         try:
             self._tokens = self.read()  # meanwhile others go by what was known
+            self._is_unreadable = False
         except BaseException:
-            self._tokens = {}
+            self._tokens, self._is_unreadable = {}, True
             raise
 
     def admit(self, authorization: str | None, scope: Scope) -> Token | Refusal:
@@ -176,6 +178,10 @@ class Access:
         if not _bearer(authorization):
             return refusal(
                 401, "no-token", "the request has no token", "send the header authorization: Bearer TOKEN"
+            )
+        if self._is_unreadable:
+            return refusal(
+                503, "tokens-unreadable", "the service can't read its tokens", "try again", retry_after_s=2
             )
         token = self.known(authorization)
         if token is None or (token.expires is not None and token.expires.timestamp() <= now):

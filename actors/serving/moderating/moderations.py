@@ -82,9 +82,7 @@ def router(model: Model) -> APIRouter:
     async def moderations(request: ModerationsRequest) -> dict[str, Any]:
         """Judge texts, or a text with a picture."""
         given = _read(request)
-        if sum(map(len, given)) > model.limits.max_inputs:
-            many = f"more than {model.limits.max_inputs} inputs"
-            raise RefusedError(refusal(413, "too-many-inputs", many, "send them in several requests"))
+        model.bound(sum(map(len, given)))
         results = [_result(await model.moderate(inputs)) for inputs in given]
         return {
             "id": f"modr-{uuid.uuid4().hex}",

@@ -7,6 +7,7 @@ pictures are near.
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import logging
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
@@ -91,8 +92,15 @@ class Moderator:
         """How many indexed pictures near a picture the rules for pairs want to know."""
         return NEIGHBOURS if self.spec.pairs else 0
 
+    async def inputs(self, inputs: Sequence[Input], observed: Observed) -> list[Judgement]:
+        """See `judge`; long texts in a thread, for they take a while."""
+        letters = len(observed.said) + sum(len(one.text or "") for one in inputs)
+        if letters <= KEPT_LETTERS:
+            return self.judge(inputs, observed)
+        return await asyncio.to_thread(self.judge, inputs, observed)
+
     @closed
-    def inputs(self, inputs: Sequence[Input], observed: Observed) -> list[Judgement]:
+    def judge(self, inputs: Sequence[Input], observed: Observed) -> list[Judgement]:
         """Judge one input of each of some modalities, each by itself and together.
 
         Args:

@@ -114,6 +114,15 @@ def test_what_lies_too_deep_is_refused_before_it_is_parsed(body, is_too_deep):
     assert (check_nesting(body, LIMITS) is not None) == is_too_deep
 
 
+def test_a_body_that_does_not_come_ends_with_the_requests_time():
+    async def chunks():
+        yield b"{"
+        await asyncio.sleep(5)
+
+    response = ask("POST", "/v1/embed", content=chunks(), headers={"content-type": "application/json"})
+    assert (response.status_code, response.json()["code"]) == (408, "body-too-slow")
+
+
 def test_an_error_names_the_input_it_is_about():
     assert embed("a", "overloaded").json()["message"] == "inputs.1: full"
     response = ask("POST", "/v1/embed", json={"inputs": [{"text": "a"}, {"text": "a", "image": "b"}]})

@@ -91,7 +91,7 @@ def test_a_folder_that_each_process_finds_elsewhere_is_refused():
 def test_only_what_somebody_asked_the_model_is_kept(tmp_path, path, more, is_kept):
     async def app(scope, receive, send):
         asked = (await receive())["body"]
-        await send({"type": "http.response.start", "status": 200, "headers": [(b"x-eagleray-bundle", b"b2")]})
+        await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b"said ", "more_body": True})
         await send({"type": "http.response.body", "body": asked})
 
@@ -103,9 +103,14 @@ def test_only_what_somebody_asked_the_model_is_kept(tmp_path, path, more, is_kep
 
     sent = []
     keep = Keep(app, SamplesSpec(folder=str(tmp_path / "kept"), share=1), "b1")
-    asyncio.run(keep({"type": "http", "path": path, "method": "POST", **more}, receive, send))
+
+    async def run():
+        await keep({"type": "http", "path": path, "method": "POST", **more}, receive, send)
+        await asyncio.gather(*keep._keeping)
+
+    asyncio.run(run())
     assert len(sent) == 3
     found = [json.loads(one) for one in kept(tmp_path / "kept")]
     assert [(one["path"], one["bundle"], one["request"]) for one in found] == (
-        [(path, "b2", {"base64": "/wA="})] if is_kept else []
+        [(path, "b1", {"base64": "/wA="})] if is_kept else []
     )

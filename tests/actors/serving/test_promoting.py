@@ -50,6 +50,11 @@ def test_a_better_one_and_the_same_are():
     assert promoted(same).promotes
 
 
+def test_nothing_is_promoted_by_requests_that_nobody_answers_rightly():
+    wrong = [(Outcome(False, 0.01), Outcome(False, 0.01))] * 200
+    assert "0 golden requests right" in promoted(wrong).against[0]
+
+
 def test_one_that_fails_is_not():
     same = [(one, one) for one, _ in drawn(200, 0.7, 0.7)]
     verdict = promoted(same, Tally(1000, 1), Tally(100, 9))

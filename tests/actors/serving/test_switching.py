@@ -4,6 +4,7 @@ import asyncio
 import json
 
 import httpx
+import pytest
 
 from eagleray.actors.serving.guard import BUNDLE_HEADER, MIRRORED
 from eagleray.actors.serving.releases import KEPT, Release, Releases, Trial
@@ -82,8 +83,7 @@ def test_a_share_is_answered_by_the_one_that_is_tried_and_pages_are_not():
 
     told, tallies = asyncio.run(run())
     assert told == ["b", "a", "b", "a", "a"]
-    assert (tallies[A].answered, tallies[A].failed, len(tallies[A].seconds)) == (2, 0, 2)
-    assert (tallies[B].answered, tallies[B].failed, len(tallies[B].seconds)) == (2, 2, 0)
+    assert tallies == {A: Tally(2, 0), B: Tally(2, 2)}
 
 
 def test_a_mirrored_request_is_answered_by_the_live_one_and_asked_again_unseen():
@@ -101,6 +101,34 @@ def test_a_mirrored_request_is_answered_by_the_live_one_and_asked_again_unseen()
     assert heard == [("/v1/search", b"hello", False)] * 2
     assert again == [("/v1/search", b"hello", True)]
     assert tallies[B].answered == 1
+
+
+@pytest.mark.parametrize(("status", "ends_trial"), [(401, False), (503, False), (200, True)])
+def test_what_was_not_admitted_or_comes_after_the_trial_is_not_mirrored(status, ends_trial):
+    async def run():
+        live, other = Line(A, status), Line(B)
+        live.let.clear()
+        switch = switched(live, other, Trial(mode="mirror", share=1), [0.1])
+        asked = asyncio.create_task(ask(switch))
+        await asyncio.sleep(0.02)
+        if ends_trial:
+            switch.turn(live, None, None)
+        live.let.set()
+        told = await asked
+        await asyncio.sleep(0.1)
+        return told, other.heard, other.closed
+
+    told, heard, closed = asyncio.run(run())
+    assert (told, heard, closed) == ((status, "a"), [], ends_trial)
+
+
+def test_who_asks_by_name_is_not_counted():
+    async def run():
+        switch = switched(Line(A), Line(B, 500))
+        await ask(switch, **{BUNDLE_HEADER: B})
+        return switch.tallies
+
+    assert asyncio.run(run()) == {A: Tally(), B: Tally()}
 
 
 def test_what_a_bundle_has_begun_it_ends_before_it_is_let_go():

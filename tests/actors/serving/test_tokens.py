@@ -110,7 +110,7 @@ def test_nobody_is_admitted_while_tokens_cannot_be_read():
     access.refresh()
     with pytest.raises(StopIteration):
         access.refresh()
-    assert code(access.admit(f"Bearer {sent}", "search")) == (401, "invalid-token")
+    assert code(access.admit(f"Bearer {sent}", "search")) == (503, "tokens-unreadable")
 
 
 def test_who_is_known_is_admitted_while_tokens_are_read_again():
