@@ -69,6 +69,17 @@ class Inputs:
         return found
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let tests of the shared application come first here: others start Serve anew, and it is gone."""
+    folder = Path(__file__).parent
+    places = [place for place, item in enumerate(items) if item.path.is_relative_to(folder)]
+    ordered = sorted(
+        (items[place] for place in places), key=lambda item: "frogs" not in getattr(item, "fixturenames", ())
+    )
+    for place, item in zip(places, ordered, strict=True):
+        items[place] = item
+
+
 @pytest.fixture(scope="session")
 def inputs() -> Inputs:
     """Makes them."""
