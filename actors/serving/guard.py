@@ -45,7 +45,7 @@ _JSON_MARKS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"?|[\[\]{}]', re.DOTALL)
 """Texts as a whole, so that what stands in them isn't seen, and what opens and closes arrays and objects."""
 
 _DEEPER = {b"[": 1, b"{": 1, b"]": -1, b"}": -1}
-MOST_PARTS = 20_000
+MOST_PARTS, LEAST_READ_S = 20_000, 0.1
 
 _logger = logging.getLogger("ray.serve")
 
@@ -138,9 +138,9 @@ class Guard:
         return None
 
     async def _read_in_time(self, headers: Headers, receive: Receive, path: str) -> bytes | Refusal:
-        """Read a body as long as the request has time."""
+        """Read a body as long as the request has time; what has come already is read in any case."""
         try:
-            async with asyncio.timeout(max(0.0, deadlines.left())):
+            async with asyncio.timeout(max(LEAST_READ_S, deadlines.left())):
                 return await self._read(headers, receive, path)
         except TimeoutError:
             return refusal(408, "body-too-slow", "the body didn't come in the request's time", "try again")
