@@ -74,7 +74,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     folder = Path(__file__).parent
     places = [place for place, item in enumerate(items) if item.path.is_relative_to(folder)]
     ordered = sorted(
-        (items[place] for place in places), key=lambda item: "frogs" not in getattr(item, "fixturenames", ())
+        (items[place] for place in places),
+        key=lambda item: "served_frogs" not in getattr(item, "fixturenames", ()),
     )
     for place, item in zip(places, ordered, strict=True):
         items[place] = item
