@@ -6,7 +6,6 @@ nothing, token or not. The dashboard and metrics stay plain HTTP.
 
 from __future__ import annotations
 
-import os
 import shlex
 import socket
 from collections.abc import Iterable, Sequence
@@ -26,6 +25,7 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from ..workflows.errors import EaglerayError
+from ..workflows.filesystem import write_private
 
 AUTHORITY, AUTHORITY_KEY = "ca.pem", "ca-key.pem"
 NODE, NODE_KEY = "node.pem", "node-key.pem"
@@ -62,10 +62,10 @@ def make_certificates(folder: Path, hosts: Sequence[str], days: int) -> Path:
         )
         .sign(authority_key, hashes.SHA256())
     )
-    _write(folder / NODE, certificate.public_bytes(Encoding.PEM))
-    _write(folder / NODE_KEY, _pem(key))
+    write_private(folder / NODE, certificate.public_bytes(Encoding.PEM))
+    write_private(folder / NODE_KEY, _pem(key))
     lines = [f"export {name}={shlex.quote(value)}\n" for name, value in tls_environment(folder).items()]
-    _write(folder / ENVIRONMENT, "".join(lines).encode())
+    write_private(folder / ENVIRONMENT, "".join(lines).encode())
     return folder / ENVIRONMENT
 
 
@@ -111,8 +111,8 @@ def _authority(folder: Path, days: int) -> tuple[x509.Certificate, ec.EllipticCu
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .sign(key, hashes.SHA256())
     )
-    _write(folder / AUTHORITY, certificate.public_bytes(Encoding.PEM))
-    _write(folder / AUTHORITY_KEY, _pem(key))
+    write_private(folder / AUTHORITY, certificate.public_bytes(Encoding.PEM))
+    write_private(folder / AUTHORITY_KEY, _pem(key))
     return certificate, key
 
 
@@ -151,13 +151,6 @@ def _name(host: str) -> x509.GeneralName:
 
 def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file that was never open to others."""
-    path.unlink(missing_ok=True)
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(content)
 
 
 def open_files(paths: Iterable[Path]) -> list[Path]:

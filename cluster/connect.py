@@ -17,12 +17,11 @@ from ..workflows.errors import EaglerayError
 from ..workflows.placement import Resources
 from . import local
 from .package import package
+from .probing import HTTP2_HELLO, HTTP2_SETTINGS
 
 NAMESPACE = "eagleray"
 WORKER_ENVIRONMENT = {"OMP_NUM_THREADS": "1"}
 ANSWER_TIMEOUT_S = 5.0
-HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])  # RFC 9113, 3.4
-HTTP2_SETTINGS = b"\x04"  # the type of the frame with which a server answers; gRPC is HTTP/2
 IN_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray's Jobs API sets it for a job's own process
 
 

@@ -7,11 +7,11 @@ import re
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Literal
 
 from ..workflows.errors import EaglerayError
+from ..workflows.hosts import address_of, is_loopback
 from . import local
 from .certificates import open_files
 from .probing import TIMEOUT_S, Answered, probe
@@ -119,7 +119,7 @@ def examine_address(address: str, home: Path) -> Report:
     places = dict.fromkeys([(host, port), *((host, usual) for usual in USUAL_PORTS), *nodes])
     found = [(where, probe(*where)) for where in places]
     ports = [
-        _finding(*where, "", answered, is_local=_is_loopback(where[0]))
+        _finding(*where, "", answered, is_local=is_loopback(where[0]))
         for where, answered in found
         if answered is not None
     ]
@@ -181,7 +181,7 @@ def firewall(report: Report, allowed: Sequence[str]) -> str:
         allowed: networks of the cluster's machines, which may go on.
     """
     ports = sorted(
-        {one.port for one in report.ports if one.verdict == "exposed" and not _is_loopback(one.host)}
+        {one.port for one in report.ports if one.verdict == "exposed" and not is_loopback(one.host)}
     )
     spans = [str(port) for port in ports]
     if any(one.what == "worker" for one in report.ports if one.port in ports):
@@ -262,12 +262,6 @@ def _open_secrets(home: Path, *others: Path) -> list[Path]:
     return open_files(path for path in kept if path.is_file())
 
 
-def _is_loopback(host: str) -> bool:
-    with suppress(ValueError):
-        return ip_address(host).is_loopback
-    return host == "localhost"
-
-
 def _nodes(host: str, port: int) -> tuple[list[tuple[str, int]], list[str]]:
     """Addresses of a cluster's machines with the ports that its head tells of them."""
     import grpc
@@ -276,7 +270,7 @@ def _nodes(host: str, port: int) -> tuple[list[tuple[str, int]], list[str]]:
     token = _token()
     given = [("authorization", f"Bearer {token}")] if token else []
     messages: Any = gcs_service_pb2  # made when it is imported
-    with grpc.insecure_channel(f"[{host}]:{port}" if ":" in host else f"{host}:{port}") as channel:
+    with grpc.insecure_channel(address_of(host, port)) as channel:
         call: Any = channel.unary_unary(
             "/ray.rpc.NodeInfoGcsService/GetAllNodeInfo",
             response_deserializer=messages.GetAllNodeInfoReply.FromString,
@@ -288,7 +282,7 @@ def _nodes(host: str, port: int) -> tuple[list[tuple[str, int]], list[str]]:
     found: list[tuple[str, int]] = []
     for node in reply.node_info_list:
         numbers = (node.node_manager_port, node.object_manager_port, node.metrics_export_port)
-        at = host if _is_loopback(node.node_manager_address) else node.node_manager_address
+        at = host if is_loopback(node.node_manager_address) else node.node_manager_address
         found += [(at, number) for number in (*numbers, node.runtime_env_agent_port) if number > 0]
     return found, []
 

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -27,6 +27,7 @@ from typing import TextIO
 from ..workflows.errors import EaglerayError
 from .certificates import has_certificates, tls_environment
 from .haproxy import haproxy_environment
+from .sockets import command_of, opened_by, processes
 
 START_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 20.0
@@ -342,7 +343,7 @@ def _open(host: str, port: int) -> bool:
 
 def _is_head(cluster: LocalCluster) -> bool:
     """Whether the recorded process lives and is the head: another program may have its number by now."""
-    return _is_alive(cluster.pid) and cluster.folder in _command(cluster.pid)
+    return _is_alive(cluster.pid) and cluster.folder in command_of(cluster.pid)
 
 
 def _is_ours(cluster: LocalCluster) -> bool:
@@ -354,8 +355,7 @@ def _is_ours(cluster: LocalCluster) -> bool:
 
 
 def _in_session(number: int) -> list[int]:
-    pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
-    return [pid for pid in pids if _session(pid) == number and _is_alive(pid)]
+    return [pid for pid in processes() if _session(pid) == number and _is_alive(pid)]
 
 
 def _session(pid: int) -> int:
@@ -373,20 +373,6 @@ def _is_alive(pid: int) -> bool:
         return False
 
 
-def _command(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
-    except OSError:
-        return ""
-
-
 def _mentions(pid: int, folder: str) -> bool:
     """Whether a process was started with a folder, or has a file in it open."""
-    return folder in _command(pid) or any(path.startswith(f"{folder}/") for path in _open_files(pid))
-
-
-def _open_files(pid: int) -> Iterator[str]:
-    with suppress(OSError):
-        for descriptor in os.scandir(f"/proc/{pid}/fd"):
-            with suppress(OSError):
-                yield os.readlink(descriptor.path)
+    return folder in command_of(pid) or any(path.startswith(f"{folder}/") for path in opened_by(pid))

@@ -9,10 +9,12 @@ import http.client
 import json
 import socket
 import ssl
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
+
+from ..workflows.hosts import address_of
 
 TIMEOUT_S = 3.0
 HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])  # RFC 9113, 3.4
@@ -65,27 +67,26 @@ class Answered:
     asks: bool | None = None
 
 
-def probe(host: str, port: int, prefixes: tuple[str, ...] = ()) -> Answered | None:
+def probe(host: str, port: int) -> Answered | None:
     """Ask what listens at a port; None if nothing does.
 
     Args:
         host: address or name.
         port: TCP port.
-        prefixes: paths below which Serve's applications are asked, if the port doesn't tell them.
     """
     hello = f"GET / HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n".encode()
     said = _greet(host, port, hello)
     if said is None:
         return None
     if said.startswith(b"HTTP/1."):
-        return _ask_http(host, port, False, prefixes)
+        return _ask_http(host, port, tls=False)
     if said[3:4] == HTTP2_SETTINGS:
         return _ask_grpc(host, port)
     said = _greet(host, port, hello, "http/1.1")
     if said is None:
         return Answered("unknown")
     if said.startswith(b"HTTP/1."):
-        return _ask_http(host, port, True, prefixes)
+        return _ask_http(host, port, tls=True)
     said = _greet(host, port, HTTP2_HELLO, "h2")
     if said is None:
         return Answered("unknown", tls=True)
@@ -127,7 +128,7 @@ def _any_certificate() -> ssl.SSLContext:
 def _ask_grpc(host: str, port: int) -> Answered:
     import grpc
 
-    with grpc.insecure_channel(f"[{host}]:{port}" if ":" in host else f"{host}:{port}") as channel:
+    with grpc.insecure_channel(address_of(host, port)) as channel:
         for method, what in CALLS.items():
             try:
                 channel.unary_unary(method)(MESSAGES.get(method, b""), timeout=TIMEOUT_S)
@@ -143,17 +144,18 @@ def _ask_grpc(host: str, port: int) -> Answered:
     return Answered("gRPC")
 
 
-def _ask_http(host: str, port: int, tls: bool, prefixes: tuple[str, ...]) -> Answered:
-    told = _told(host, port, tls, "/-/routes")
+def _ask_http(host: str, port: int, *, tls: bool) -> Answered:
+    status, text = _told(host, port, tls, "/-/routes")
     with suppress(ValueError):
-        routes = json.loads(told[1])
-        if told[0] == 200 and isinstance(routes, dict):
-            known = tuple(str(one).rstrip("/") for one in routes)
-            return replace(_ask_serve(host, port, tls, (*known, *prefixes)), tls=tls)
+        routes = json.loads(text)
+        if status == 200 and isinstance(routes, dict):
+            prefixes = [str(one).rstrip("/") for one in routes]
+            return Answered("Serve's HTTP", tls, _asks(host, port, tls, prefixes))
     status, text = _told(host, port, tls, "/metrics")
     if status == 200 and b"# HELP" in text:
         return Answered("metrics", tls=tls, asks=False)
-    if _told(host, port, tls, "/stats")[0] == 200 and b"HAProxy" in _told(host, port, tls, "/stats")[1]:
+    status, text = _told(host, port, tls, "/stats")
+    if status == 200 and b"HAProxy" in text:
         return Answered("HAProxy statistics", tls=tls, asks=False)
     status, text = _told(host, port, tls, "/api/version")
     if status in (401, 403):
@@ -163,10 +165,10 @@ def _ask_http(host: str, port: int, tls: bool, prefixes: tuple[str, ...]) -> Ans
     return Answered("unknown", tls=tls, asks=False)
 
 
-def _ask_serve(host: str, port: int, tls: bool, prefixes: tuple[str, ...]) -> Answered:
-    """Whether all applications ask for a token before they read a request."""
+def _asks(host: str, port: int, tls: bool, prefixes: Sequence[str]) -> bool | None:
+    """Whether all applications ask for a token before they read a request; None if there is none."""
     asked = [_told(host, port, tls, f"{prefix}/v1/embed", "POST")[0] for prefix in prefixes]
-    return Answered("Serve's HTTP", asks=all(status in (401, 403) for status in asked) if asked else None)
+    return all(status in (401, 403) for status in asked) if asked else None
 
 
 def _told(host: str, port: int, tls: bool, path: str, method: str = "GET") -> tuple[int, bytes]:

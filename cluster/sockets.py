@@ -1,4 +1,4 @@
-"""Which process listens where, by what the system tells in /proc."""
+"""Processes, what they have open and where they listen, by what the system tells in /proc."""
 
 from __future__ import annotations
 
@@ -70,13 +70,16 @@ def processes() -> list[int]:
     return [int(name) for name in os.listdir("/proc") if name.isdigit()]
 
 
-def _sockets(pid: int) -> Iterator[str]:
+def opened_by(pid: int) -> Iterator[str]:
+    """What a process has open: a file's path, or `socket:[INODE]`; nothing of another user's."""
     with suppress(OSError):
         for descriptor in os.scandir(f"/proc/{pid}/fd"):
             with suppress(OSError):
-                target = os.readlink(descriptor.path)
-                if target.startswith("socket:["):
-                    yield target[8:-1]
+                yield os.readlink(descriptor.path)
+
+
+def _sockets(pid: int) -> Iterator[str]:
+    return (target[8:-1] for target in opened_by(pid) if target.startswith("socket:["))
 
 
 def _listening(pid: int) -> Iterator[tuple[str, int, str]]:

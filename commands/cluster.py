@@ -11,6 +11,7 @@ import typer
 from rich.text import Text
 
 from ..display import new_table
+from ..workflows.hosts import address_of
 from .common import DEFAULT_HOME, AsJson, Home, err, out
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ def _show(report: Report) -> None:
     for one in report.ports:
         number = remedies.setdefault(one.remedy, len(remedies) + 1) if one.remedy else None
         table.add_row(
-            f"[{one.host}]:{one.port}" if ":" in one.host else f"{one.host}:{one.port}",
+            address_of(one.host, one.port),
             one.process,
             one.what,
             {True: "asked", False: "no", None: "?"}[one.token],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import urllib.error
 import urllib.parse
@@ -17,6 +16,7 @@ from rich.tree import Tree
 from ..display import moment
 from ..session import Session
 from ..workflows.errors import EaglerayError
+from ..workflows.hosts import is_loopback
 from ..workflows.lineage import Origin, find, trace, trace_digests
 from ..workflows.runs import RunInfo
 from .common import DEFAULT_HOME, Database, Home, Store, out
@@ -99,11 +99,7 @@ def _served(url: str) -> str:
 
 def _is_here(url: str) -> bool:
     """Whether a URL is this machine's own, which no proxy reaches."""
-    host = urllib.parse.urlsplit(url).hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:  # a name
-        return host == "localhost"
+    return is_loopback(urllib.parse.urlsplit(url).hostname or "")
 
 
 def _run(session: Session, run_id: str) -> RunInfo | None:

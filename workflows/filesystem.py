@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,13 @@ def shown(place: str) -> str:
     """A URI without its keys, for people."""
     scheme, separator, rest = place.rpartition("://")
     return scheme + separator + rest.partition("?")[0].rpartition("@")[2] if separator else place
+
+
+def write_private(path: Path, content: bytes) -> None:
+    """Write a file anew, for its owner alone from the first byte on."""
+    path.unlink(missing_ok=True)
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(content)
 
 
 def _patient(place: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from .decoding import Piece, Sampling
 from .drift import DriftResponse
 from .ingress import build_api
 from .messages import Health, Input, Refusal, refusal
-from .moderating.models import Nudity
+from .moderating.models import Nudity, Texts
 from .moderating.moderator import Moderator
 from .moderating.moderator import check as check_moderation
 from .releases import Release, Releases
@@ -381,12 +381,22 @@ def _moderator(options: ServingOptions, bundle: BundleInfo) -> Moderator | None:
     if options.moderation is None:
         return None
     check_moderation(options.moderation, bundle)
-    return Moderator(options.moderation)
+    return Moderator(options.moderation, _texts())
 
 
-def _pictures(options: ServingOptions) -> type[Nudity] | None:
+def _pictures(options: ServingOptions) -> Callable[[], Nudity] | None:
     """What an encoder scores pictures with, if the policy asks for that."""
-    return None if options.moderation is None or options.moderation.image is None else Nudity
+    return None if options.moderation is None or options.moderation.image is None else _nudity
+
+
+@cache  # of a process, whichever bundles it opens
+def _texts() -> Texts:
+    return Texts()
+
+
+@cache
+def _nudity() -> Nudity:
+    return Nudity()
 
 
 def _version(options: ServingOptions) -> str:

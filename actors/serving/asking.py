@@ -47,13 +47,7 @@ def ask(
             said = f"status {error.code}: {error.read().decode(errors='replace')}"
         except OSError as error:
             said = str(error)
-        if time.monotonic() > deadline:
-            raise EaglerayError(
-                f"the application did not answer its first request: {said}",
-                "give it more time: --set STAGE.ready_timeout_s=…",
-                url,
-            )
-        time.sleep(_POLL_S)
+        _wait(deadline, f"the application did not answer its first request: {said}", url)
 
 
 def ask_golden(
@@ -91,13 +85,7 @@ def wait_for_grpc(address: str, application: str, deadline: float) -> None:
                 return
             except grpc.RpcError as error:
                 said = str(error.details())
-        if time.monotonic() > deadline:
-            raise EaglerayError(
-                f"the application did not answer over gRPC: {said}",
-                "give it more time: --set STAGE.ready_timeout_s=…",
-                address,
-            )
-        time.sleep(_POLL_S)
+        _wait(deadline, f"the application did not answer over gRPC: {said}", address)
 
 
 @contextmanager
@@ -120,6 +108,13 @@ def opener(options: ServingOptions) -> urllib.request.OpenerDirector:
     """Asks a service on this machine, which needs no proxy, and has the certificate that it was given."""
     secure = urllib.request.HTTPSHandler(context=trusting(options.tls) if options.tls else None)
     return urllib.request.build_opener(urllib.request.ProxyHandler({}), secure)
+
+
+def _wait(deadline: float, said: str, where: str) -> None:
+    """Wait a moment before the next attempt, if there is time for one."""
+    if time.monotonic() > deadline:
+        raise EaglerayError(said, "give it more time: --set STAGE.ready_timeout_s=…", where)
+    time.sleep(_POLL_S)
 
 
 def _post(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
 import time
 from collections import Counter, deque
@@ -12,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import fmean
-from typing import ParamSpec, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,7 +40,6 @@ from .scaling import Pace
 from .spec import LimitsSpec
 from .tracing import joins_trace, span
 
-_P = ParamSpec("_P")
 _T = TypeVar("_T")
 _logger = logging.getLogger("ray.serve")
 
@@ -177,7 +175,6 @@ class Encoder:
             row, scores = await asyncio.gather(self._run(query.modality, prepared), self._look(prepared))
             return query.modality, row, scores
 
-        parts: dict[Modality, Arrays] = {}
         rows: dict[Modality, Arrays] = {}
         seen: Scores | None = None
         for found in await asyncio.gather(*(one(query) for query in queries)):
@@ -185,7 +182,10 @@ class Encoder:
                 return found
             modality, row, scores = found
             rows[modality], seen = row, scores or seen
-            parts[modality] = {name: row[name] for name in row if name == STATES or name.endswith("_mask")}
+        parts: dict[Modality, Arrays] = {
+            modality: {name: row[name] for name in row if name == STATES or name.endswith("_mask")}
+            for modality, row in rows.items()
+        }
         seconds = time.monotonic() - max(ready)
         if neighbours is None:
             return Encoded(parts, max(ready) - begun, seconds)
@@ -236,10 +236,8 @@ class Encoder:
             nearest = tuple(self._bundle.search(rows["image"][EMBEDDING], neighbours))
         return said, nearest
 
-    async def _on_computing(self, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        return await asyncio.get_running_loop().run_in_executor(
-            self.computing, functools.partial(work, *args, **kwargs)
-        )
+    async def _on_computing(self, work: Callable[..., _T], *given: object) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(self.computing, work, *given)
 
     @joins_trace
     async def transcribe(self, data: bytes) -> Transcript | Refusal:
@@ -251,10 +249,7 @@ class Encoder:
         stretches = split(found)
         self._arrivals.add(len(stretches))
         rows = await asyncio.gather(*(self._run("speech", one) for one in stretches))
-        loop = asyncio.get_running_loop()
-        texts = await loop.run_in_executor(
-            self.computing, lambda: [self._bundle.spell(row[TRANSCRIPT]) for row in rows]
-        )
+        texts = await self._on_computing(lambda: [self._bundle.spell(row[TRANSCRIPT]) for row in rows])
         said = zip(texts, found["start_s"].tolist(), found["end_s"].tolist(), strict=True)
         return Transcript(tuple(Segment(start, end, text.strip()) for text, start, end in said))
 
@@ -264,13 +259,13 @@ class Encoder:
         embedding = await self.embed(query)
         if isinstance(embedding, Refusal):
             return embedding
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self.computing, self._bundle.search, embedding, top_k)
+        return await self._on_computing(self._bundle.search, embedding, top_k)
 
     def close(self) -> None:
-        """End the processes that decode, and let the thread end."""
+        """End the processes that decode, and let the threads end."""
         self._sandbox.close()
-        self.computing.shutdown(wait=False)
+        for threads in (self.computing, self._looking):
+            threads.shutdown(wait=False)
 
     async def drift(self) -> DriftResponse | Refusal:
         """How far what this replica was asked lies from what was trained on."""

@@ -5,11 +5,12 @@ Each replica takes calls from other deployments over gRPC, at a port of `[::]` f
 
 from __future__ import annotations
 
-from ipaddress import ip_address
 from typing import Any
 
 import ray
 from ray.serve._private import replica
+
+from ...workflows.hosts import is_loopback
 
 ANYWHERE = "[::]:"
 
@@ -17,7 +18,7 @@ ANYWHERE = "[::]:"
 def close_to_other_machines() -> None:
     """Let this process's replica listen on loopback, if that is its node's address; before it is up."""
     address = ray.util.get_node_ip_address()
-    if not ip_address(address).is_loopback:
+    if not is_loopback(address):
         return
     module: Any = replica
     bind: Any = module.add_port_to_grpc_server

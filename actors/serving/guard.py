@@ -83,6 +83,7 @@ class Guard:
         started = False
         path = path_of(scope)
         noted = note_from_here()
+        refused: Refusal | None = None
 
         async def stamped(message: Message) -> None:
             nonlocal started
@@ -96,14 +97,16 @@ class Guard:
 
         try:
             answer = self._app
-            refused = await self._admit(scope, path) or self._begin(Headers(scope=scope))
-            wanted = needed(path)
+            headers, wanted = Headers(scope=scope), needed(path)
+            if wanted is not None and MIRRORED not in scope:
+                refused = await self._admit(headers, wanted)
+            refused = refused or self._begin(headers)
             if refused is None and wanted is not None:
                 refused = self._overloaded(wanted)
             if refused is not None:
                 answer = respond(refused, path)
             elif scope["method"] == "POST":
-                body = await self._read_in_time(Headers(scope=scope), receive, path)
+                body = await self._read_in_time(headers, receive, path)
                 if isinstance(body, Refusal):
                     answer = respond(body, path)
                 else:
@@ -117,14 +120,13 @@ class Guard:
             failed = refusal(500, "internal-error", "the service failed", "look at the replica's log")
             await respond(failed, path)(scope, receive, stamped)
 
-    async def _admit(self, scope: Scope, path: str) -> Refusal | None:
+    async def _admit(self, headers: Headers, wanted: AccessScope) -> Refusal | None:
         """Refuse who may not ask, before anything of a body is read."""
-        scope_needed = needed(path)
-        if self._access is None or scope_needed is None or MIRRORED in scope:
+        if self._access is None:
             return None
         if self._access.is_due:
             await asyncio.to_thread(self._access.refresh)
-        admitted = self._access.admit(Headers(scope=scope).get("authorization"), scope_needed)
+        admitted = self._access.admit(headers.get("authorization"), wanted)
         return admitted if isinstance(admitted, Refusal) else None
 
     def _begin(self, headers: Headers) -> Refusal | None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 from ...pipelines.media import audio, image
 from ...pipelines.media.prepare import Arrays, prepare_image, prepare_seen, prepare_speech, prepare_stretches
-from ...pipelines.media.text import pad, token_ids
+from ...pipelines.media.text import cut, pad, token_ids
 from ...pipelines.quarantine import Refused
 from ...pipelines.spec import Preparation
 from .messages import Refusal, refusal
@@ -40,8 +40,7 @@ def read_text(
     if len(string) <= longest_text(limits):
         (ids,) = token_ids(tokenizer, [string])
         if len(ids) <= limits.max_text_tokens:
-            (cut,) = token_ids(tokenizer, [string], preparation.max_tokens)
-            tokens, mask = pad([cut], preparation.max_tokens)
+            tokens, mask = pad([cut(ids, preparation.max_tokens)], preparation.max_tokens)
             return {"tokens": tokens[0], "token_mask": mask[0]}
     message = f"the text of {len(string)} characters has more than {limits.max_text_tokens} tokens"
     return refusal(413, "text-too-long", message, "send less of it")

@@ -6,7 +6,6 @@ import asyncio
 import base64
 import json
 import logging
-import os
 import random
 import re
 import secrets
@@ -18,6 +17,7 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ...workflows.filesystem import write_private
 from .guard import MIRRORED, needed
 from .problems import path_of
 from .spec import SamplesSpec
@@ -108,8 +108,7 @@ class SampleFolder:
             raise PermissionError(f"others may read {self._folder}: chmod 700 it")
         name = f"{time.time_ns():020}-{secrets.token_hex(4)}"
         arriving = self._folder / f"{name}.json.arriving"
-        with open(os.open(arriving, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(content)
+        write_private(arriving, content)
         arriving.rename(self._folder / f"{name}.json")
         self._forget()
 

@@ -19,6 +19,7 @@ from ray.serve.config import gRPCOptions
 from ray.serve.schema import LoggingConfig
 
 from ...workflows.errors import EaglerayError
+from ...workflows.hosts import address_of
 from .rpc import ADD_TO_SERVER
 from .spec import ServingOptions
 from .tls import install, name_of
@@ -152,7 +153,7 @@ def address_at(host: str, port: int) -> str:
     """How this machine reaches a listener."""
     if host in ("0.0.0.0", "::"):
         host = "127.0.0.1"
-    return f"{f'[{host}]' if ':' in host else host}:{port}"
+    return address_of(host, port)
 
 
 def as_clients_reach(url: str, options: ServingOptions) -> tuple[str, str]:

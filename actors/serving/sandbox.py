@@ -81,13 +81,12 @@ class Sandbox:
 
     async def _open_in(self, cell: _Cell, task: Task, sent: bytes) -> Arrays | Refusal:
         try:
-            try:
-                await cell.ready()
-            except (OSError, RuntimeError):
-                cell = self._replace(cell)
-                return refusal(503, "not-ready", "nothing can be decoded yet", "try again", retry_after_s=1)
+            await cell.ready()
             async with asyncio.timeout(self._limits.decode_timeout_s):
                 seconds, found = await cell.ask(task, sent)
+        except _NotReadyError:
+            cell = self._replace(cell)
+            return refusal(503, "not-ready", "nothing can be decoded yet", "try again", retry_after_s=1)
         except TimeoutError:
             cell = self._replace(cell)
             return too_much(task, f"{self._limits.decode_timeout_s:g} s")
@@ -109,6 +108,10 @@ class Sandbox:
         fresh = _Cell(self._command)
         self._all = {*self._all - {cell}, fresh}
         return fresh
+
+
+class _NotReadyError(RuntimeError):
+    """A process does not start."""
 
 
 class _Cell:
@@ -133,8 +136,12 @@ class _Cell:
 
     def wait(self) -> None:
         self._socket.settimeout(START_TIMEOUT_S)
-        if not self._is_ready and self._socket.recv(1) != READY:
-            raise RuntimeError("a process that decodes pictures and speech did not start")
+        try:
+            said = READY if self._is_ready else self._socket.recv(1)
+        except OSError:
+            said = b""
+        if said != READY:
+            raise _NotReadyError("a process that decodes pictures and speech did not start")
         self._is_ready = True
         self._socket.setblocking(False)
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from ...workflows.hosts import is_loopback
 from ...workflows.spec import Runtime, Spec
 
 
@@ -254,10 +254,7 @@ class ServingOptions(Spec):
     @property
     def is_here(self) -> bool:
         """Whether the host is this machine's own, which others don't reach."""
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:  # a name
-            return self.host == "localhost"
+        return is_loopback(self.host)
 
     @property
     def of_replicas(self) -> ServingOptions:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import ssl
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -13,6 +12,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from ...workflows.errors import EaglerayError
+from ...workflows.filesystem import write_private
 from .spec import TlsSpec
 
 
@@ -81,10 +81,10 @@ def install(folder: Path, port: int, pem: bytes | None) -> bool:
     path = folder / f"tls-{port}.pem"
     if (path.read_bytes() if path.is_file() else None) == pem:
         return False
-    path.unlink(missing_ok=True)
-    if pem is not None:
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(pem)
+    if pem is None:
+        path.unlink()
+    else:
+        write_private(path, pem)
     return True
 
 

@@ -46,8 +46,13 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
 def token_ids(tokenizer: Tokenizer, texts: Sequence[str], max_tokens: int | None = None) -> list[list[int]]:
     """Encode to lists of ids from BOS to EOS, each cut to `max_tokens`, if given, with its EOS kept."""
     encoded = tokenizer.encode_batch(list(texts), add_special_tokens=False)
-    room = None if max_tokens is None else max_tokens - 2
-    return [[BOS, *one.ids[:room], EOS] for one in encoded]
+    whole = [[BOS, *one.ids, EOS] for one in encoded]
+    return whole if max_tokens is None else [cut(ids, max_tokens) for ids in whole]
+
+
+def cut(ids: Sequence[int], max_tokens: int) -> list[int]:
+    """At most `max_tokens` ids of those from BOS to EOS, with both kept."""
+    return [*ids[: max_tokens - 1], EOS] if len(ids) > max_tokens else list(ids)
 
 
 def pad(ids: Sequence[Sequence[int]], max_tokens: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import io
+import os
 import shutil
 import socket
+import subprocess
+import sys
+import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,6 +72,35 @@ class Inputs:
             soundfile.write(buffer, 0.5 * wave, 16_000, format="WAV")
             found.append(buffer.getvalue())
         return found
+
+
+@contextmanager
+def served_by_command(
+    bundle: Path, home: Path, log: Path, options: Sequence[str], seconds: float
+) -> Iterator[None]:
+    """What `eagleray serve` serves in a process of its own, which answers within some seconds."""
+    eagleray = [sys.executable, "-m", "eagleray.cli"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [*eagleray, "serve", str(bundle), "--home", str(home), *options],
+            stdout=output,
+            stderr=output,
+            env=environment,
+            start_new_session=True,
+        )
+    try:
+        deadline = time.monotonic() + seconds
+        while "Ctrl-C ends it" not in log.read_text():
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.2)
+        yield
+    finally:
+        process.kill()  # a background shell's children ignore Ctrl-C, which is tested elsewhere
+        process.wait()
+        down = [*eagleray, "down", "--home", str(home)]
+        subprocess.run(down, env=environment, check=True, capture_output=True, timeout=120)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

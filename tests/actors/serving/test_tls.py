@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import ssl
 import subprocess
 import sys
@@ -29,6 +28,8 @@ from eagleray.actors.serving import running, tls
 from eagleray.actors.serving.spec import ServingOptions, TlsSpec
 from eagleray.actors.serving.tokens import TokenFolder, issue
 from eagleray.workflows.errors import EaglerayError
+
+from .conftest import served_by_command
 
 Make = Callable[..., TlsSpec]
 
@@ -184,30 +185,10 @@ def served(
     spec = make(x509.DNSName("localhost"))
     token, sent = issue("ann", ("search",))
     TokenFolder(str(home / "tokens")).add(token)
-    eagleray = [sys.executable, "-m", "eagleray.cli"]
-    options = ["--port", str(free_port), "--home", str(home), "--tokens", str(home / "tokens")]
-    options += ["--tls-certificate", spec.certificate, "--tls-key", spec.key, "--audit", str(home / "audit")]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            [*eagleray, "serve", str(bundle_folder), *options],
-            stdout=output,
-            stderr=output,
-            env=environment,
-            start_new_session=True,
-        )
-    try:
-        deadline = time.monotonic() + 240
-        while "Ctrl-C ends it" not in log.read_text():
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.2)
+    options = ["--port", str(free_port), "--tokens", str(home / "tokens"), "--audit", str(home / "audit")]
+    options += ["--tls-certificate", spec.certificate, "--tls-key", spec.key]
+    with served_by_command(bundle_folder, home, log, options, 240):
         yield home, f"https://localhost:{free_port}", spec, sent
-    finally:
-        process.kill()
-        process.wait()
-        down = [*eagleray, "down", "--home", str(home)]
-        subprocess.run(down, env=environment, check=True, capture_output=True, timeout=120)
 
 
 def test_haproxy_speaks_tls_and_nothing_else(served: tuple[Path, str, TlsSpec, str]) -> None:
