@@ -79,7 +79,8 @@ class Keep:
 
     async def _keep(self, sample: dict[str, Any], asked: bytes, answered: bytes) -> None:
         def write() -> None:
-            self._folder.add({**sample, "request": _shown(asked), "answer": _shown(answered)})
+            content = {**sample, "request": _shown(asked), "answer": _shown(answered)}
+            self._folder.add(content, sample["time_s"])
 
         try:
             await asyncio.to_thread(write)
@@ -98,15 +99,15 @@ class SampleFolder:
         self._folder = Path(samples.folder)
         self._most, self._most_bytes = samples.most, samples.most_bytes
 
-    def add(self, sample: dict[str, Any]) -> None:
-        """Write a sample, and forget the oldest if there are too many."""
+    def add(self, sample: dict[str, Any], time_s: float) -> None:
+        """Write a sample of this time, and forget the oldest if there are too many."""
         content = json.dumps(sample, ensure_ascii=False).encode("utf-8", "replace")
         if len(content) > self._most_bytes:
             return
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if stat.S_IMODE(self._folder.stat().st_mode) & 0o077:
             raise PermissionError(f"others may read {self._folder}: chmod 700 it")
-        name = f"{time.time_ns():020}-{secrets.token_hex(4)}"
+        name = f"{int(time_s * 1e9):020}-{secrets.token_hex(4)}"
         arriving = self._folder / f"{name}.json.arriving"
         write_private(arriving, content)
         arriving.rename(self._folder / f"{name}.json")

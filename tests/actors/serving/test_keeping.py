@@ -23,17 +23,24 @@ def kept(where):
 def test_the_oldest_go_when_there_are_too_many(tmp_path):
     samples = folder(tmp_path / "kept", most=3)
     for number in range(5):
-        samples.add({"number": number})
+        samples.add({"number": number}, number)
     assert kept(tmp_path / "kept") == ['{"number": 2}', '{"number": 3}', '{"number": 4}']
+
+
+def test_samples_stand_in_the_order_of_their_times_however_late_they_are_written(tmp_path):
+    samples = folder(tmp_path / "kept")
+    for number in (1, 0, 2):
+        samples.add({"number": number}, number)
+    assert kept(tmp_path / "kept") == ['{"number": 0}', '{"number": 1}', '{"number": 2}']
 
 
 def test_the_oldest_go_when_they_take_too_many_bytes(tmp_path):
     samples = folder(tmp_path / "kept", most_bytes=100)
     for number in range(5):
-        samples.add({"number": f"{number}" * 20})
+        samples.add({"number": f"{number}" * 20}, number)
     found = kept(tmp_path / "kept")
     assert [text[12] for text in found] == ["3", "4"]
-    samples.add({"number": "x" * 200})
+    samples.add({"number": "x" * 200}, 5)
     assert kept(tmp_path / "kept") == found
 
 
@@ -42,7 +49,7 @@ def test_what_a_killed_replica_left_half_written_goes_with_the_oldest(tmp_path):
     left.write_text("half")
     os.chmod(tmp_path, 0o700)
     samples = folder(tmp_path, most=1)
-    samples.add({})
+    samples.add({}, 1)
     assert not left.exists()
 
 
@@ -50,8 +57,8 @@ def test_nothing_else_in_the_folder_is_touched(tmp_path):
     (tmp_path / "mine.json").write_text("mine")
     os.chmod(tmp_path, 0o700)
     samples = folder(tmp_path, most=1)
-    for _ in range(3):
-        samples.add({})
+    for number in range(3):
+        samples.add({}, number)
     assert (tmp_path / "mine.json").read_text() == "mine"
     assert len(kept(tmp_path)) == 1
 
@@ -59,14 +66,14 @@ def test_nothing_else_in_the_folder_is_touched(tmp_path):
 def test_nothing_is_written_where_others_may_read(tmp_path):
     os.chmod(tmp_path, 0o755)
     with pytest.raises(PermissionError, match="chmod 700"):
-        folder(tmp_path).add({})
+        folder(tmp_path).add({}, 0)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_files_are_their_owners_whatever_the_umask(tmp_path):
     before = os.umask(0)
     try:
-        folder(tmp_path / "kept").add({})
+        folder(tmp_path / "kept").add({}, 0)
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "kept").stat().st_mode) == 0o700
