@@ -38,6 +38,9 @@ from .switching import Switch, Tally
 from .tokens import Access, TokenFolder
 from .tracing import current
 
+CHECKED_EVERY_S = 1.0
+"""Seconds between two times that a replica is asked whether it is well; one that died is replaced then."""
+
 
 class State(Spec):
     """What a running application says of itself, so that deploying the same again changes nothing."""
@@ -316,12 +319,15 @@ def build_application(
     speaks: dict[str, Any] = (
         {"runtime_env": {"env_vars": environment(limits.max_body_bytes)}} if options.grpc_port else {}
     )
-    scaled: dict[str, Any] = {
+    watched: dict[str, Any] = {
+        "graceful_shutdown_timeout_s": limits.request_timeout_s,
+        "health_check_period_s": CHECKED_EVERY_S,
+        "max_surge_percent": 100,  # a replica goes on until its successor is ready
+    }
+    scaled: dict[str, Any] = watched | {
         "autoscaling_config": autoscaling_config(options.autoscaling),
         "max_queued_requests": limits.max_queued_requests,
-        "graceful_shutdown_timeout_s": limits.request_timeout_s,
         "max_constructor_retry_count": 2,
-        "max_surge_percent": 100,  # a replica goes on until its successor is ready
     }
     most = 2 * limits.max_queued_requests  # so that whoever is refused, is refused by the interface
     if not options.apart:
@@ -350,8 +356,7 @@ def build_application(
         name="Front",
         ray_actor_options={"num_cpus": 0} | speaks,  # like Serve's own proxy: it waits more than it works
         max_ongoing_requests=most,
-        graceful_shutdown_timeout_s=limits.request_timeout_s,
-        max_surge_percent=100,
+        **watched,
     )
     decoder = replicated(Decoder, size) if read_info(folder).decoding is not None else None
     encoder = replicated(Encoder, size, limits, options.decoding_processes, _pictures(options))

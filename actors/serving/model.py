@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncGenerator, Awaitable, Generator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from http import HTTPStatus
@@ -262,13 +262,18 @@ class Model:
         """Why no more of that can be taken in, if so; whoever asks is told before anything of it is read."""
         if scope == "watch":  # it computes nothing, and is wanted most under load
             return None
-        ahead = self._outlooks["encode" if scope == "answer" else scope].expect(self._in_hand)
+        kinds: tuple[Kind, ...] = ("encode", "decode") if scope == "answer" else (scope,)
+        ahead = self._expect(kinds, self._in_hand)
         if self._in_hand < self.limits.max_queued_requests and ahead <= self.limits.max_wait_s:
             return None
         message = f"{self._in_hand} inputs are in hand, which take {ahead:.3g} s"
         return refusal(
             503, "overloaded", message, "try again shortly", retry_after_s=max(1, math.ceil(ahead))
         )
+
+    def _expect(self, kinds: Iterable[Kind], in_hand: int) -> float:
+        """Seconds that something takes which is done in these parts, one after another."""
+        return sum(self._outlooks[kind].expect(in_hand) for kind in kinds)
 
     @contextmanager
     def _admitted(self, kind: Kind, inputs: int = 1, *, before: Kind | None = None) -> Generator[None]:
@@ -284,7 +289,7 @@ class Model:
             message = f"{self._in_hand} inputs are in hand, and {inputs} more would be too many"
             remedy = "try again shortly, with fewer inputs if there are many"
             raise RefusedError(refusal(503, "overloaded", message, remedy, retry_after_s=1))
-        expected = sum(self._outlooks[one].expect(in_hand) for one in (kind, before) if one is not None)
+        expected = self._expect((kind,) if before is None else (kind, before), in_hand)
         left = deadlines.left()
         # with nothing in hand nobody is kept waiting, and what was learned may be wrong
         if left <= 0 or (self._in_hand and ROOM * expected > left):

@@ -389,7 +389,7 @@ def _reach(width: int, height: int, fit: Fit) -> int:
 
 
 def _flatten(picture: Image.Image) -> tuple[Image.Image, tuple[int, int, int]]:
-    """Composite on a background; also gives its colour."""
+    """Composite on white, or on grey what is drawn in white and would vanish; also gives that colour."""
     if picture.mode.startswith("I") or picture.mode == "F":
         # Integers are taken as 16 bits unless there are larger ones; real numbers have a scale of their own.
         deep = np.maximum(np.nan_to_num(np.asarray(picture, np.float32)), 0)
@@ -398,8 +398,10 @@ def _flatten(picture: Image.Image) -> tuple[Image.Image, tuple[int, int, int]]:
     if picture.mode == "RGB":
         return picture, WHITE
     layered = picture.convert("RGBA")
-    background = _background(layered)
-    return _lay(layered, background), background
+    on_white = _lay(layered, WHITE)
+    if on_white.getcolors(1) is None or layered.getchannel("A").getbbox() is None:
+        return on_white, WHITE
+    return _lay(layered, GREY), GREY
 
 
 def _fit(
@@ -420,13 +422,6 @@ def _fitted(width: int, height: int, size: int) -> tuple[int, int]:
     """What fits into the square: its longer side is `size`."""
     scale = size / max(width, height)
     return max(1, round(width * scale)), max(1, round(height * scale))
-
-
-def _background(layered: Image.Image) -> tuple[int, int, int]:
-    """White, or grey for a picture with transparency that is drawn in white and would vanish."""
-    visible = layered.getchannel("A").getbbox() is not None
-    vanishes = visible and _lay(layered, WHITE).getcolors(1) is not None
-    return GREY if vanishes else WHITE
 
 
 def _lay(layered: Image.Image, background: tuple[int, int, int]) -> Image.Image:
