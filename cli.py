@@ -303,6 +303,12 @@ def serve(
         Path | None, typer.Option(help="Folder for a line of each request: who, what, when; no contents.")
     ] = None,
     moderate: Annotated[bool, typer.Option(help="Judge what is asked and answered.")] = False,
+    beside: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=RUN|FOLDER", help="Another bundle, which answers at /models/NAME; repeatable."
+        ),
+    ] = None,
     overrides: Annotated[
         list[str] | None,
         typer.Option(
@@ -341,6 +347,7 @@ def serve(
         "plaintext": plaintext,
         "audit": str(audit.absolute()) if audit else None,
         "moderation": ModerationSpec() if moderate else None,
+        "beside": dict(_named(session, one) for one in beside or ()),
     }
     options = serving_options(fields, overrides or ())
     needed = 1 + options.autoscaling.min_replicas * options.cpus_per_replica
@@ -501,6 +508,14 @@ def _announce(url: str, request: Mapping[str, Any], answer: Mapping[str, Any], c
     for hit in answer["results"]:
         out.print(f"  {hit['score']:.3f}  {hit['caption']}  ({hit['id']})")
     out.print(f"ask it yourself:\n  {command}")
+
+
+def _named(session: Session, told: str) -> tuple[str, str]:
+    """Name and folder of a bundle that NAME=RUN or NAME=FOLDER tells."""
+    name, sign, source = told.partition("=")
+    if not sign or not source:
+        raise EaglerayError(f"{told} names no bundle", "write NAME=RUN or NAME=FOLDER", "--beside")
+    return name, str(_bundle(session, source).path)
 
 
 def _bundle(session: Session, source: str) -> Artifact:

@@ -39,6 +39,7 @@ def applications(address: Address = None, home: Home = DEFAULT_HOME, as_json: As
                         "url": one.url,
                         "bundle": one.bundle[:12],
                         "before": ", ".join(release.bundle[:12] for release in before),
+                        "beside": ", ".join(() if state is None else state.releases.beside),
                         "replicas": ", ".join(f"{name}: {n}" for name, n in one.replicas.items()),
                     }
                 )

@@ -138,7 +138,15 @@ class BundleInfo(Spec):
     @property
     def transcribes(self) -> bool:
         """Whether it makes a text of speech."""
-        return any(one.name == TRANSCRIPT for one in self.graphs["speech"].outputs)
+        return self._gives("speech", TRANSCRIPT)
+
+    @property
+    def classifies(self) -> bool:
+        """Whether it knows categories of pictures."""
+        return self._gives("image", CLASS_LOGITS)
+
+    def _gives(self, graph: str, output: str) -> bool:
+        return any(one.name == output for one in self.graphs[graph].outputs)
 
 
 @dataclass(frozen=True)

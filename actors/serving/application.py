@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 from ray import serve
 from ray.exceptions import RayActorError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp
 
 from ...pipelines.bundle import BundleInfo, Hit, LoadedBundle, Modality, read_info
 from ...workflows.spec import Spec
 from .answering import Answered, Decoder, Parts
 from .auditing import AuditLog
-from .autoscaling import ARRIVALS, CAPACITY, autoscaling_config
+from .autoscaling import ARRIVALS, CAPACITY, autoscaling_config, mixed
 from .batching import Encoded, Encoder, Observed, Transcript
 from .closing import close_to_other_machines
 from .decoding import Piece, Sampling
@@ -31,6 +32,7 @@ from .messages import Health, Input, Refusal, refusal
 from .moderating.models import Nudity, Texts
 from .moderating.moderator import Moderator
 from .moderating.moderator import check as check_moderation
+from .multiplexing import Shelf
 from .releases import Release, Releases
 from .rpc import Called, environment
 from .spec import ServingOptions
@@ -66,7 +68,7 @@ class Together:
         self._encoder, self._decoder = encoder, decoder
         self.embed, self.search = encoder.embed, encoder.search
         self.encode, self.transcribe, self.observe = encoder.encode, encoder.transcribe, encoder.observe
-        self.drift = encoder.drift
+        self.drift, self.classify = encoder.drift, encoder.classify
 
     async def answer(self, parts: Parts, question: str, sampling: Sampling) -> Answered | Refusal:
         """Answer, all at once."""
@@ -118,6 +120,10 @@ class Apart:
         """Find out about inputs what moderation asks."""
         return await _answer(self._encoder.observe.remote(queries, neighbours, trace=current()), "encoder")
 
+    async def classify(self, query: Input) -> NDArray[np.float32] | Refusal:
+        """Probabilities of a picture's categories (K,)."""
+        return await _answer(self._encoder.classify.remote(query, trace=current()), "encoder")
+
     async def transcribe(self, data: bytes) -> Transcript | Refusal:
         """Make a text of encoded speech."""
         return await _answer(self._encoder.transcribe.remote(data, trace=current()), "encoder")
@@ -166,7 +172,8 @@ class Model(Called):
         close_to_other_machines()
         self._options, self._open_bundle = options, open_bundle
         self._access, self._audit = _access(options), _audit(options)
-        self.api = self._switch = Switch()
+        self._shelf = Shelf(self._open, options.open_beside, self._may_open)
+        self.api = self._switch = Switch(self._shelf)
         self.only_here = options.is_here
         self._lines: dict[str, _Line] = {}
         self._releases: Releases | None = None
@@ -196,6 +203,7 @@ class Model(Called):
             self._problem = ""
             lines = [self._lines[one.bundle] for one in wanted]
             self._switch.turn(lines[0], lines[1] if len(lines) > 1 else None, releases.trial)
+            await self._shelf.put(releases.beside)
         self._releases = releases
         self._lines = {name: line for name, line in self._lines.items() if name in self._switch.bundles}
 
@@ -214,12 +222,21 @@ class Model(Called):
         return self._live.encoder.batch_sizes()
 
     def record_autoscaling_stats(self) -> dict[str, float]:
-        """See `Together`."""
-        return self._live.together.record_autoscaling_stats()
+        """Tell Serve's autoscaler what came lately to the bundle that is live, and to those beside."""
+        lines = (self._live, *self._shelf.lines)
+        return mixed(line.together.record_autoscaling_stats() for line in lines)
 
     @property
     def _live(self) -> _Line:
         return self._lines[self._switch.live.bundle]
+
+    async def _may_open(self, headers: Headers) -> bool:
+        """Whether whoever asks has a token, if one must have one."""
+        if self._access is None:
+            return True
+        if self._access.is_due:
+            await asyncio.to_thread(self._access.refresh)
+        return self._access.known(headers.get("authorization")) is not None
 
     def _open(self, release: Release) -> _Line:
         return _Line(release, self._options, self._access, self._audit, self._open_bundle)
@@ -296,6 +313,7 @@ def describe(info: BundleInfo, digest: str, options: ServingOptions) -> Health:
         answers=info.decoding is not None,
         asks=info.decoding is not None and info.decoding.asks,
         transcribes=info.transcribes,
+        classes=info.classes if info.classifies else (),
         moderates=options.moderation is not None,
         fit=info.preparation.fit,
         shown=info.preparation.image_size / info.preparation.stored_image_size,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Iterable, Mapping
 from statistics import fmean
 from typing import Any
 
@@ -39,6 +40,17 @@ class Arrivals:
         while self._times and self._times[0] < since:
             self._times.popleft()
         return len(self._times) / COUNTS_S
+
+
+def mixed(told: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """What one thread tells of all it does, by what it tells of each: ARRIVALS and CAPACITY.
+
+    What comes takes as long as each of it takes; while nothing comes, as the first.
+    """
+    some = list(told)
+    arrivals = sum(one[ARRIVALS] for one in some)
+    busy = sum(one[ARRIVALS] / one[CAPACITY] for one in some)
+    return {ARRIVALS: arrivals, CAPACITY: arrivals / busy if busy else some[0][CAPACITY]}
 
 
 class ByObjective:

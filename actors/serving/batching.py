@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...pipelines.bundle import (
+    CLASS_LOGITS,
     EMBEDDING,
     GRAPH_INPUTS,
     STATES,
@@ -149,11 +150,25 @@ class Encoder:
     @joins_trace
     async def embed(self, query: Input) -> NDArray[np.float32] | Refusal:
         """Embed one input (E,), in a batch with whatever else waits."""
+        outputs = await self._encode(query)
+        return outputs if isinstance(outputs, Refusal) else outputs[EMBEDDING]
+
+    @joins_trace
+    async def classify(self, query: Input) -> NDArray[np.float32] | Refusal:
+        """Probabilities of a picture's categories (K,)."""
+        outputs = await self._encode(query)
+        if isinstance(outputs, Refusal):
+            return outputs
+        likely = np.exp(outputs[CLASS_LOGITS] - outputs[CLASS_LOGITS].max())
+        return likely / likely.sum()
+
+    async def _encode(self, query: Input) -> Arrays | Refusal:
+        """What the graph of one input's modality gives, in a batch with whatever else waits."""
         self._arrivals.add()
         prepared = await self._prepare(query)
         if isinstance(prepared, Refusal):
             return prepared
-        return (await self._run(query.modality, prepared))[EMBEDDING]
+        return await self._run(query.modality, prepared)
 
     @joins_trace
     async def encode(self, queries: Sequence[Input], neighbours: int | None = None) -> Encoded | Refusal:

@@ -1,8 +1,8 @@
 """The Open Inference Protocol, version 2 (KServe's, Triton's), over HTTP, with tensors as JSON or as bytes.
 
-There is a model for each thing that is done: `embed`, `search`, `answer`, `transcribe`. All tensors have an
-axis of rows, and embeddings and weights a second one. A picture or a recording is the bytes of its file; as
-JSON, base64 of them.
+There is a model for each thing that is done: `embed`, `search`, `answer`, `transcribe`, `classify`. All
+tensors have an axis of rows, and embeddings, weights and probabilities a second one. A picture or a recording
+is the bytes of its file; as JSON, base64 of them. Categories are those of `/healthz`, in that order.
 """
 
 from __future__ import annotations
@@ -102,6 +102,9 @@ def tasks(model: Model) -> dict[str, Task]:
         found["answer"] = Task(asked, {"ANSWER": texts, "WEIGHTS": ("FP32", (-1, 3))})
     if model.health.transcribes:
         found["transcribe"] = Task(("SPEECH",), {"TEXT": texts})
+    if model.health.classes:
+        likely = ("FP32", (-1, len(model.health.classes)))
+        found["classify"] = Task(("IMAGE",), {"CATEGORY": texts, "PROBABILITY": likely})
     return found
 
 
@@ -287,6 +290,10 @@ async def _run(model: Model, name: str, rows: Rows) -> Outputs:
             "CAPTION": [hit.caption.encode() for hit in hits],
             "SCORE": np.array([hit.score for hit in hits], np.float32),
         }
+    if name == "classify":
+        likely = np.stack([await model.classify(_single(row)) for row in rows])
+        best = [model.health.classes[one].encode() for one in likely.argmax(axis=1).tolist()]
+        return {"CATEGORY": best, "PROBABILITY": likely}
     if name == "transcribe":
         return {"TEXT": [(await model.transcribe(row["SPEECH"])).text.encode() for row in rows]}
     answers: list[bytes] = []

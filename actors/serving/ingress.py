@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 from fastapi import FastAPI, Security
 from fastapi.responses import HTMLResponse
 from fastapi.security import HTTPBearer
@@ -14,6 +15,9 @@ from .keeping import Keep
 from .messages import (
     AnswerRequest,
     AnswerResponse,
+    CategoryResult,
+    ClassifyRequest,
+    ClassifyResponse,
     EmbedRequest,
     EmbedResponse,
     Health,
@@ -88,6 +92,14 @@ def build_api(
             for hit in hits
         ]
         return SearchResponse(results=results, bundle=health.bundle)
+
+    @api.post("/v1/classify", tags=["model"], dependencies=bearer, responses=described())
+    async def classify(request: ClassifyRequest) -> ClassifyResponse:
+        """Say which categories a picture is likely of."""
+        likely = await model.classify(request.input)
+        best = np.argsort(-likely, kind="stable")[: request.top_k].tolist()
+        found = [CategoryResult(category=health.classes[one], probability=float(likely[one])) for one in best]
+        return ClassifyResponse(categories=found, bundle=health.bundle)
 
     @api.post("/v1/answer", tags=["model"], dependencies=bearer, responses=described())
     async def answer(request: AnswerRequest) -> AnswerResponse:

@@ -80,6 +80,36 @@ class SearchResponse(Message):
     """Digest of the bundle that answered."""
 
 
+class ClassifyRequest(Message):
+    """A picture."""
+
+    image: str = Field(min_length=1)
+    """An encoded picture (PNG, JPEG, …) as base64 or as a data URI."""
+    top_k: int = Field(5, ge=1, le=100)
+    """How many categories to give."""
+
+    @property
+    def input(self) -> Input:
+        """The picture by itself."""
+        return Input.model_validate({"image": self.image})
+
+
+class CategoryResult(Message):
+    """A category that a picture may be of."""
+
+    category: str
+    probability: float
+    """By the softmax over all categories."""
+
+
+class ClassifyResponse(Message):
+    """Categories, the likeliest first."""
+
+    categories: list[CategoryResult]
+    bundle: str
+    """Digest of the bundle that answered."""
+
+
 class AnswerRequest(Message):
     """A question, a picture, a spoken sentence: any of them together."""
 
@@ -219,6 +249,8 @@ class Health(Message):
     """Whether it takes a question; else it describes what is there."""
     transcribes: bool = False
     """Whether it makes a text of speech."""
+    classes: tuple[str, ...] = ()
+    """Categories of pictures that it tells apart; none if it wasn't trained for that."""
     moderates: bool = False
     """Whether it judges what is asked and answered."""
     fit: Literal["letterbox", "crop"] = "letterbox"

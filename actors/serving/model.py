@@ -43,7 +43,7 @@ from .spec import LimitsSpec
 from .tokens import Scope
 
 _T = TypeVar("_T")
-Kind: TypeAlias = Literal["embed", "search", "transcribe", "encode", "decode", "moderate"]
+Kind: TypeAlias = Literal["embed", "search", "transcribe", "encode", "decode", "moderate", "classify"]
 """What is asked of replicas."""
 ROOM = 1.25
 """A request is refused unless it has this many times what an answer is expected to take: that is a mean."""
@@ -66,6 +66,10 @@ class Replicas(Protocol):
 
     def observe(self, queries: Sequence[Input], neighbours: int) -> Awaitable[Observed | Refusal]:
         """Find out about inputs what moderation asks."""
+        ...
+
+    def classify(self, query: Input) -> Awaitable[NDArray[np.float32] | Refusal]:
+        """Probabilities of a picture's categories (K,)."""
         ...
 
     def transcribe(self, data: bytes) -> Awaitable[Transcript | Refusal]:
@@ -143,6 +147,13 @@ class Model:
         if self._moderator is not None:
             admit(self._moderator.transcript(told.text))
         return told
+
+    async def classify(self, query: Input) -> NDArray[np.float32]:
+        """Probabilities of a picture's categories (K,)."""
+        if not self.health.classes:
+            raise _lacks("know categories", "classification")
+        with self._admitted("classify"):
+            return accept(await self._within(self._let(self._replicas.classify(query), [query])))
 
     async def moderate(self, inputs: Sequence[Input]) -> Verdict:
         """Judge inputs, one of each of some modalities, each by itself and together."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 from pydantic import Field
@@ -38,12 +39,14 @@ class Releases(Spec):
     """Of the candidate; without, it answers those who ask for it by its digest only."""
     previous: tuple[Release, ...] = ()
     """What was live before, the latest first."""
+    beside: Mapping[str, Release] = Field(default_factory=dict)
+    """Name → what answers at /models/NAME."""
 
     def followed_by(self, release: Release) -> Releases:
         """These, with another live."""
         earlier = tuple(one for one in (self.live, *self.previous) if one.bundle != release.bundle)
-        return Releases(live=release, previous=earlier[:KEPT])
+        return Releases(live=release, previous=earlier[:KEPT], beside=self.beside)
 
     def gone_back(self) -> Releases:
         """These, with what was live before."""
-        return Releases(live=self.previous[0], previous=self.previous[1:])
+        return Releases(live=self.previous[0], previous=self.previous[1:], beside=self.beside)

@@ -126,6 +126,7 @@ def deploy(
     if options.moderation is not None:
         check_moderation(options.moderation, read_info(folder))
     start_serve(options, read_pem(options.tls) if options.tls else None)
+    beside = {name: _release(Path(where)) for name, where in options.beside.items()}
     made_with, before = options.of_replicas, state_of(options.application)
     if before is None and options.promotion is not None and _is_listed(options.application):
         raise EaglerayError(
@@ -134,6 +135,7 @@ def deploy(
             options.application,
         )
     releases = Releases(live=release) if before is None else before.releases.followed_by(release)
+    releases = releases.model_copy(update={"beside": beside})
     is_other = before is not None and before.releases.live.bundle != release.bundle
     kept = before is not None and before.options == made_with and before.releases == releases
     if options.samples is not None:
@@ -156,6 +158,12 @@ def deploy(
         wait_for_grpc(address, options.application, deadline)
     asks_for_tokens = options.tokens is not None
     return Deployed(url, release.bundle, kept, request, answer, asks_for_tokens, address, trust)
+
+
+def _release(folder: Path) -> Release:
+    """A bundle that is whole."""
+    load_bundle(folder)
+    return Release(bundle=bundle_digest(folder), folder=str(folder))
 
 
 def roll_back(application: str, log: Callable[[str], None] = lambda message: None) -> Running:

@@ -36,8 +36,8 @@ ARRAYS, REFUSED = range(2)
 READY = b"r"
 NOBODY = 65534
 KEPT_BLOCKS = 16
-"""Pillow's of 16 MiB at the most, kept for the next picture: to get them from the system anew takes a tenth as
-long as decoding."""
+"""Pillow's of 16 MiB at the most, kept for the next picture: to get them from the system anew takes a tenth
+as long as decoding."""
 _NO_NEW_PRIVILEGES = 38  # prctl(2)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -244,6 +244,11 @@ class ServingOptions(Spec):
     """CPUs that a replica reserves; its graphs run in one thread."""
     decoding_processes: int = Runtime(2, ge=1)
     """Processes of a replica that decode pictures and speech, with nothing but limited memory and time."""
+    beside: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")], str] = Runtime({})
+    """Name → absolute folder of another bundle, which answers at /models/NAME. A replica opens one when it is
+    first asked for."""
+    open_beside: int = Runtime(2, ge=1)
+    """How many of them a replica has open; to open another, it lets go what was asked for the longest ago."""
     promotion: PromotionSpec | None = Runtime(None)
     """Try a bundle before it takes another's place; without, it does so at once."""
     moderation: ModerationSpec | None = Runtime(None)
@@ -259,19 +264,26 @@ class ServingOptions(Spec):
     @property
     def of_replicas(self) -> ServingOptions:
         """What replicas are made with: all but what only says how they come to be."""
-        names = set(ServingOptions.model_fields) - {"promotion", "ready_timeout_s"}
+        names = set(ServingOptions.model_fields) - {"promotion", "ready_timeout_s", "beside"}
         return ServingOptions.model_validate({name: getattr(self, name) for name in names})
 
     @model_validator(mode="after")
-    def _holds_two_bundles(self) -> Self:
-        if self.promotion is not None and self.apart:
-            raise ValueError("encoder and decoder apart hold one bundle: set apart: false, or no promotion")
+    def _holds_several_bundles(self) -> Self:
+        if self.apart and (self.promotion is not None or self.beside):
+            raise ValueError(
+                "encoder and decoder apart hold one bundle: set apart: false, or neither promotion nor beside"
+            )
         return self
 
     @field_validator("tokens")
     @classmethod
     def _is_everywhere_the_same(cls, where: str | None) -> str | None:
         return where if where is None or "://" in where else _absolute(where)
+
+    @field_validator("beside")
+    @classmethod
+    def _are_folders(cls, beside: dict[str, str]) -> dict[str, str]:
+        return {name: _absolute(folder) for name, folder in beside.items()}
 
     @field_validator("audit")
     @classmethod

@@ -11,20 +11,21 @@ import random
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Protocol
+from typing import Any
 
 from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from .guard import BUNDLE_HEADER, MIRRORED, needed
+from .lanes import Lane, Line
 from .messages import refusal
+from .multiplexing import Shelf
 from .problems import path_of, respond
 from .releases import Trial
 
 NOT_MIRRORED = frozenset({401, 403, 408, 429, 503})
 """Statuses of what wasn't admitted."""
 LEAST_PREFIX = 8
-DRAIN_POLL_S = 0.05
 
 
 @dataclass(frozen=True)
@@ -43,34 +44,18 @@ class Tally:
         return Tally(self.answered + other.answered, self.failed + other.failed)
 
 
-class Line(Protocol):
-    """A bundle in memory, with all that answers from it."""
-
-    bundle: str
-    api: ASGIApp
-
-    def close(self) -> None:
-        """Let go of it."""
-        ...
-
-
-@dataclass(eq=False)
-class _Lane:
-    line: Line
-    in_hand: int = 0  # requests
-    tally: Tally = Tally()
-
-
 class Switch:
     """An ASGI application over some lines.
 
     Args:
+        shelf: bundles that are asked for by name; None where there are none.
         draw: gives numbers from 0 to 1, of which a share goes to the candidate.
     """
 
-    def __init__(self, draw: Callable[[], float] = random.random) -> None:
-        self._draw = draw
-        self._lanes: dict[str, _Lane] = {}
+    def __init__(self, shelf: Shelf[Any] | None = None, draw: Callable[[], float] = random.random) -> None:
+        self._shelf, self._draw = shelf, draw
+        self._lanes: dict[str, Lane[Line]] = {}
+        self._tallies: dict[str, Tally] = {}
         self._live = ""
         self._candidate: str | None = None
         self._trial: Trial | None = None
@@ -89,19 +74,18 @@ class Switch:
     @property
     def tallies(self) -> dict[str, Tally]:
         """Digest → how it did on requests that didn't ask for it by name, since `turn`."""
-        return {name: lane.tally for name, lane in self._lanes.items()}
+        return {name: self._tallies.get(name, Tally()) for name in self._lanes}
 
     def turn(self, live: Line, candidate: Line | None, trial: Trial | None) -> None:
         """Let the next requests go to these; what goes on with others ends there."""
         lines = [live] if candidate is None else [live, candidate]
-        lanes = {line.bundle: self._lanes.get(line.bundle) or _Lane(line) for line in lines}
+        lanes = {line.bundle: self._lanes.get(line.bundle) or Lane(line) for line in lines}
         gone = [lane for name, lane in self._lanes.items() if name not in lanes]
         self._lanes, self._live, self._trial = lanes, live.bundle, trial
         self._candidate = None if candidate is None else candidate.bundle
-        for lane in lanes.values():
-            lane.tally = Tally()
+        self._tallies = {}
         for lane in gone:
-            self._keep(self._drain(lane))
+            self._keep(lane.drain())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request (ASGI)."""
@@ -112,6 +96,10 @@ class Switch:
             await self.live.api(scope, receive, send)
             return
         path = path_of(scope)
+        name = self._shelf.named(path) if self._shelf else None
+        if self._shelf and name is not None:
+            await self._shelf.serve(name, scope, receive, send)
+            return
         asked = Headers(scope=scope).get(BUNDLE_HEADER)
         lane = self._lanes[self._live] if asked is None else self._find(asked)
         if lane is None:
@@ -142,33 +130,23 @@ class Switch:
             if is_whole and is_there and status not in NOT_MIRRORED:
                 self._keep(self._mirror(other, before, heard))
 
-    def _find(self, digest: str) -> _Lane | None:
+    def _find(self, digest: str) -> Lane[Line] | None:
         """The lane whose bundle's digest begins so."""
         found = [lane for name, lane in self._lanes.items() if name.startswith(digest)]
         return found[0] if len(found) == 1 and len(digest) >= LEAST_PREFIX else None
 
-    async def _serve(self, lane: _Lane, scope: Scope, receive: Receive, send: Send) -> int:
-        """Answer; the status, 0 if there is none."""
-        statuses: list[int] = []
+    async def _serve(self, lane: Lane[Line], scope: Scope, receive: Receive, send: Send) -> int:
+        """Answer, and count it; the status, 0 if there is none."""
+        status = await lane.serve(scope, receive, send)
+        is_asked_by_name = BUNDLE_HEADER in Headers(scope=scope)  # as golden requests are
+        if status and needed(path_of(scope)) is not None and not is_asked_by_name:
+            busy = (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT)
+            failed = status >= HTTPStatus.INTERNAL_SERVER_ERROR and status not in busy
+            tally = self._tallies.get(lane.line.bundle, Tally())
+            self._tallies[lane.line.bundle] = tally + Tally(1, int(failed))
+        return status
 
-        async def watched(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                statuses.append(message["status"])
-            await send(message)
-
-        lane.in_hand += 1
-        try:
-            await lane.line.api(scope, receive, watched)
-        finally:
-            lane.in_hand -= 1
-            is_asked_by_name = BUNDLE_HEADER in Headers(scope=scope)  # as golden requests are
-            if statuses and needed(path_of(scope)) is not None and not is_asked_by_name:
-                busy = (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT)
-                failed = statuses[0] >= HTTPStatus.INTERNAL_SERVER_ERROR and statuses[0] not in busy
-                lane.tally += Tally(1, int(failed))
-        return statuses[0] if statuses else 0
-
-    async def _mirror(self, lane: _Lane, scope: Scope, heard: list[Message]) -> None:
+    async def _mirror(self, lane: Lane[Line], scope: Scope, heard: list[Message]) -> None:
         """Ask the same again, and forget the answer."""
         pending = heard[::-1]
 
@@ -181,11 +159,6 @@ class Switch:
         async def send(message: Message) -> None: ...
 
         await self._serve(lane, {**scope, MIRRORED: True}, receive, send)
-
-    async def _drain(self, lane: _Lane) -> None:
-        while lane.in_hand:
-            await asyncio.sleep(DRAIN_POLL_S)
-        lane.line.close()
 
     def _keep(self, work: Coroutine[None, None, None]) -> None:
         """Let something go on beside; a task that nobody holds may be forgotten."""

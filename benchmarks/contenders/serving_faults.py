@@ -136,7 +136,7 @@ async def overload(load: Load, home: str) -> dict[str, Any]:
 async def killed(load: Load, home: str, part: str) -> dict[str, Any]:
     """A part is killed under load that it can do."""
     pids = processes(home, part)
-    going = asyncio.create_task(load.clients(4, KILLED_S))
+    going = asyncio.create_task(load.clients(2, KILLED_S))
     await asyncio.sleep(KILLED_S / 5)
     at = time.perf_counter()
     for pid in pids:

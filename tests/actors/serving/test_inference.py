@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from eagleray.actors.serving.guard import needed
 
@@ -30,7 +31,7 @@ def test_the_server_and_its_models_describe_themselves(client):
     assert client.is_server_live()
     assert client.is_server_ready()
     assert client.get_server_metadata()["name"] == "frogs"
-    for name in ("embed", "search", "answer", "transcribe"):
+    for name in ("embed", "search", "answer", "transcribe", "classify"):
         assert client.is_model_ready(name)
     found = client.get_model_metadata("answer")
     assert [one["name"] for one in found["inputs"]] == ["QUESTION", "IMAGE", "SPEECH"]
@@ -67,6 +68,20 @@ def test_pictures_are_searched_and_speech_is_transcribed(client, http, png, wav)
     np.testing.assert_allclose(found.as_numpy("SCORE"), [one["score"] for one in expected], atol=1e-6)
     said = client.infer("transcribe", [tensor("SPEECH", wav)])
     assert said.as_numpy("TEXT").shape == (1,)
+
+
+def test_a_picture_is_classified_as_by_torch_over_http_too(client, http, png, loaded_bundle, model):
+    pixels = loaded_bundle.prepare_image(png)["image"]
+    with torch.no_grad():
+        likely = model.classify(torch.from_numpy(pixels[None])).softmax(dim=-1).numpy()
+    found = client.infer("classify", [tensor("IMAGE", png, png)])
+    np.testing.assert_allclose(found.as_numpy("PROBABILITY"), likely.repeat(2, axis=0), atol=1e-5)
+    best = loaded_bundle.info.classes[int(likely[0].argmax())]
+    assert [one.decode() for one in found.as_numpy("CATEGORY")] == [best, best]
+    sent = {"image": base64.b64encode(png).decode(), "top_k": 2}
+    told = http.post("/v1/classify", json=sent).json()["categories"]
+    assert told[0]["category"] == best
+    assert [one["probability"] for one in told] == pytest.approx(np.sort(likely[0])[::-1][:2], abs=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ async def ask(switch, path="/v1/search", **headers):
 
 def switched(live, candidate=None, trial=None, draws=()):
     pending = iter(draws)
-    switch = Switch(lambda: next(pending))
+    switch = Switch(draw=lambda: next(pending))
     switch.turn(live, candidate, trial)
     return switch
 
