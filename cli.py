@@ -355,6 +355,7 @@ def serve(
         from .actors.serving.running import serve_until_interrupted
 
         _show_dashboard(connection)
+        _end_by_terminate()
 
         def announce(deployed: Deployed) -> None:
             _announce(deployed.url, deployed.request, deployed.answer, deployed.command)
@@ -464,6 +465,11 @@ def _holds_key(url: str) -> bool:
     return "://" in url and "@" in url
 
 
+def _end_by_terminate() -> None:
+    """Take SIGTERM as Ctrl-C. Ray's own handler, set when it connected, would leave what runs running."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
 def _carry_out(session: Session, run: PreparedRun, address: str | None, again: str) -> None:
     connections: list[Connection] = []
     names = [stage.name for stage in run.plan.stages]
@@ -472,8 +478,7 @@ def _carry_out(session: Session, run: PreparedRun, address: str | None, again: s
     def on_connected(connection: Connection) -> None:
         connections.append(connection)
         _show_dashboard(connection)
-        # Ray's own handler, set when it connected, would leave without cancelling what runs
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        _end_by_terminate()
 
     with RunView(out, names) as view:
         try:

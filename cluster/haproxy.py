@@ -65,6 +65,8 @@ def haproxy_environment(
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_USE_GRPC_BY_DEFAULT": "0",
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        # HAProxy forgets a replica within a second of being told; by default one stays for half a minute
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "3",
         # three times in vain, and HAProxy is started anew; by default that takes half a minute
         "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
         "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(fallback_port),

@@ -114,7 +114,9 @@ class Apart:
 
     async def encode(self, queries: Sequence[Input], neighbours: int | None = None) -> Encoded | Refusal:
         """Encode one input of each of some modalities."""
-        return await _answer(self._encoder.encode.remote(queries, neighbours, trace=current()), "encoder")
+        return await _answer(
+            self._encoder.encode_apart.remote(queries, neighbours, trace=current()), "encoder"
+        )
 
     async def observe(self, queries: Sequence[Input], neighbours: int) -> Observed | Refusal:
         """Find out about inputs what moderation asks."""

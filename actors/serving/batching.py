@@ -6,10 +6,10 @@ import asyncio
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import TypeVar
 
@@ -72,14 +72,14 @@ class Encoded:
         parts: modality → its hidden states and their mask.
         prepare_s: seconds that decoding the inputs took, waiting included.
         encode_s: seconds that the graphs took, waiting included.
-        observed: what moderation wants to know of them.
+        observed: what moderation wants to know of them, which may be found out while an answer is decoded.
         remarks: what it remarks about them.
     """
 
     parts: Mapping[Modality, Arrays]
     prepare_s: float
     encode_s: float
-    observed: Observed = Observed()
+    observed: Observed | Awaitable[Observed] = Observed()
     remarks: tuple[Judgement, ...] = ()
 
 
@@ -170,7 +170,6 @@ class Encoder:
             return prepared
         return await self._run(query.modality, prepared)
 
-    @joins_trace
     async def encode(self, queries: Sequence[Input], neighbours: int | None = None) -> Encoded | Refusal:
         """Encode one input of each of some modalities, for the decoder.
 
@@ -181,22 +180,22 @@ class Encoder:
         begun = time.monotonic()
         self._arrivals.add(len(queries))
         ready: list[float] = []
+        looking: list[asyncio.Task[Scores | None]] = []
 
-        async def one(query: Input) -> tuple[Modality, Arrays, Scores | None] | Refusal:
+        async def one(query: Input) -> tuple[Modality, Arrays] | Refusal:
             prepared = await self._prepare(query, seen=neighbours is not None)
             ready.append(time.monotonic())
             if isinstance(prepared, Refusal):
                 return prepared
-            row, scores = await asyncio.gather(self._run(query.modality, prepared), self._look(prepared))
-            return query.modality, row, scores
+            if SEEN in prepared:
+                looking.append(asyncio.create_task(self._look(prepared)))
+            return query.modality, await self._run(query.modality, prepared)
 
         rows: dict[Modality, Arrays] = {}
-        seen: Scores | None = None
         for found in await asyncio.gather(*(one(query) for query in queries)):
             if isinstance(found, Refusal):
                 return found
-            modality, row, scores = found
-            rows[modality], seen = row, scores or seen
+            rows[found[0]] = found[1]
         parts: dict[Modality, Arrays] = {
             modality: {name: row[name] for name in row if name == STATES or name.endswith("_mask")}
             for modality, row in rows.items()
@@ -204,8 +203,25 @@ class Encoder:
         seconds = time.monotonic() - max(ready)
         if neighbours is None:
             return Encoded(parts, max(ready) - begun, seconds)
+        observing = asyncio.create_task(self._observed(rows, neighbours, looking))
+        return Encoded(parts, max(ready) - begun, seconds, observing)
+
+    @joins_trace
+    async def encode_apart(
+        self, queries: Sequence[Input], neighbours: int | None = None
+    ) -> Encoded | Refusal:
+        """As `encode`, for another process, which can't be told later what moderation asks."""
+        found = await self.encode(queries, neighbours)
+        if isinstance(found, Refusal) or isinstance(found.observed, Observed):
+            return found
+        return replace(found, observed=await found.observed)
+
+    async def _observed(
+        self, rows: Mapping[Modality, Arrays], neighbours: int, looking: Sequence[asyncio.Task[Scores | None]]
+    ) -> Observed:
+        """What moderation asks of inputs that are encoded."""
         said, nearest = await self._on_computing(self._compare, rows, neighbours)
-        return Encoded(parts, max(ready) - begun, seconds, Observed(said, nearest, seen))
+        return Observed(said, nearest, await looking[0] if looking else None)
 
     @joins_trace
     async def observe(self, queries: Sequence[Input], neighbours: int) -> Observed | Refusal:

@@ -43,6 +43,7 @@ from .spec import LimitsSpec
 from .tokens import Scope
 
 _T = TypeVar("_T")
+_U = TypeVar("_U")
 Kind: TypeAlias = Literal["embed", "search", "transcribe", "encode", "decode", "moderate", "classify"]
 """What is asked of replicas."""
 ROOM = 1.25
@@ -171,15 +172,17 @@ class Model:
     async def answer(self, request: AnswerRequest) -> AnswerResponse:
         """Answer a question, with where that was found."""
         begun = time.monotonic()
-        encoded = await self.encode(request.question, request.inputs)
-        told, remarks = await self._decode(encoded, request.question, sampling_of(request))
+        encoded = await self._encode(request.question, request.inputs)
+        decoding = self._decode(encoded, request.question, sampling_of(request))
+        # what may not be asked, isn't answered, even if that is found out when the answer is there
+        (told, remarks), asked = await _together(decoding, self._judge_encoded(request.inputs, encoded))
         admit(remarks)
         return AnswerResponse(
             answer=told.text,
             finish_reason=told.pieces[-1].end or "stop",
             weights=dict(told.weights),
             attention=looked(told, encoded),
-            moderation=None if self._moderator is None else verdict((*encoded.remarks, *remarks)),
+            moderation=None if self._moderator is None else verdict((*asked, *remarks)),
             timings_ms=Timings(
                 prepare=round(1e3 * encoded.prepare_s, 2),
                 encode=round(1e3 * encoded.encode_s, 2),
@@ -190,6 +193,19 @@ class Model:
         )
 
     async def encode(self, question: str | None, inputs: Sequence[Input]) -> Encoded:
+        """Encode what an answer is to be found in, if it may be asked."""
+        encoded = await self._encode(question, inputs)
+        return replace(encoded, remarks=await self._judge_encoded(inputs, encoded))
+
+    async def _judge_encoded(self, inputs: Sequence[Input], encoded: Encoded) -> tuple[Judgement, ...]:
+        """What moderation remarks about inputs, if they may pass."""
+        if self._moderator is None:
+            return ()
+        found = encoded.observed
+        observed = found if isinstance(found, Observed) else await self._within(found)
+        return admit(await self._moderator.inputs(inputs, observed))
+
+    async def _encode(self, question: str | None, inputs: Sequence[Input]) -> Encoded:
         """Encode what an answer is to be found in."""
         if not self.health.answers:
             raise _lacks("answer", "answer")
@@ -207,12 +223,8 @@ class Model:
                 )
             )
         with self._admitted("encode", len(inputs), before="decode"):
-            moderator = self._moderator
-            neighbours = None if moderator is None else moderator.neighbours
-            encoded = accept(await self._within(self._replicas.encode(inputs, neighbours)))
-        if moderator is None:
-            return encoded
-        return replace(encoded, remarks=admit(await moderator.inputs(inputs, encoded.observed)))
+            neighbours = None if self._moderator is None else self._moderator.neighbours
+            return accept(await self._within(self._replicas.encode(inputs, neighbours)))
 
     async def decode(self, encoded: Encoded, question: str | None, sampling: Sampling) -> Answered:
         """Answer, all at once; what may not be told, ends with `content_filter` and says nothing."""
@@ -233,14 +245,8 @@ class Model:
         """What a call gives if each of its inputs may pass, which is found out meanwhile."""
         if self._moderator is None:
             return await call
-        calling = asyncio.ensure_future(call)
         judging = asyncio.gather(*(self._judge([one], self._moderator) for one in inputs))
-        try:
-            found, judged = await asyncio.gather(calling, judging)
-        except BaseException:  # nobody waits for the rest
-            calling.cancel()
-            judging.cancel()
-            raise
+        found, judged = await _together(call, judging)
         admit(one for some in judged for one in some)
         return found
 
@@ -336,6 +342,17 @@ class Model:
                 "try again, or send fewer inputs",
             )
             raise RefusedError(late) from None
+
+
+async def _together(first: Awaitable[_T], second: Awaitable[_U]) -> tuple[_T, _U]:
+    """What both give; if one fails, nobody waits for the other."""
+    tasks = asyncio.ensure_future(first), asyncio.ensure_future(second)
+    try:
+        return await asyncio.gather(*tasks)
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        raise
 
 
 def sampling_of(request: AnswerRequest) -> Sampling:

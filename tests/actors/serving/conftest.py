@@ -97,10 +97,14 @@ def served_by_command(
             time.sleep(0.2)
         yield
     finally:
-        process.kill()  # a background shell's children ignore Ctrl-C, which is tested elsewhere
-        process.wait()
-        down = [*eagleray, "down", "--home", str(home)]
-        subprocess.run(down, env=environment, check=True, capture_output=True, timeout=120)
+        process.terminate()
+        try:
+            assert process.wait(60) == 0, log.read_text()
+            assert not (home / "cluster.json").exists()  # it took the cluster with it
+        finally:
+            process.kill()
+            down = [*eagleray, "down", "--home", str(home)]
+            subprocess.run(down, env=environment, check=True, capture_output=True, timeout=120)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
