@@ -215,6 +215,7 @@ def open_graph(path: Path, threads: int = 1) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # others need the CPU
     return ort.InferenceSession(path, sess_options=options, providers=["CPUExecutionProvider"])
 
 

