@@ -241,7 +241,8 @@ class ServingOptions(Spec):
     """Let encoder and decoder be deployments of their own, each scaled by what it has to do. A request then
     crosses two processes more, which takes some milliseconds."""
     cpus_per_replica: float = Runtime(1.0, gt=0)
-    """CPUs that a replica reserves; its graphs run in one thread, what moderation makes of pictures in two."""
+    """CPUs that a replica reserves; its graphs run in one thread, that by which moderation judges pictures in
+    two."""
     decoding_processes: int = Runtime(2, ge=1)
     """Processes of a replica that decode pictures and speech, with nothing but limited memory and time."""
     beside: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")], str] = Runtime({})

