@@ -1,7 +1,9 @@
 # Two commands matter: `make run` (the quickstart, from nothing) and `make test`.
 # PYTHON=… picks the interpreter; PIP_ARGS=… is passed to pip, for instance an index with CPU builds of torch.
+# ARGS=… is passed to a benchmark, such as ARGS="--only faults".
 PYTHON ?= python3
 PIP_ARGS ?=
+ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 SPEC ?= examples/quickstart.yaml
@@ -28,19 +30,19 @@ format: $(VENV)/.dev-installed
 	$(BIN)/ruff check --fix .
 
 bench-data: $(VENV)/.dev-installed
-	cd benchmarks && ../$(BIN)/python data.py
+	cd benchmarks && ../$(BIN)/python data.py $(ARGS)
 
 bench-model: $(VENV)/.dev-installed
-	cd benchmarks && ../$(BIN)/python model.py
+	cd benchmarks && ../$(BIN)/python model.py $(ARGS)
 
 bench-train: $(VENV)/.dev-installed
-	cd benchmarks && ../$(BIN)/python train.py
+	cd benchmarks && ../$(BIN)/python train.py $(ARGS)
 
 bench-serve: $(VENV)/.dev-installed
-	cd benchmarks && ../$(BIN)/python serve.py
+	cd benchmarks && ../$(BIN)/python serve.py $(ARGS)
 
 bench-moderation: $(VENV)/.dev-installed
-	cd benchmarks && ../$(BIN)/python moderation.py
+	cd benchmarks && ../$(BIN)/python moderation.py $(ARGS)
 
 clean:
 	rm -rf $(VENV)

@@ -14,6 +14,11 @@ def test_any_field_can_be_set():
     assert options.port == 8000
 
 
+def test_parts_that_are_apart_hold_one_bundle():
+    with pytest.raises(EaglerayError, match="hold one bundle"):
+        serving_options(FIELDS, ["apart=true", "beside={a: /somewhere}"])
+
+
 @pytest.mark.parametrize(
     ("override", "said"),
     [
@@ -23,6 +28,8 @@ def test_any_field_can_be_set():
         ("limits.=1", r"this sets nothing: limits\.=1"),
         ("port.x=1", r"this sets nothing: port\.x=1"),
         ("grpc_port=8000", "port and grpc_port are both 8000"),
+        ("beside={a: somewhere}", "beside: somewhere is another folder for every process"),
+        ("beside={a/b: /somewhere}", "beside"),
     ],
 )
 def test_what_cannot_be_is_named(override, said):

@@ -33,8 +33,8 @@ def served(
 ) -> Iterator[str]:
     """The URL of a bundle that the command serves."""
     home, log = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("log") / "serve.log"
-    ports = ("--port", str(free_port), "--grpc-port", str(grpc_port))
-    with served_by_command(bundle_folder, home, log, ports, 120):
+    options = ("--port", str(free_port), "--grpc-port", str(grpc_port), "--beside", f"again={bundle_folder}")
+    with served_by_command(bundle_folder, home, log, options, 120):
         yield f"http://127.0.0.1:{free_port}"
 
 
@@ -52,6 +52,13 @@ def test_requests_are_answered(client: httpx.Client) -> None:
     assert client.post("/v1/chat/completions", json=asked).text.endswith("data: [DONE]\n\n")
     assert client.get("/").headers["content-security-policy"]
     assert client.get("/nope").json()["code"] == "not-found"
+
+
+def test_a_bundle_beside_answers_below_its_name(client: httpx.Client) -> None:
+    assert not client.get("/models").json()["models"]["again"]["open"]
+    assert client.post("/models/again/v1/search", json={"text": "A frog."}).status_code == 200
+    assert client.get("/models").json()["models"]["again"]["open"]
+    assert client.get("/models/nothing/healthz").json()["code"] == "unknown-model"
 
 
 def infer(address: str, *texts: bytes) -> grpc.Call:
