@@ -24,14 +24,14 @@ import onnxruntime as ort
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 from tokenizers import Tokenizer
 
 from ..workflows.errors import EaglerayError
 from ..workflows.spec import Spec
 from .media import prepare, text
 from .media.prepare import Arrays
-from .spec import PAD, Modality, Preparation
+from .spec import PAD, Form, Modality, Preparation
 from .statistics import Statistics
 
 GRAPH_INPUTS: Mapping[Modality, tuple[str, ...]] = {
@@ -120,6 +120,19 @@ class Decoding(Spec):
         return next((number for number, match in enumerate(found) if match), -1)
 
 
+class FormInfo(Spec):
+    """How graphs in another form compare with those in single precision, on rows of the corpus."""
+
+    decided: Mapping[str, int]
+    """Decision → of how many rows."""
+    flips: Mapping[str, int]
+    """Decision → of how many rows it is another."""
+    right: Mapping[str, float]
+    """Decision → share that is right, where that is known."""
+    size_share: float
+    """Bytes of the graphs over those in single precision."""
+
+
 class BundleInfo(Spec):
     """What `bundle.json` holds."""
 
@@ -131,6 +144,8 @@ class BundleInfo(Spec):
     """Modality, `evidence` or `step` → its graph."""
     decoding: Decoding | None
     """None where the model doesn't answer."""
+    forms: Mapping[Form, FormInfo] = Field(default_factory=dict)
+    """Further forms of all graphs."""
     lineage: Lineage
     files: Mapping[str, str]
     """File name → sha256, hex."""
@@ -194,20 +209,31 @@ def bundle_digest(folder: Path) -> str:
     return _sha256(folder / "bundle.json")
 
 
-def load_bundle(folder: Path, threads: int = 1) -> LoadedBundle:
+def load_bundle(folder: Path, form: Form | None = None, threads: int = 1) -> LoadedBundle:
     """Load a bundle, after checking every file against its digest.
 
     Args:
         folder: the bundle.
+        form: of its graphs; None is single precision.
         threads: threads of one graph (ONNX Runtime's intra-op threads).
     """
     info = read_info(folder)
+    if form is not None and form not in info.forms:
+        has = ", ".join(info.forms) or "none but single precision"
+        raise EaglerayError(
+            f"the bundle has no {form} graphs: {has}", f"export it with `forms: [{form}]`", str(folder)
+        )
     for name, digest in info.files.items():
         path = folder / name
         if not path.is_file() or _sha256(path) != digest:
             state = "was changed after it was written" if path.is_file() else "is missing"
             raise EaglerayError(f"the bundle's {name} {state}", "export the bundle again", str(path))
-    return LoadedBundle(folder, info, threads)
+    return LoadedBundle(folder, info, form, threads)
+
+
+def graph_file(graph: str, form: Form | None = None) -> str:
+    """Name of a graph's file."""
+    return f"{graph}.onnx" if form is None else f"{graph}.{form}.onnx"
 
 
 def open_graph(path: Path, threads: int = 1) -> ort.InferenceSession:
@@ -227,6 +253,7 @@ class LoadedBundle:
     Args:
         folder: the bundle.
         info: what its `bundle.json` holds.
+        form: of the graphs; None is single precision.
         threads: of one graph.
 
     Attributes:
@@ -234,8 +261,9 @@ class LoadedBundle:
         tokenizer: of all its texts.
     """
 
-    def __init__(self, folder: Path, info: BundleInfo, threads: int) -> None:
+    def __init__(self, folder: Path, info: BundleInfo, form: Form | None = None, threads: int = 1) -> None:
         self.info = info
+        self._form: Form | None = form
         self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._folder, self._threads = folder, threads
         self._sessions: dict[str, ort.InferenceSession] = {}
@@ -332,7 +360,8 @@ class LoadedBundle:
         """Run a graph on a batch; its outputs by name, all of them by default."""
         session = self._sessions.get(graph)
         if session is None:
-            session = self._sessions[graph] = open_graph(self._folder / f"{graph}.onnx", self._threads)
+            path = self._folder / graph_file(graph, self._form)
+            session = self._sessions[graph] = open_graph(path, self._threads)
         names = [one.name for one in session.get_outputs()] if outputs is None else list(outputs)
         return dict(zip(names, (np.asarray(one) for one in session.run(names, dict(feed))), strict=True))
 

@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from fastapi import FastAPI
@@ -19,6 +19,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp
 
 from ...pipelines.bundle import BundleInfo, Hit, LoadedBundle, Modality, read_info
+from ...pipelines.spec import Form
 from ...workflows.spec import Spec
 from .answering import Answered, Decoder, Parts
 from .auditing import AuditLog
@@ -40,6 +41,8 @@ from .switching import Switch, Tally
 from .tokens import Access, TokenFolder
 from .tracing import current
 
+Opens: TypeAlias = Callable[[Path, Form | None], LoadedBundle]
+"""Opens the bundle in a folder, with graphs of a form."""
 CHECKED_EVERY_S = 1.0
 """Seconds between two times that a replica is asked whether it is well; one that died is replaced then."""
 
@@ -170,7 +173,7 @@ class Model(Called):
         open_bundle: opens a bundle where the replica runs.
     """
 
-    def __init__(self, options: ServingOptions, open_bundle: Callable[[Path], LoadedBundle]) -> None:
+    def __init__(self, options: ServingOptions, open_bundle: Opens) -> None:
         close_to_other_machines()
         self._options, self._open_bundle = options, open_bundle
         self._access, self._audit = _access(options), _audit(options)
@@ -253,9 +256,9 @@ class _Line:
         options: ServingOptions,
         access: Access | None,
         audit: AuditLog | None,
-        open_bundle: Callable[[Path], LoadedBundle],
+        open_bundle: Opens,
     ) -> None:
-        bundle = open_bundle(Path(release.folder))
+        bundle = open_bundle(Path(release.folder), options.form)
         size, limits = options.max_batch_size, options.limits
         self.bundle = release.bundle
         pictures = _pictures(options)
@@ -314,6 +317,7 @@ def describe(info: BundleInfo, digest: str, options: ServingOptions) -> Health:
         embed_dim=info.embed_dim,
         answers=info.decoding is not None,
         asks=info.decoding is not None and info.decoding.asks,
+        form=options.form,
         transcribes=info.transcribes,
         classes=info.classes if info.classifies else (),
         moderates=options.moderation is not None,
@@ -323,9 +327,7 @@ def describe(info: BundleInfo, digest: str, options: ServingOptions) -> Health:
     )
 
 
-def build_application(
-    releases: Releases, options: ServingOptions, open_bundle: Callable[[Path], LoadedBundle]
-) -> serve.Application:
+def build_application(releases: Releases, options: ServingOptions, open_bundle: Opens) -> serve.Application:
     """Bind the deployments.
 
     Args:
@@ -362,7 +364,7 @@ def build_application(
         # of the same version only the configuration changes, in place; Serve has no public way to say so
         return whole.options(version=_version(options), _internal=True).bind(options, open_bundle)
     folder = Path(releases.live.folder)
-    opened = partial(_open_closed, open_bundle, folder)
+    opened = partial(_open_closed, open_bundle, folder, options.form)
 
     def replicated(kind: type[Any], *arguments: object) -> Any:  # noqa: ANN401 - Serve's
         # a replica holds one batch that runs and one that gathers; fewer would starve the batches
@@ -395,10 +397,10 @@ def _audit(options: ServingOptions) -> AuditLog | None:
     return None if options.audit is None else AuditLog(Path(options.audit))
 
 
-def _open_closed(open_bundle: Callable[[Path], LoadedBundle], folder: Path) -> LoadedBundle:
+def _open_closed(open_bundle: Opens, folder: Path, form: Form | None) -> LoadedBundle:
     """Open a bundle in a replica that speaks no HTTP."""
     close_to_other_machines()
-    return open_bundle(folder)
+    return open_bundle(folder, form)
 
 
 def _moderator(options: ServingOptions, bundle: BundleInfo) -> Moderator | None:

@@ -7,7 +7,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from ...pipelines.spec import Modality
+from ...pipelines.spec import Form, Modality
 from .spec import Action
 
 
@@ -249,6 +249,8 @@ class Health(Message):
     """Whether it takes a question; else it describes what is there."""
     transcribes: bool = False
     """Whether it makes a text of speech."""
+    form: Form | None = None
+    """Of the graphs; none is single precision."""
     classes: tuple[str, ...] = ()
     """Categories of pictures that it tells apart; none if it wasn't trained for that."""
     moderates: bool = False

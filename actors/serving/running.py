@@ -16,9 +16,10 @@ from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
 
-from ...pipelines.bundle import LoadedBundle, bundle_digest, load_bundle, read_info
+from ...pipelines.bundle import bundle_digest, load_bundle, read_info
+from ...pipelines.spec import Form
 from ...workflows.errors import EaglerayError
-from .application import State, build_application
+from .application import Opens, State, build_application
 from .asking import ask, ask_golden, opener, own_token, wait_for_grpc
 from .listening import (
     LOGGING,
@@ -103,7 +104,7 @@ def deploy(
     options: ServingOptions,
     digest: str | None = None,
     log: Callable[[str], None] = lambda message: None,
-    open_bundle: Callable[[Path], LoadedBundle] = load_bundle,
+    open_bundle: Opens = load_bundle,
 ) -> Deployed:
     """Serve the bundle in `folder`, wait until it answers, and ask it one real question.
 
@@ -120,13 +121,15 @@ def deploy(
     Raises:
         EaglerayError: when it can't be served, or isn't promoted; what was served before goes on.
     """
-    caption = load_bundle(folder).first_caption  # a damaged bundle stops here, before anything is replaced
+    caption = load_bundle(
+        folder, options.form
+    ).first_caption  # a damaged bundle stops here, before anything is replaced
     release = Release(bundle=digest or bundle_digest(folder), folder=str(folder.absolute()))
     check_who_may_ask(options)
     if options.moderation is not None:
         check_moderation(options.moderation, read_info(folder))
     start_serve(options, read_pem(options.tls) if options.tls else None)
-    beside = {name: _release(Path(where)) for name, where in options.beside.items()}
+    beside = {name: _release(Path(where), options.form) for name, where in options.beside.items()}
     made_with, before = options.of_replicas, state_of(options.application)
     if before is None and options.promotion is not None and _is_listed(options.application):
         raise EaglerayError(
@@ -160,9 +163,9 @@ def deploy(
     return Deployed(url, release.bundle, kept, request, answer, asks_for_tokens, address, trust)
 
 
-def _release(folder: Path) -> Release:
+def _release(folder: Path, form: Form | None) -> Release:
     """A bundle that is whole."""
-    load_bundle(folder)
+    load_bundle(folder, form)
     return Release(bundle=bundle_digest(folder), folder=str(folder))
 
 
@@ -181,7 +184,7 @@ def roll_back(application: str, log: Callable[[str], None] = lambda message: Non
             "nothing was served before this bundle", "serve another one: eagleray serve FOLDER", application
         )
     releases = before.releases.gone_back()
-    load_bundle(Path(releases.live.folder))
+    load_bundle(Path(releases.live.folder), before.options.form)
     log(f"going back from bundle {before.releases.live.bundle[:12]} to {releases.live.bundle[:12]}")
     turn(before.options, releases, before.options.ready_timeout_s)
     (found,) = (one for one in running() if one.application == application)
@@ -192,7 +195,7 @@ def turn(
     options: ServingOptions,
     releases: Releases,
     ready_timeout_s: float,
-    open_bundle: Callable[[Path], LoadedBundle] = load_bundle,
+    open_bundle: Opens = load_bundle,
 ) -> None:
     """Let an application serve `releases`, and wait until all its replicas do.
 
@@ -217,7 +220,7 @@ def turn(
         raise
 
 
-def _run(options: ServingOptions, releases: Releases, open_bundle: Callable[[Path], LoadedBundle]) -> None:
+def _run(options: ServingOptions, releases: Releases, open_bundle: Opens) -> None:
     application = build_application(releases, options, open_bundle)
     target = serve.RunTarget(application, options.application, options.route_prefix, LOGGING)
     try:
@@ -236,7 +239,7 @@ def _try_out(
     spec: PromotionSpec,
     log: Callable[[str], None],
     ready_timeout_s: float,
-    open_bundle: Callable[[Path], LoadedBundle],
+    open_bundle: Opens,
 ) -> None:
     """Serve a candidate beside what is live, ask both the same, and go back.
 

@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from ...pipelines.spec import Form
 from ...workflows.hosts import is_loopback
 from ...workflows.spec import Runtime, Spec
 
@@ -233,6 +234,8 @@ class ServingOptions(Spec):
     asked for what, when, and how it ended; no contents. While it can't be written, requests are refused."""
     traces: TracesSpec | None = Runtime(None)
     samples: SamplesSpec | None = Runtime(None)
+    form: Form | None = Runtime(None)
+    """Of the graphs that answer, which the bundle must have been exported with; none is single precision."""
     max_batch_size: int = Runtime(16, ge=1)
     """Rows that a replica runs together at the most."""
     autoscaling: AutoscalingSpec = Runtime(AutoscalingSpec())

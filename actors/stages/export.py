@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from ...pipelines.spec import Form
 from ...workflows.artifacts import Bundle, Checkpoint, Corpus
 from ...workflows.spec import Runtime, StageSpec
 from ...workflows.stage import StageContext, stage
@@ -23,6 +24,15 @@ class ExportSpec(StageSpec):
     """Rows of a training split that say what inputs are like, so that what is asked later can be held
     against them (drift); 0 for none. They are of the corpus `asked`, if there is one, and of `corpus` for
     modalities of which that has fewer than 100."""
+    forms: tuple[Form, ...] = ()
+    """Write the graphs in these forms, too: `int8` (ranges measured on the corpus), `int8-dynamic` (measured
+    in each run), `float16`. `serve` takes one by its field `form`."""
+    keep: tuple[str, ...] = ()
+    """Modules that stay in single precision in all forms, by path, such as vision.blocks.0."""
+    calibration_rows: int = Field(64, ge=2)
+    """Rows that ranges are measured on, and as many others on which decisions are compared."""
+    max_flips: float = Field(0.0, ge=0, le=1)
+    """Share of rows of which another form may decide otherwise; beyond, there is no bundle."""
     batch_rows: int = Runtime(32, ge=1)
     """Pictures embedded together for the index."""
 
@@ -46,6 +56,7 @@ def export(
     """
     from ...pipelines.bundle import Lineage
     from ..serving.exporting import ExportOptions, export_bundle
+    from ..serving.quantising import Forms
     from ..training.checkpoint import check_tokenizer, load_model
 
     for one in (corpus, asked):
@@ -56,12 +67,22 @@ def export(
         corpus.path,
         ctx.output,
         Lineage(run_id=ctx.run_id, checkpoint=checkpoint.digest, corpus=corpus.digest),
-        ExportOptions(spec.tolerance, spec.check_rows, spec.batch_rows, spec.described_rows),
+        ExportOptions(
+            spec.tolerance,
+            spec.check_rows,
+            spec.batch_rows,
+            spec.described_rows,
+            spec.calibration_rows,
+            Forms(spec.forms, spec.keep, spec.max_flips),
+        ),
         ctx.progress,
         asked.path if asked else None,
     )
     differences = {modality: graph.max_difference for modality, graph in info.graphs.items()}
     for modality, difference in differences.items():
         ctx.log(f"{modality}.onnx: at most {difference:.2g} away from torch")
+    for form, found in info.forms.items():
+        flips, decided = sum(found.flips.values()), sum(found.decided.values())
+        ctx.log(f"{form}: {found.size_share:.0%} of the size, {flips} of {decided} decisions are others")
     sizes = {name: (ctx.output / name).stat().st_size for name in info.files}
     return {"embed_dim": info.embed_dim, "max_difference": differences, "size_bytes": sizes}

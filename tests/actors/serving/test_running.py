@@ -291,7 +291,7 @@ def test_too_few_cpus_end_in_an_error_that_says_so(bundle_folder, beside):
 def test_a_replica_that_cannot_start_says_why(bundle_folder, beside):
     from eagleray.actors.serving import running
 
-    def refuse(folder):
+    def refuse(folder, form):
         raise OSError("no such bundle here")
 
     with pytest.raises(EaglerayError, match=r"failed to start: Model: .*no such bundle here"):

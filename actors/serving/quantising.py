@@ -1,0 +1,203 @@
+"""Smaller forms of a bundle's graphs: in eight bits, or in half precision.
+
+`int8` has weights and what is computed in eight bits, whose ranges are measured on rows of the corpus
+(static, QDQ; Jacob et al., arXiv 1712.05877, 2 and 3); `int8-dynamic` measures them anew in each run;
+`float16` keeps inputs and outputs in single precision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import onnx
+from numpy.typing import NDArray
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    QuantFormat,
+    QuantType,
+    quantize_dynamic,
+    quantize_static,
+)
+
+from ...pipelines.bundle import Arrays, BundleInfo, FormInfo, LoadedBundle, graph_file
+from ...pipelines.spec import Form
+from ...workflows.errors import EaglerayError
+from .layers import KINDS, errors_by_layer, jumps, layers_of
+from .parity import Decision, compare, decide
+
+NAMED = 3
+"""Layers that a refusal names."""
+
+
+@dataclass(frozen=True)
+class Forms:
+    """Which further forms graphs are written in, and how close they must be.
+
+    Attributes:
+        forms: which.
+        keep: modules whose layers stay in single precision, by path.
+        max_flips: share of rows that may be decided otherwise.
+    """
+
+    forms: tuple[Form, ...] = ()
+    keep: tuple[str, ...] = ()
+    max_flips: float = 0.0
+
+
+def write_forms(
+    folder: Path, info: BundleInfo, seen: Arrays, golden: Arrays, options: Forms
+) -> dict[Form, FormInfo]:
+    """Write a bundle's graphs in further forms, and hold what those decide to what it decides.
+
+    Args:
+        folder: of the bundle, not sealed yet.
+        info: what it will say.
+        seen: rows of the corpus that ranges are measured on (`CorpusReader.examples`).
+        golden: rows on which decisions are compared.
+        options: which forms.
+
+    Raises:
+        EaglerayError: when a form decides otherwise too often, with which layers are at fault.
+    """
+    recorder = Recorder(folder, info)
+    decide(recorder, seen)
+    paths = {graph: folder / graph_file(graph) for graph in info.graphs}
+    layers = {graph: layers_of(path) for graph, path in paths.items()}
+    _check_kept(options.keep, [layer for some in layers.values() for layer in some])
+    before = decide(LoadedBundle(folder, info), golden)
+    found: dict[Form, FormInfo] = {}
+    for form in options.forms:
+        for graph, path in paths.items():
+            changed = [
+                one for one in layers[graph] if not any(_is_within(one, kept) for kept in options.keep)
+            ]
+            convert(path, folder / graph_file(graph, form), form, recorder.fed[graph], changed)
+        after = decide(LoadedBundle(folder, info, form), golden)
+        flips = compare(before, after)
+        for name, where in flips.items():
+            if len(where) > options.max_flips * len(before[name].found):
+                raise _flipped(form, name, where, before[name], folder, recorder.fed)
+        sizes = [
+            sum((folder / graph_file(graph, one)).stat().st_size for graph in paths) for one in (form, None)
+        ]
+        found[form] = FormInfo(
+            decided={name: len(one.found) for name, one in before.items()},
+            flips={name: len(where) for name, where in flips.items()},
+            right={name: one.share_right for name, one in after.items() if one.share_right is not None},
+            size_share=sizes[0] / sizes[1],
+        )
+    return found
+
+
+def _flipped(
+    form: Form,
+    name: str,
+    where: Sequence[str],
+    decision: Decision,
+    folder: Path,
+    fed: Mapping[str, Sequence[Arrays]],
+) -> EaglerayError:
+    """The refusal of a form that decides otherwise, with the layers after which it is off."""
+    at_fault: list[tuple[str, float]] = []
+    for graph in decision.graphs:
+        pair = folder / graph_file(graph), folder / graph_file(graph, form)
+        at_fault += jumps(errors_by_layer(*pair, fed[graph][0]), NAMED)
+    at_fault = sorted(at_fault, key=lambda one: -one[1])[:NAMED]
+    told = ", ".join(f"{layer} ({error:.2g} of its result)" for layer, error in at_fault)
+    return EaglerayError(
+        f"{form} decides {len(where)} of {len(decision.found)} rows otherwise ({name}: {where[0]}); results "
+        f"go astray most at {told}",
+        f"leave that in single precision (--set STAGE.keep=[{at_fault[0][0]}]), let ranges be measured on "
+        "more rows (calibration_rows), or allow some (max_flips)",
+        graph_file(decision.graphs[0], form),
+    )
+
+
+def _check_kept(keep: Sequence[str], layers: Sequence[str]) -> None:
+    for one in keep:
+        if not any(_is_within(layer, one) for layer in layers):
+            near = ", ".join(get_close_matches(one, layers)) or f"such as {layers[0]}"
+            raise EaglerayError(
+                f"the model has no layer {one} that could be kept", f"there are {near}", "keep"
+            )
+
+
+def _is_within(layer: str, module: str) -> bool:
+    return layer == module or layer.startswith(f"{module}.")
+
+
+class Recorder(LoadedBundle):
+    """A bundle that keeps what its graphs were given.
+
+    Attributes:
+        fed: graph → what it was given in each run.
+    """
+
+    fed: dict[str, list[Arrays]]
+
+    def run(self, graph: str, feed: Arrays, outputs: Sequence[str] | None = None) -> Arrays:
+        """See `LoadedBundle`."""
+        self.__dict__.setdefault("fed", {}).setdefault(graph, []).append(dict(feed))
+        return super().run(graph, feed, outputs)
+
+
+def convert(path: Path, output: Path, form: Form, feeds: Sequence[Arrays], layers: Collection[str]) -> None:
+    """Write a graph in another form.
+
+    Args:
+        path: of the graph.
+        output: where the other goes.
+        form: which.
+        feeds: what it was given on rows of the corpus.
+        layers: whose operations are changed, by module path.
+    """
+    wanted = {name for layer, names in layers_of(path).items() if layer in layers for name in names}
+    model = onnx.load(path)
+    if form == "int8-dynamic":  # of others it knows no ranges
+        matrices = {one.name for one in model.graph.initializer if len(one.dims) == 2}
+        wanted = {
+            node.name
+            for node in model.graph.node
+            if node.name in wanted and not matrices.isdisjoint(node.input)
+        }
+    nodes = sorted(wanted)
+    if form == "float16":
+        _halve(model, output, wanted)
+        return
+    shared: dict[str, Any] = {"per_channel": True, "weight_type": QuantType.QInt8, "nodes_to_quantize": nodes}
+    if form == "int8-dynamic":
+        quantize_dynamic(path, output, op_types_to_quantize=list(KINDS), **shared)
+        return
+    quantize_static(
+        path,
+        output,
+        _Feeds(feeds),
+        quant_format=QuantFormat.QDQ,
+        op_types_to_quantize=list(KINDS),
+        activation_type=QuantType.QUInt8,
+        **shared,
+    )
+
+
+def _halve(model: onnx.ModelProto, output: Path, nodes: Collection[str]) -> None:
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    kept = [node.name for node in model.graph.node if node.op_type in KINDS and node.name not in nodes]
+    halved = convert_float_to_float16(model, keep_io_types=True, node_block_list=kept)
+    onnx.save(halved, output)
+
+
+class _Feeds(CalibrationDataReader):
+    """What onnxruntime reads rows of the corpus from."""
+
+    def __init__(self, feeds: Sequence[Arrays]) -> None:
+        self._feeds: Iterator[Mapping[str, NDArray[Any]]] = iter(feeds)
+
+    def get_next(self) -> dict[str, NDArray[Any]] | None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """The next ones; None at the end."""
+        found = next(self._feeds, None)
+        return None if found is None else dict(found)
