@@ -239,8 +239,7 @@ class Model(Called):
         """Whether whoever asks has a token, if one must have one."""
         if self._access is None:
             return True
-        if self._access.is_due:
-            await asyncio.to_thread(self._access.refresh)
+        await self._access.keep_fresh()
         return self._access.known(headers.get("authorization")) is not None
 
     def _open(self, release: Release) -> _Line:

@@ -125,8 +125,7 @@ class Guard:
         """Refuse who may not ask, before anything of a body is read."""
         if self._access is None:
             return None
-        if self._access.is_due:
-            await asyncio.to_thread(self._access.refresh)
+        await self._access.keep_fresh()
         admitted = self._access.admit(headers.get("authorization"), wanted)
         return admitted if isinstance(admitted, Refusal) else None
 

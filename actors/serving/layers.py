@@ -26,10 +26,10 @@ def modules_of(node: onnx.NodeProto) -> list[str]:
     return [scope for scope in ast.literal_eval(told) if "." in scope]
 
 
-def layers_of(path: Path) -> dict[str, list[str]]:
+def layers_of(model: onnx.ModelProto) -> dict[str, list[str]]:
     """Module path → names of its operations that can be quantised, in order."""
     found: dict[str, list[str]] = {}
-    for node in onnx.load(path, load_external_data=False).graph.node:
+    for node in model.graph.node:
         if node.op_type in KINDS:
             found.setdefault(_layer(node), []).append(node.name)
     return found
@@ -39,9 +39,9 @@ def errors_by_layer(before: Path, after: Path, feed: Arrays) -> dict[str, float]
     """How far each layer's result is from where it was: the root of the mean square of the difference, over
     that of the result; in the order in which they run.
     """
-    layers = layers_of(before)
-    results = {node.name: node.output[0] for node in onnx.load(before).graph.node}
-    wanted = {layer: results[names[-1]] for layer, names in layers.items()}
+    model = onnx.load(before)
+    results = {node.name: node.output[0] for node in model.graph.node}
+    wanted = {layer: results[names[-1]] for layer, names in layers_of(model).items()}
     ours, theirs = (values_of(path, list(wanted.values()), feed) for path in (before, after))
     return {
         layer: _rms(theirs[name] - ours[name]) / max(_rms(ours[name]), 1e-12)

@@ -13,7 +13,6 @@ from ...pipelines.spec import Modality
 from .decoding import AnswerBatch, Sampling
 
 BATCH = 16
-SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ def decide(bundle: LoadedBundle, rows: Arrays) -> dict[str, Decision]:
         rows: as a corpus's reader gives them (`CorpusReader.examples`).
 
     Returns:
-        `nearest to its picture` (text, speech): the indexed picture; `category`; `transcript`; `answer`.
+        For each modality `picture nearest to MODALITY`, the indexed one; `category`; `transcript`; `answer`.
     """
     found: dict[str, Decision] = {}
     encoded: list[dict[Modality, Arrays]] = [{} for _ in rows["present"]]

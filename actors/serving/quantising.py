@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -66,7 +67,7 @@ def write_forms(
     recorder = Recorder(folder, info)
     decide(recorder, seen)
     paths = {graph: folder / graph_file(graph) for graph in info.graphs}
-    layers = {graph: layers_of(path) for graph, path in paths.items()}
+    layers = {graph: layers_of(onnx.load(path)) for graph, path in paths.items()}
     _check_kept(options.keep, [layer for some in layers.values() for layer in some])
     before = decide(LoadedBundle(folder, info), golden)
     found: dict[Form, FormInfo] = {}
@@ -137,11 +138,13 @@ class Recorder(LoadedBundle):
         fed: graph → what it was given in each run.
     """
 
-    fed: dict[str, list[Arrays]]
+    def __init__(self, folder: Path, info: BundleInfo) -> None:
+        super().__init__(folder, info)
+        self.fed: defaultdict[str, list[Arrays]] = defaultdict(list)
 
     def run(self, graph: str, feed: Arrays, outputs: Sequence[str] | None = None) -> Arrays:
         """See `LoadedBundle`."""
-        self.__dict__.setdefault("fed", {}).setdefault(graph, []).append(dict(feed))
+        self.fed[graph].append(dict(feed))
         return super().run(graph, feed, outputs)
 
 
@@ -155,8 +158,8 @@ def convert(path: Path, output: Path, form: Form, feeds: Sequence[Arrays], layer
         feeds: what it was given on rows of the corpus.
         layers: whose operations are changed, by module path.
     """
-    wanted = {name for layer, names in layers_of(path).items() if layer in layers for name in names}
     model = onnx.load(path)
+    wanted = {name for layer, names in layers_of(model).items() if layer in layers for name in names}
     if form == "int8-dynamic":  # of others it knows no ranges
         matrices = {one.name for one in model.graph.initializer if len(one.dims) == 2}
         wanted = {

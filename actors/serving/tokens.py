@@ -7,6 +7,7 @@ deleted when it is revoked: nothing is ever changed, so nothing needs a lock, on
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import secrets
@@ -171,6 +172,11 @@ class Access:
         except BaseException:
             self._tokens, self._is_unreadable = {}, True
             raise
+
+    async def keep_fresh(self) -> None:
+        """Read the tokens in a thread, if what is known is too old."""
+        if self.is_due:
+            await asyncio.to_thread(self.refresh)
 
     def admit(self, authorization: str | None, scope: Scope) -> Token | Refusal:
         """The token of a request with that header, or why it is refused."""

@@ -45,7 +45,7 @@ def sealed(folder, info, forms):
 def weights(path, layer):
     """Of a graph's layer, by the names of its operations' inputs."""
     model = onnx.load(path)
-    names = set(layers_of(path)[layer])
+    names = set(layers_of(model)[layer])
     inputs = {name for node in model.graph.node if node.name in names for name in node.input}
     return {one.name: numpy_helper.to_array(one) for one in model.graph.initializer if one.name in inputs}
 
@@ -84,7 +84,7 @@ def test_what_is_kept_stays_in_single_precision(bundle_folder, unsealed, rows):
     )
     path = unsealed / graph_file("image", "int8")
     left = {node.name: node.op_type for node in onnx.load(path).graph.node}
-    before = layers_of(bundle_folder / "image.onnx")
+    before = layers_of(onnx.load(bundle_folder / "image.onnx"))
     names = [name for layer, some in before.items() if layer.startswith("vision.blocks") for name in some]
     assert {left[name] for name in names} <= {"MatMul", "Gemm"}
     kept = weights(bundle_folder / "image.onnx", LAYER)
@@ -103,7 +103,7 @@ def test_a_layer_that_is_not_there_can_not_be_kept(bundle_folder, unsealed, rows
 def break_layer(path, layer, factor=-3.0):
     """Multiply the scales that a quantised layer's weights have."""
     model = onnx.load(path)
-    names = set(layers_of(path)[layer])
+    names = set(layers_of(model)[layer])
     (read,) = {node.input[1] for node in model.graph.node if node.name in names}
     (scale,) = {node.input[1] for node in model.graph.node if read in node.output}
     for one in model.graph.initializer:
@@ -134,7 +134,7 @@ def test_errors_are_told_by_layer_in_order(bundle_folder, unsealed, rows):
     decide(recorder, rows)
     pair = bundle_folder / graph_file("image"), unsealed / graph_file("image", "int8")
     errors = errors_by_layer(*pair, recorder.fed["image"][0])
-    assert list(errors) == [one for one in layers_of(pair[0]) if one in errors]
+    assert list(errors) == [one for one in layers_of(onnx.load(pair[0])) if one in errors]
     assert max(errors.values()) < 0.5
     assert jumps({"a": 0.1, "b": 0.4, "c": 0.3, "d": 0.6}, 2) == [
         ("b", pytest.approx(0.3)),
