@@ -22,7 +22,7 @@ def _list(**fields: pa.DataType) -> pa.DataType:
     return pa.list_(pa.field("item", _struct(**fields), nullable=False))
 
 
-def _numbers(kind: pa.DataType) -> pa.DataType:
+def _many(kind: pa.DataType) -> pa.DataType:
     return pa.list_(pa.field("item", kind, nullable=False))
 
 
@@ -44,9 +44,9 @@ COLUMNS: Mapping[str, pa.Field] = {
         pa.field("image", _struct(address=_STRING, width=_INT, height=_INT, pixels=_BYTES)),
         pa.field("captions", _list(language=_STRING, text=_STRING)),
         # Parallel to `captions`; each runs from BOS to EOS, cut to max_tokens, without padding.
-        pa.field("tokens", pa.list_(pa.field("item", _numbers(_INT), nullable=False))),
+        pa.field("tokens", pa.list_(pa.field("item", _many(_INT), nullable=False))),
         # Of `text`, from BOS to EOS, whole.
-        pa.field("text_tokens", _numbers(_INT)),
+        pa.field("text_tokens", _many(_INT)),
         # `mel` is float16 (frames, n_mels), row by row, not normalised. `duration_s` is the whole clip's.
         pa.field(
             "speech", _list(language=_STRING, address=_STRING, duration_s=_REAL, frames=_INT, mel=_BYTES)
@@ -54,7 +54,7 @@ COLUMNS: Mapping[str, pa.Field] = {
         # A question is the record's caption, and its type the category.
         pa.field("answer", _STRING),
         # From BOS to EOS, cut to max_tokens.
-        pa.field("answer_tokens", _numbers(_INT)),
+        pa.field("answer_tokens", _many(_INT)),
         pa.field("text", _STRING),
         pa.field("language", _STRING),
         # Axes are (depth, height, width); `voxels` is `dtype` in C order, little endian. `origin_mm` is the
@@ -63,16 +63,22 @@ COLUMNS: Mapping[str, pa.Field] = {
             "volume",
             _struct(
                 address=_STRING,
-                shape=_numbers(_INT),
-                spacing_mm=_numbers(pa.float64()),
-                origin_mm=_numbers(pa.float64()),
-                direction=_numbers(pa.float64()),
+                shape=_many(_INT),
+                spacing_mm=_many(pa.float64()),
+                origin_mm=_many(pa.float64()),
+                direction=_many(pa.float64()),
                 dtype=_STRING,
                 voxels=_BYTES,
             ),
         ),
         # In patient space (LPS).
         pa.field("findings", _list(label=_STRING, x_mm=_REAL, y_mm=_REAL, z_mm=_REAL, diameter_mm=_REAL)),
+        # Structures marked in `volume`: `voxels` is uint8 of its shape, 0 where there is none, n where it is
+        # `labels[n - 1]`.
+        pa.field("regions", _struct(labels=_many(_STRING), voxels=_BYTES)),
+        # The same for a picture, as a PNG of one channel: of the picture's size, and beside `image` of the
+        # stored one.
+        pa.field("mask", _struct(labels=_many(_STRING), content=_BYTES)),
         # In pixels of the original.
         pa.field("boxes", _list(label=_STRING, left=_REAL, top=_REAL, width=_REAL, height=_REAL)),
     )

@@ -62,6 +62,7 @@ class Operator:
         asks_model: `start` is given the folder of the stage's input `bundle` as well.
         decide: `(spec, table)` → the records left out, from the table of all records that are left: `id`,
             `split`, `group` and its own columns, in the corpus's order.
+        consumes: columns that no record has after it.
         splits: it makes several records of one. What decides stands after it, for its column would be the
             same in all of them; and after it the source's files are no longer those of a record.
     """
@@ -73,6 +74,7 @@ class Operator:
     gives: Callable[[Any], tuple[str, ...]] = lambda spec: ()
     own: Callable[[Any], Mapping[str, str]] = lambda spec: {}
     decide: Callable[[Any, pa.Table], Iterable[LeftOut]] | None = None
+    consumes: tuple[str, ...] = ()
     splits: bool = False
     asks_model: bool = False
 
@@ -138,4 +140,5 @@ def check_chain(
                     "operators",
                 )
             there = {name: None for name in there if name not in FILES}
+        there = {name: None for name in there if name not in operator.consumes}
     return tuple(there)

@@ -14,7 +14,8 @@ Modality: TypeAlias = Literal["image", "text", "speech"]
 Form: TypeAlias = Literal["int8", "int8-dynamic", "float16"]
 """Of a bundle's graphs, beside single precision."""
 
-SPLITS: tuple[str, ...] = ("train", "val", "test")
+Split: TypeAlias = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
 SCHEMA_VERSION = 2
 
 PAD, BOS, EOS = 0, 1, 2
@@ -93,6 +94,9 @@ class Splits(Spec):
     """What choices are made by."""
     test: float = Field(default=0.15, ge=0, lt=1)
     """What is reported."""
+    by_group: Mapping[str, Split] = Field(default_factory=dict[str, Split])
+    """Pattern (`*` is anything) → split of the groups with such names, whatever the shares: a published split,
+    a patient kept for testing. Of several that fit, the longest counts."""
 
     @model_validator(mode="after")
     def _whole(self) -> Splits:

@@ -37,3 +37,9 @@ def test_shares_are_as_asked():
 
 def test_a_share_of_nothing_gets_nothing():
     assert {split_of(f"group {i}", Splits(train=1, val=0, test=0)) for i in range(1000)} == {"train"}
+
+
+def test_a_group_may_be_named():
+    splits = Splits(train=1, val=0, test=0, by_group={"board *": "test", "board 1": "val"})
+    found = [split_of(group, splits) for group in ("board 1", "board 2", "a board 2", "other")]
+    assert found == ["val", "test", "train", "train"]
