@@ -95,8 +95,8 @@ class Splits(Spec):
     test: float = Field(default=0.15, ge=0, lt=1)
     """What is reported."""
     by_group: Mapping[str, Split] = Field(default_factory=dict[str, Split])
-    """Pattern (`*` is anything) → split of the groups with such names, whatever the shares: a published split,
-    a patient kept for testing. Of several that fit, the longest counts."""
+    """Pattern (`*` is anything) → split of the groups with that name, whatever the shares: a published split,
+    or a patient kept for testing. Of several that fit, the longest counts."""
 
     @model_validator(mode="after")
     def _whole(self) -> Splits:
