@@ -123,6 +123,12 @@ class RowDropout(nn.Module):
         return x * (drawn >= round(self.rate * 2**32)).to(x.dtype) / (1 - self.rate)
 
 
+def seeds_of_parts(seeds: Tensor, parts: int) -> Tensor:
+    """Seeds (B*parts,) of rows that are parts of rows, by the seeds (B,) of these."""
+    numbers = torch.arange(parts, device=seeds.device).repeat(len(seeds))
+    return seeds.repeat_interleave(parts) ^ (numbers << 20)
+
+
 class CrossAttention(nn.Module):
     """Multi-head attention from one sequence to another (arXiv 1706.03762, 3.2).
 

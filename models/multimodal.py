@@ -18,15 +18,18 @@ from .alignment import CrossModalAttention
 from .audio import AudioEncoder
 from .decoding import Generated, JointDecoder, Memories, ModalityGate
 from .heads.classification import ClassificationHead
+from .heads.document import DocumentHead, Found, pooled, segmented
 from .heads.embedding import EmbeddingHead
 from .heads.language import LanguageHead
 from .heads.transcription import TranscriptionHead, ctc_nll
-from .layers import RowDropout
+from .layers import RowDropout, seeds_of_parts
 from .losses import classification_nll, promoted
 from .spec import DECODED, EMBEDDED, MODALITIES, ModelSpec, Task
 from .text import TextEncoder
 from .vision import PatchMerging, VisionEncoder
 
+SEGMENTS = 64
+"""Of documents, that are read at once where no gradient is wanted."""
 TOWERS = {"vision": "image", "audio": "speech", "text": "text"}
 """Encoder → what it makes, in the order in which they run."""
 
@@ -40,7 +43,7 @@ class Heads(nn.Module):
         spec: of the model.
         widths: modality → width of its hidden states.
         vocab_size: of the tokenizer.
-        num_classes: of the picture categories.
+        num_classes: of the categories.
         tasks: what the model is for.
     """
 
@@ -67,6 +70,7 @@ class Heads(nn.Module):
         self.transcription = (
             TranscriptionHead(widths["speech"], vocab_size) if "transcription" in tasks else None
         )
+        self.document = DocumentHead(widths["text"], num_classes) if "document" in tasks else None
         pairs = list(permutations(embedded, 2)) if "alignment" in tasks else []
         self.cross = nn.ModuleDict(
             {f"{a}-{b}": CrossModalAttention(widths[a], widths[b], spec.alignment_heads) for a, b in pairs}
@@ -86,8 +90,8 @@ class Heads(nn.Module):
             tasks: which.
             state: modality → hidden states (B, N, D).
             masks: modality → where they are valid (B, N).
-            words: tokens (B, T), token_mask (B, T), spoken_mask (B, T), of texts that are said, and label
-                (B,), as far as the tasks need them.
+            words: tokens (B, T), token_mask (B, T), spoken_mask (B, T), of texts that are said, label (B,)
+                and document_label (B,), as far as the tasks need them.
 
         Returns:
             See `MultimodalModel.outputs`.
@@ -119,6 +123,10 @@ class Heads(nn.Module):
         if "classification" in tasks and self.classifier is not None:
             logits = self.classifier(state["image"].mean(dim=1))
             found["classification"] = classification_nll(logits, words["label"])
+        if "document" in tasks and self.document is not None:
+            said = self.document(state["text"], masks["text"])
+            logits = pooled(said.evidence.sum(dim=1), said.scores, len(words["document_label"]))
+            found["document"] = classification_nll(logits, words["document_label"])
         return found
 
 
@@ -128,7 +136,7 @@ class MultimodalModel(nn.Module):
     Args:
         spec: which parts, and how large.
         vocab_size: of the tokenizer.
-        num_classes: of the picture categories.
+        num_classes: of the categories.
         tasks: what it is for; decides which heads there are.
 
     Attributes:
@@ -188,6 +196,7 @@ class MultimodalModel(nn.Module):
             (heads.classifier, "classification" in tasks),
             (heads.language, "language" in tasks),
             (heads.transcription, "transcription" in tasks),
+            (heads.document, "document" in tasks),
         ]
         for part, is_needed in sorted(needed, key=lambda pair: pair[1]):  # weights may be another's too
             if part is not None:
@@ -227,7 +236,7 @@ class MultimodalModel(nn.Module):
         parts = self.spec.parts_for(self.tasks)
         found: dict[str, int] = {}
         if "text" in parts:
-            found["text"] = batch["tokens"].shape[1]
+            found["text"] = self._read(batch["tokens"]).shape[1]
         if "audio" in parts:
             found["audio"] = self.speech_mask(batch["mel_mask"]).shape[1]
         if "decoder" in parts:
@@ -243,7 +252,10 @@ class MultimodalModel(nn.Module):
         if "alignment" in self.tasks:
             pairs = permutations(self.modalities, 2)
             names += [f"{kind}.{a}-{b}" for a, b in pairs for kind in ("found", "divergence")]
-        order: tuple[Task, ...] = ("caption", "answer", "language", "transcription", "classification")
+        order: tuple[Task, ...] = (
+            *("caption", "answer", "language", "transcription"),
+            *("classification", "document"),
+        )
         return (*names, *(task for task in order if task in self.tasks))
 
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -283,7 +295,10 @@ class MultimodalModel(nn.Module):
                     reads = (self.speech_mask(batch["mel_mask"]),)
                 elif tower == "decoder":
                     reads = self.memories(state, batch), state["weights"]
-                state[key] = module(state[key], *reads, seeds=batch.get("seed"))
+                seeds = batch.get("seed")
+                if seeds is not None and len(seeds) < len(state[key]):
+                    seeds = seeds_of_parts(seeds, len(state[key]) // len(seeds))
+                state[key] = module(state[key], *reads, seeds=seeds)
 
     def outputs(self, state: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Apply the heads to the final state.
@@ -302,7 +317,9 @@ class MultimodalModel(nn.Module):
             words["spoken_mask"] = transcribed(batch)
         hidden = {m: state[m] for m in self.modalities if m in state}
         masks = self._masks(state, batch)
-        if "text" in masks:
+        if "document" in self.tasks:
+            words["document_label"] = documented(batch)
+        elif "text" in masks:
             masks["text"] = words["token_mask"]
         found = self.heads(self.tasks, hidden, masks, words)
         if self.decoder is not None and DECODED & self.tasks:
@@ -360,6 +377,27 @@ class MultimodalModel(nn.Module):
         hidden, mask = self.audio(mel, mel_mask)
         return self.heads.transcription(hidden), mask
 
+    def classify_documents(self, tokens: Tensor, token_mask: Tensor) -> Tensor:
+        """Logits of categories (B, K) of documents (B, T) under their mask (B, T), read in segments.
+
+        Memory doesn't grow with the documents but for what they are pooled from.
+        """
+        spec = self.spec.text
+        assert spec is not None
+        parts = (
+            segmented(one, spec.max_tokens, spec.overlap).flatten(0, 1).split(SEGMENTS)
+            for one in (tokens, token_mask)
+        )
+        found = [self.read_segments(*some) for some in zip(*parts, strict=True)]
+        said = torch.cat([one.evidence.sum(dim=1) for one in found])
+        return pooled(said, torch.cat([one.scores for one in found]), len(tokens))
+
+    def read_segments(self, tokens: Tensor, token_mask: Tensor) -> Found:
+        """What segments of documents (S, L) under their mask (S, L) say about the documents' categories."""
+        assert self.text is not None
+        assert self.heads.document is not None
+        return self.heads.document(self.text(tokens)[0], token_mask)
+
     @torch.no_grad()
     def answer(
         self, batch: Mapping[str, Tensor], begin: int, end: int, max_tokens: int
@@ -393,7 +431,14 @@ class MultimodalModel(nn.Module):
         if tower == "decoder":
             state["weights"] = self.weigh(state, batch)
             return module(self._target(batch)[0])
-        return module(batch["tokens"])
+        return module(self._read(batch["tokens"]))
+
+    def _read(self, tokens: Tensor) -> Tensor:
+        """Tokens, or their mask, (B, T) as the text's encoder gets them: documents in segments (B*S, L)."""
+        spec = self.spec.text
+        if spec is None or "document" not in self.tasks:
+            return tokens
+        return segmented(tokens, spec.max_tokens, spec.overlap).flatten(0, 1)
 
     def _target(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Task]:
         """What is to be decoded (B, T), where it is (B, T), and which task that is."""
@@ -423,7 +468,7 @@ class MultimodalModel(nn.Module):
             seen = batch["present"][:, MODALITIES.index("image"), None]
             masks["image"] = seen.expand(-1, state["image"].shape[1])
         if "text" in state:
-            masks["text"] = batch["token_mask"]
+            masks["text"] = self._read(batch["token_mask"])
         if "speech" in state:
             masks["speech"] = self.speech_mask(batch["mel_mask"])
         return masks
@@ -459,6 +504,11 @@ def spoken(tokens: Tensor, token_mask: Tensor) -> tuple[Tensor, Tensor]:
     lengths = (token_mask.sum(dim=1) - 2).clamp(min=0)
     valid = torch.arange(tokens.shape[1] - 1, device=tokens.device) < lengths[:, None]
     return tokens[:, 1:].masked_fill(~valid, 0), valid
+
+
+def documented(batch: Mapping[str, Tensor]) -> Tensor:
+    """Categories of rows (B,) that have a text; -1 of all others."""
+    return batch["label"].masked_fill(~batch["token_mask"].any(dim=1), -1)
 
 
 def _scale(number: int) -> str:

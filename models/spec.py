@@ -127,6 +127,8 @@ class TextSpec(PartSpec):
     """Of a segment; a longer text is taken segment after segment."""
     memory_length: int = Field(default=32, ge=0)
     """Positions of earlier segments that are attended to."""
+    overlap: int = Field(default=8, ge=0)
+    """Tokens that follow-up segments of a document have in common where it is read for its category."""
     window: int = Field(default=0, ge=0)
     """Positions that a token attends to, itself included, in memory and segment; 0 is all."""
     adaptive_cutoffs: tuple[Annotated[int, Field(ge=1)], ...] = ()
@@ -145,6 +147,8 @@ class TextSpec(PartSpec):
         _check_heads("num_heads", self.d_model, self.num_heads)
         if self.tied and self.adaptive_cutoffs:
             raise ValueError("tied and adaptive_cutoffs: an adaptive softmax's weights are of other shapes")
+        if self.overlap >= self.max_tokens:
+            raise ValueError(f"overlap {self.overlap} is not smaller than max_tokens {self.max_tokens}")
         return self
 
 
@@ -274,7 +278,16 @@ PRESETS: dict[str, dict[str, Any]] = {
 """Preset → the fields it sets; `tiny` is every field's default."""
 
 
-Task = Literal["contrastive", "alignment", "caption", "answer", "language", "transcription", "classification"]
+Task = Literal[
+    "contrastive",
+    "alignment",
+    "caption",
+    "answer",
+    "language",
+    "transcription",
+    "classification",
+    "document",
+]
 NEEDS: dict[Task, tuple[str, ...]] = {
     "contrastive": (),
     "alignment": (),
@@ -283,6 +296,7 @@ NEEDS: dict[Task, tuple[str, ...]] = {
     "language": ("text",),
     "transcription": ("audio",),
     "classification": ("vision",),
+    "document": ("text",),
 }
 """Task → the parts of a model that it needs; the first two need any two encoders."""
 

@@ -71,7 +71,7 @@ def evaluate(ctx: StageContext, spec: EvaluateSpec, corpus: Corpus, checkpoint: 
     from ..training.checkpoint import check_tokenizer, load_model, read_info
     from ..training.metrics import Bootstrap, shown
     from ..training.retrieval import accuracy, embed_split, recalls
-    from ..training.texts import answer_accuracies, bits_per_byte, word_error_rates
+    from ..training.texts import answer_accuracies, bits_per_byte, document_accuracies, word_error_rates
 
     check_tokenizer(checkpoint.path, corpus.path, ctx.stage)
     reader = CorpusReader(corpus.path, spec.split)
@@ -89,7 +89,7 @@ def evaluate(ctx: StageContext, spec: EvaluateSpec, corpus: Corpus, checkpoint: 
             ctx.stage,
         )
     tasks = set(spec.tasks) or model.tasks
-    if "classification" in tasks and read_info(checkpoint.path).classes != reader.info.classes:
+    if tasks & {"classification", "document"} and read_info(checkpoint.path).classes != reader.info.classes:
         raise EaglerayError(
             "the corpus has other categories than the checkpoint: its labels are other numbers",
             "evaluate on the corpus it was trained on, or finetune it on this one first, or name the other "
@@ -104,6 +104,8 @@ def evaluate(ctx: StageContext, spec: EvaluateSpec, corpus: Corpus, checkpoint: 
         metrics += recalls(embed_split(model, reader, spec.batch_rows, ctx.progress), spec.ranks, how, parts)
     if "classification" in tasks:
         metrics += accuracy(model, reader, spec.batch_rows, how, ctx.progress, parts)
+    if "document" in tasks:
+        metrics += document_accuracies(model, reader, spec.batch_rows, how, ctx.progress, parts)
     if "language" in tasks:
         metrics += bits_per_byte(model, reader, spec.memory_lengths, how, ctx.progress, parts)
     if "transcription" in tasks:

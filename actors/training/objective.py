@@ -21,7 +21,7 @@ from torch import distributed as dist
 from ...models.alignment import Rows, contrastive_loss, info_nce
 from ...models.heads.transcription import fits
 from ...models.losses import promoted
-from ...models.multimodal import MultimodalModel, described, spoken, transcribed
+from ...models.multimodal import MultimodalModel, described, documented, spoken, transcribed
 from ...models.spec import EMBEDDED, MODALITIES
 from .spec import ObjectiveSpec
 
@@ -202,6 +202,8 @@ class Objective:
             counts["transcription"] = (valid & fit[:, None]).sum()
         if "classification" in self._weights:
             counts["classification"] = (batch["label"] >= 0).sum()
+        if "document" in self._weights:
+            counts["document"] = (documented(batch) >= 0).sum()
         return counts
 
     @property

@@ -108,13 +108,15 @@ def train_checkpoint(
     check_inputs(model, info.preparation, ctx.stage)
     check_batching(spec.batching, info, ctx.stage)
     # a classifier that isn't trained keeps the categories it knows
-    keeps = before is not None and "classification" in before.tasks
-    classes = before.classes if before is not None and keeps and not spec.objective.classification else None
+    knows = {"classification", "document"}
+    keeps = before is not None and bool(knows & set(before.tasks))
+    trains = bool(knows & spec.objective.tasks)
+    classes = before.classes if before is not None and keeps and not trains else None
     other = before is not None and classes is None and before.classes != info.classes
     if keeps and other:
         ctx.log("the corpus has other categories than the checkpoint: their classifier starts at random")
     classes = tuple(info.classes if classes is None else classes)
-    fresh = ("heads.classifier",) if other else ()
+    fresh = ("heads.classifier", "heads.document.classifier") if other else ()
     adaptation = adaptation or AdaptationSpec()
     tasks = before.tasks if before is not None else ()
     job = TrainingJob(spec, model, corpus, weights, tasks, fresh, adaptation, classes)

@@ -160,11 +160,17 @@ class ObjectiveSpec(Spec):
     other terms."""
     classification: float = Field(default=0.0, ge=0)
     """Cross-entropy of the picture's category."""
+    document: float = Field(default=0.0, ge=0)
+    """Cross-entropy of the text's category, which is read in overlapping segments."""
 
     @model_validator(mode="after")
     def _check(self) -> ObjectiveSpec:
         if self.caption and self.answer:
             raise ValueError("a text is decoded as a caption or as an answer: set one of both to 0")
+        if self.document and (others := self.tasks - {"document", "classification"}):
+            raise ValueError(
+                f"document reads texts in segments, {sorted(others)[0]} reads them whole: train one after the other"
+            )
         if not self.tasks:
             raise ValueError("nothing to train for: give one of its terms a weight")
         return self

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import string
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from math import log
 from pathlib import Path
 from typing import Any
@@ -13,15 +13,16 @@ from typing import Any
 import jiwer
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from ...models.heads.transcription import beam_search, greedy
-from ...models.multimodal import MultimodalModel, described
+from ...models.multimodal import MultimodalModel, described, documented
 from ...models.spec import MODALITIES
 from ...pipelines.reading import CorpusReader
-from ...pipelines.spec import BOS, EOS
+from ...pipelines.spec import BOS, EOS, Sizes
 from .bias import EVERYTHING, Parts
-from .data import batches
+from .data import Batch, batches, make_batch
 from .metrics import Bootstrap, Progress, report
 
 HEAD_TOKENS = 4096
@@ -185,6 +186,63 @@ def answer_accuracies(
         chance = frequent / len(numbers)
         metrics.append(report(f"answers right, {kind}", values, places, chance, how, parts=by))
     return metrics
+
+
+def document_accuracies(
+    model: MultimodalModel,
+    reader: CorpusReader,
+    batch_rows: int,
+    how: Bootstrap,
+    progress: Progress,
+    parts: Parts = EVERYTHING,
+) -> list[dict[str, Any]]:
+    """Share of the documents whose likeliest category is the right one, over all and by category.
+
+    A document is read whole, however long. Chance is the share of the most frequent category.
+
+    Args:
+        model: with a head for documents.
+        reader: of the split.
+        batch_rows: documents read together.
+        how: intervals are made, by group.
+        progress: told documents done and all.
+        parts: of the split, that are reported as well.
+    """
+    right = np.zeros(len(reader))
+    labels = np.full(len(reader), -1)
+    for done, (rows, batch) in enumerate(_whole_documents(model, reader, batch_rows), 1):
+        with torch.inference_mode():
+            logits = model.classify_documents(batch["tokens"], batch["token_mask"])
+        labels[rows] = documented(batch).numpy()
+        right[rows] = (logits.argmax(dim=-1) == batch["label"]).numpy()
+        progress(min(done * batch_rows, len(reader)), len(reader))
+    known = np.flatnonzero(labels >= 0)
+    if not len(known):
+        return []
+    groups = np.array(reader.groups_of(known))
+    chance = float(np.bincount(labels[known]).max() / len(known))
+    metrics = [report("documents right, all", right[known], groups, chance, how, parts=parts.of(known))]
+    for number, name in enumerate(reader.info.classes):
+        of = labels[known] == number
+        if of.any():
+            metrics.append(report(f"documents right, {name}", right[known][of], groups[of], chance, how))
+    return metrics
+
+
+def _whole_documents(
+    model: MultimodalModel, reader: CorpusReader, batch_rows: int
+) -> Iterator[tuple[NDArray[np.int64], Batch]]:
+    """Rows and what is read of them; of like length, so that little of it is padding."""
+    everything = np.arange(len(reader))
+    lengths = np.concatenate(
+        [np.zeros(0, np.int64), *(reader.document_lengths(n) for n in range(len(reader.chunk_starts) - 1))]
+    )
+    order = everything[np.argsort(lengths, kind="stable")]
+    for start in range(0, len(order), batch_rows):
+        rows = order[start : start + batch_rows]
+        sizes = Sizes(tokens=max(1, int(lengths[rows].max())), answer=1, frames=1)
+        arrays = reader.examples(rows, None, [slice(None)] * len(rows), sizes=sizes)
+        yield rows, make_batch(arrays, model.spec, reader.info)
 
 
 def plain(text: str) -> str:

@@ -123,6 +123,7 @@ def _text(spec: TextSpec) -> TextSpec:
             "mlp_ratio": 1.0,
             "max_tokens": SEGMENT,
             "memory_length": min(2 * SEGMENT, round(spec.memory_length * scale)),
+            "overlap": min(SEGMENT - 1, round(spec.overlap * scale)),
             "window": min(2 * SEGMENT, round(spec.window * scale)),
             "adaptive_cutoffs": cutoffs,
         }

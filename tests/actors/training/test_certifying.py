@@ -117,6 +117,11 @@ CASES = {
         SMALL,
         SPLIT,
     ),
+    "document": (
+        {"document": 1.0},
+        part(vision=None, audio=None, decoder=None),
+        {"data": 2, "tensor": 2, "pipeline": 2, "microbatches": 2},
+    ),
     "earlier batches": (
         {"contrastive": 1.0},
         part(decoder=None, audio=None),
