@@ -11,6 +11,7 @@ K head width, C tokens of the longest answer, V vocabulary.
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -60,6 +61,10 @@ STEP_INPUTS = ("token", "length", "own_memory")
 """And what `evidence` gives."""
 LOG_PROBS, OWN = "log_probs", "own_memory_after"
 
+DOCUMENT = "document"
+"""Graph that reads a document's segments."""
+SAMPLE = "sample.json"
+"""File of a document of the corpus, for trying things out; a bundle that doesn't assess is without."""
 STATISTICS = "statistics.json"
 """File of what the inputs were like that a model was trained on; a bundle may be without."""
 
@@ -120,6 +125,15 @@ class Decoding(Spec):
         return next((number for number, match in enumerate(found) if match), -1)
 
 
+class Reading(Spec):
+    """How documents are read."""
+
+    length: int
+    """Tokens of a segment."""
+    overlap: int
+    """That two neighbouring ones have in common."""
+
+
 class FormInfo(Spec):
     """How graphs in another form compare with those in single precision, on rows of the corpus."""
 
@@ -138,12 +152,15 @@ class BundleInfo(Spec):
 
     schema_version: Literal[2] = 2
     embed_dim: int
+    """Of embeddings; 0 where there are none."""
     classes: tuple[str, ...]
     preparation: Preparation
     graphs: Mapping[str, GraphSignature]
-    """Modality, `evidence` or `step` → its graph."""
+    """Modality, `evidence`, `step` or `document` → its graph."""
     decoding: Decoding | None
     """None where the model doesn't answer."""
+    document: Reading | None = None
+    """None where it doesn't read documents for their category."""
     forms: Mapping[Form, FormInfo] = Field(default_factory=dict)
     """Further forms of all graphs."""
     lineage: Lineage
@@ -160,8 +177,13 @@ class BundleInfo(Spec):
         """Whether it knows categories of pictures."""
         return self._gives("image", CLASS_LOGITS)
 
+    @property
+    def embeds(self) -> bool:
+        """Whether it embeds pictures, texts and speech in one space."""
+        return self.embed_dim > 0
+
     def _gives(self, graph: str, output: str) -> bool:
-        return any(one.name == output for one in self.graphs[graph].outputs)
+        return graph in self.graphs and any(one.name == output for one in self.graphs[graph].outputs)
 
 
 @dataclass(frozen=True)
@@ -276,13 +298,18 @@ class LoadedBundle:
         return Statistics.model_validate_json((self._folder / STATISTICS).read_bytes())
 
     @property
-    def first_caption(self) -> str:
-        """Caption of the first indexed picture that has one: a question for trying things out."""
-        return next((caption for caption in self.captions if caption), "A picture.")
+    def sample(self) -> tuple[str, dict[str, Any]]:
+        """A request for trying things out: its path and body."""
+        if self.info.embeds:
+            caption = next((caption for caption in self.captions if caption), "A picture.")
+            return "/v1/search", {"text": caption, "top_k": 3}
+        return "/v1/assess", json.loads((self._folder / SAMPLE).read_bytes())
 
     @property
     def captions(self) -> list[str]:
         """Of the indexed pictures; empty where one has none."""
+        if not self.info.embeds:
+            return []
         return self._index["caption"].to_pylist()
 
     def prepare_image(self, data: bytes) -> Arrays:

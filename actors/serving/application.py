@@ -18,6 +18,7 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp
 
+from ...pipelines.assessing.spec import DocumentAssessment, NotAssessable
 from ...pipelines.bundle import BundleInfo, Hit, LoadedBundle, Modality, read_info
 from ...pipelines.spec import Form
 from ...workflows.spec import Spec
@@ -29,7 +30,7 @@ from .closing import close_to_other_machines
 from .decoding import Piece, Sampling
 from .drift import DriftResponse
 from .ingress import build_api
-from .messages import Health, Input, Refusal, refusal
+from .messages import AssessRequest, Health, Input, Refusal, refusal
 from .moderating.models import Nudity, Texts
 from .moderating.moderator import Moderator
 from .moderating.moderator import check as check_moderation
@@ -71,7 +72,7 @@ class Together:
         self._encoder, self._decoder = encoder, decoder
         self.embed, self.search = encoder.embed, encoder.search
         self.encode, self.transcribe, self.observe = encoder.encode, encoder.transcribe, encoder.observe
-        self.drift, self.classify = encoder.drift, encoder.classify
+        self.drift, self.classify, self.assess = encoder.drift, encoder.classify, encoder.assess
 
     async def answer(self, parts: Parts, question: str, sampling: Sampling) -> Answered | Refusal:
         """Answer, all at once."""
@@ -128,6 +129,10 @@ class Apart:
     async def classify(self, query: Input) -> NDArray[np.float32] | Refusal:
         """Probabilities of a picture's categories (K,)."""
         return await _answer(self._encoder.classify.remote(query, trace=current()), "encoder")
+
+    async def assess(self, request: AssessRequest) -> DocumentAssessment | NotAssessable | Refusal:
+        """Assess a document."""
+        return await _answer(self._encoder.assess.remote(request, trace=current()), "encoder")
 
     async def transcribe(self, data: bytes) -> Transcript | Refusal:
         """Make a text of encoded speech."""
@@ -319,6 +324,8 @@ def describe(info: BundleInfo, digest: str, options: ServingOptions) -> Health:
         form=options.form,
         transcribes=info.transcribes,
         classes=info.classes if info.classifies else (),
+        embeds=info.embeds,
+        assesses=info.document is not None,
         moderates=options.moderation is not None,
         fit=info.preparation.fit,
         shown=info.preparation.image_size / info.preparation.stored_image_size,

@@ -35,8 +35,8 @@ def ask(
     digest: str,
     deadline: float,
 ) -> dict[str, Any]:
-    """Search over HTTP until the bundle with `digest` answers; routes reach the proxy a moment late."""
-    call = _post(f"{url}/v1/search", request, token)
+    """Ask over HTTP until the bundle with `digest` answers; routes reach the proxy a moment late."""
+    call = _post(url, request, token)
     while True:
         try:
             with opener.open(call, timeout=max(deadline - time.monotonic(), 1)) as response:

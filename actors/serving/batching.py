@@ -16,6 +16,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from ...pipelines.assessing.spec import DocumentAssessment, NotAssessable
 from ...pipelines.bundle import (
     CLASS_LOGITS,
     EMBEDDING,
@@ -30,11 +31,12 @@ from ...pipelines.bundle import (
 )
 from ...pipelines.media.image import Pixels
 from ...pipelines.media.prepare import SEEN, SEEN_SIDE
-from .autoscaling import ARRIVALS, CAPACITY, Arrivals
+from .assessing import Assessor
+from .autoscaling import ARRIVALS, CAPACITY, Arrivals, mixed
 from .drift import Drift, DriftResponse
 from .inputs import Task, read_text, unwrap
 from .measuring import Work
-from .messages import Input, Judgement, Refusal, refusal
+from .messages import AssessRequest, Input, Judgement, Refusal, refusal
 from .moderating.models import Scorer, Scores
 from .sandbox import Sandbox
 from .scaling import Pace
@@ -119,6 +121,7 @@ class Encoder:
         pictures: makes what scores pictures for moderation; None is without.
 
     Attributes:
+        modalities: that it encodes.
         computing: the thread that computes.
     """
 
@@ -133,18 +136,23 @@ class Encoder:
         self._bundle = open_bundle()
         self._max_batch_size, self._limits = max_batch_size, limits
         self._files = 0.0  # share of pictures and recordings of what comes
+        graphs = self._bundle.info.graphs
+        self.modalities: list[Modality] = [modality for modality in GRAPH_INPUTS if modality in graphs]
         self._sandbox = Sandbox(self._bundle.info.preparation, limits, processes)
         self.computing = ThreadPoolExecutor(1, "compute")
         # beside the one that computes: ONNX Runtime lets go of Python's lock
         self._looking = ThreadPoolExecutor(1, "look")
         self._pictures = None if pictures is None else pictures()
-        self._queues: dict[Modality, deque[_Row]] = {modality: deque() for modality in GRAPH_INPUTS}
+        self._queues: dict[Modality, deque[_Row]] = {modality: deque() for modality in self.modalities}
         self._running: dict[Modality, asyncio.Task[None]] = {}
         self._batch_sizes: Counter[tuple[Modality, int]] = Counter()
         self._work, self._drift = Work(), Drift(self._bundle)
         self._pace = Pace(max_batch_size)
         self._arrivals = Arrivals()
         self._done = 0.0  # when the last batch was
+        self._assessor = None
+        if self._bundle.info.document is not None:
+            self._assessor = Assessor(self._bundle, self.computing, self._sandbox, limits)
         self._warm_up()
 
     @joins_trace
@@ -161,6 +169,12 @@ class Encoder:
             return outputs
         likely = np.exp(outputs[CLASS_LOGITS] - outputs[CLASS_LOGITS].max())
         return likely / likely.sum()
+
+    @joins_trace
+    async def assess(self, request: AssessRequest) -> DocumentAssessment | NotAssessable | Refusal:
+        """Assess a document."""
+        assert self._assessor is not None
+        return await self._assessor.assess(request)
 
     async def _encode(self, query: Input) -> Arrays | Refusal:
         """What the graph of one input's modality gives, in a batch with whatever else waits."""
@@ -316,6 +330,12 @@ class Encoder:
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """Tell Serve's autoscaler what came lately, and what could have."""
+        told = [one.record_autoscaling_stats() for one in (self._assessor,) if one is not None]
+        if self.modalities:
+            told.append(self._record_encoding())
+        return mixed(told)
+
+    def _record_encoding(self) -> dict[str, float]:
         # what decodes and what computes share the CPUs that a replica has
         seconds = 1 / self._pace.capacity + self._files * self._sandbox.seconds
         return {ARRIVALS: self._arrivals.per_s, CAPACITY: 1 / seconds}
@@ -352,13 +372,15 @@ class Encoder:
             return time.monotonic() - started
 
         for rows in (1, self._max_batch_size):
-            for modality in GRAPH_INPUTS:
+            for modality in self.modalities:
                 seconds(modality, rows)  # the first run of a shape makes room for it
-            self._pace.add(rows, fmean(seconds(modality, rows) for modality in GRAPH_INPUTS))
+            if self.modalities:
+                self._pace.add(rows, fmean(seconds(modality, rows) for modality in self.modalities))
         if self._pictures is not None:
             self._pictures.score(np.zeros((SEEN_SIDE, SEEN_SIDE, 3), np.uint8))
         self._sandbox.wait()
-        self._bundle.search(np.zeros(self._bundle.info.embed_dim, np.float32), 1)  # which opens the index
+        if self._bundle.info.embeds:  # a search opens the index
+            self._bundle.search(np.zeros(self._bundle.info.embed_dim, np.float32), 1)
 
     async def _run(self, modality: Modality, arrays: Arrays) -> Arrays:
         """Encode a prepared row, in the next batch of its modality."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 import warnings
@@ -18,9 +19,13 @@ import torch
 from onnxscript import optimizer
 from torch import Tensor, nn
 
+from ...models.heads.document import segmented
 from ...models.multimodal import MultimodalModel
 from ...models.spec import MODALITIES
 from ...pipelines.bundle import (
+    DOCUMENT,
+    GRAPH_INPUTS,
+    SAMPLE,
     STATES,
     STATISTICS,
     Arrays,
@@ -29,6 +34,7 @@ from ...pipelines.bundle import (
     GraphSignature,
     Lineage,
     Modality,
+    Reading,
     TensorSignature,
     open_graph,
     seal_bundle,
@@ -37,11 +43,12 @@ from ...pipelines.reading import CorpusReader
 from ...pipelines.spec import BOS
 from ...workflows.errors import EaglerayError
 from .describing import TRAINED, describe_corpora
-from .graphs import EvidenceGraph, Graph, ImageGraph, SpeechGraph, StepGraph, TextGraph
+from .graphs import DocumentGraph, EvidenceGraph, Graph, ImageGraph, SpeechGraph, StepGraph, TextGraph
 from .indexing import open_splits, sample_rows, write_index
 from .layers import SCOPES, modules_of, values_of
 from .quantising import Forms, write_forms
 
+SAMPLE_CHARS = 600
 FOLDED = 2**22
 """Numbers that a constant may have."""
 GRAPHS: Mapping[Modality, type[Graph]] = {"image": ImageGraph, "text": TextGraph, "speech": SpeechGraph}
@@ -77,7 +84,7 @@ def export_bundle(
     progress: Callable[[int, int], None] = lambda step, total: None,
     asked: Path | None = None,
 ) -> BundleInfo:
-    """Write a bundle of `model` with an index of all the corpus's pictures.
+    """Write a bundle of `model`; where it embeds, with an index of all the corpus's pictures.
 
     Args:
         model: in eval mode, on the CPU.
@@ -89,17 +96,58 @@ def export_bundle(
         asked: folder of a corpus that is more like what will be asked; none if that is `corpus`.
 
     Raises:
-        EaglerayError: a graph is further from torch than the tolerance, or the model has no embeddings.
+        EaglerayError: a graph is further from torch than the tolerance, or the model does nothing that is
+            served.
     """
-    if "contrastive" not in model.tasks or set(model.modalities) != set(GRAPHS):
+    embeds = "contrastive" in model.tasks and set(model.modalities) == set(GRAPHS)
+    reads = "document" in model.tasks
+    if not (embeds or reads):
         raise EaglerayError(
-            "the model does not embed pictures, texts and speech, which is what is served",
-            "train all three encoders with a weight for objective.contrastive",
+            "the model neither embeds pictures, texts and speech nor reads documents",
+            "train all three encoders with a weight for objective.contrastive, or a text's for "
+            "objective.document",
         )
     readers = open_splits(corpus)
     info = next(iter(readers.values())).info
-    rows = sample_rows(readers, options.check_rows)
     graphs: dict[str, GraphSignature] = {}
+    told: dict[str, Any] = {
+        "embed_dim": 0,
+        "classes": tuple(info.classes),
+        "preparation": info.preparation,
+        "graphs": graphs,
+        "decoding": None,
+        "lineage": lineage,
+    }
+    shutil.copyfile(corpus / "tokenizer.json", output / "tokenizer.json")
+    if embeds:
+        told["decoding"] = _export_encoders(model, readers, output, graphs, options)
+        told["embed_dim"] = write_index(readers, output, options.batch_rows, progress)
+        likely = [CorpusReader(folder, TRAINED) for folder in (asked, corpus) if folder is not None]
+        if options.described_rows:
+            statistics = describe_corpora(likely, output, options.described_rows, options.batch_rows)
+            (output / STATISTICS).write_text(statistics.model_dump_json(), encoding="utf-8")
+    if reads:
+        told["document"] = _export_document(model, readers, output, graphs, options)
+    if options.forms.forms:
+        # ranges are measured on what was trained on, if there is anything else to compare on
+        modalities: Sequence[Modality] = tuple(GRAPHS) if embeds else ("text",)
+        seen, golden = (
+            sample_rows(some, options.calibration_rows, modalities)
+            for some in (readers, dict(reversed(readers.items())))
+        )
+        told["forms"] = write_forms(output, BundleInfo(files={}, **told), seen, golden, options.forms)
+    return seal_bundle(output, **told)
+
+
+def _export_encoders(
+    model: MultimodalModel,
+    readers: Mapping[str, CorpusReader],
+    output: Path,
+    graphs: dict[str, GraphSignature],
+    options: ExportOptions,
+) -> Decoding | None:
+    """Write the graphs of encoders, and of the decoder if there is one."""
+    rows = sample_rows(readers, options.check_rows)
     encoded: dict[str, Tensor] = {}
     for modality, kind in GRAPHS.items():
         graph = kind(model)
@@ -109,28 +157,31 @@ def export_bundle(
         graphs[modality] = export_graph(graph, arrays, path, options.tolerance)
         with torch.no_grad():
             encoded[modality] = graph(*everything)[graph.outputs.index(STATES)]
-    decoding = _export_decoder(model, rows, encoded, output, graphs, options) if model.decoder else None
-    shutil.copyfile(corpus / "tokenizer.json", output / "tokenizer.json")
-    embed_dim = write_index(readers, output, options.batch_rows, progress)
-    likely = [CorpusReader(folder, TRAINED) for folder in (asked, corpus) if folder is not None]
-    if options.described_rows:
-        statistics = describe_corpora(likely, output, options.described_rows, options.batch_rows)
-        (output / STATISTICS).write_text(statistics.model_dump_json(), encoding="utf-8")
-    told: dict[str, Any] = {
-        "embed_dim": embed_dim,
-        "classes": tuple(info.classes),
-        "preparation": info.preparation,
-        "graphs": graphs,
-        "decoding": decoding,
-        "lineage": lineage,
-    }
-    if options.forms.forms:
-        # ranges are measured on what was trained on, if there is anything else to compare on
-        seen, golden = (
-            sample_rows(some, options.calibration_rows) for some in (readers, dict(reversed(readers.items())))
-        )
-        told["forms"] = write_forms(output, BundleInfo(files={}, **told), seen, golden, options.forms)
-    return seal_bundle(output, **told)
+    return _export_decoder(model, rows, encoded, output, graphs, options) if model.decoder else None
+
+
+def _export_document(
+    model: MultimodalModel,
+    readers: Mapping[str, CorpusReader],
+    output: Path,
+    graphs: dict[str, GraphSignature],
+    options: ExportOptions,
+) -> Reading:
+    """Write the graph that reads a document's segments, and a document of the corpus to try it with."""
+    spec = model.spec.text
+    assert spec is not None
+    rows = sample_rows(readers, options.check_rows, ("text",))
+    given = rows["present"][:, MODALITIES.index("text")]
+    parts = (
+        segmented(torch.from_numpy(rows[name][given]), spec.max_tokens, spec.overlap).flatten(0, 1)
+        for name in GRAPH_INPUTS["text"]
+    )
+    path = output / f"{DOCUMENT}.onnx"
+    graphs[DOCUMENT] = export_graph(DocumentGraph(model), tuple(parts), path, options.tolerance)
+    reader = list(readers.values())[-1]
+    text = next(text for text in reader.table(np.arange(len(reader)), ["text"])["text"].to_pylist() if text)
+    (output / SAMPLE).write_text(json.dumps({"text": text[:SAMPLE_CHARS]}), encoding="utf-8")
+    return Reading(length=spec.max_tokens, overlap=spec.overlap)
 
 
 def export_graph(graph: Graph, inputs: Sequence[Tensor], path: Path, tolerance: float) -> GraphSignature:

@@ -105,6 +105,20 @@ class SpeechGraph(Graph):
         return embedding, states, torch.where(mask.unsqueeze(-1), log_probs, nothing)
 
 
+class DocumentGraph(Graph):
+    """Segments of documents (B, L) under their mask (B, L) → what each token adds to its segment's logits
+    (B, L, K), and how much the segment counts (B,), before the softmax over a document's.
+    """
+
+    def __init__(self, model: MultimodalModel) -> None:
+        super().__init__(model)
+        self.inputs, self.outputs = GRAPH_INPUTS["text"], ("evidence", "scores")
+
+    def forward(self, tokens: Tensor, token_mask: Tensor) -> tuple[Tensor, ...]:
+        """See the class."""
+        return self.model.read_segments(tokens, token_mask)
+
+
 class EvidenceGraph(Graph):
     """What an answer is decoded from: hidden states of a row's modalities → their weights (B, M), and for
     each modality that is read its keys and values in all blocks (B, L, 2, H, N, K), and where (B, N).

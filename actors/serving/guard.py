@@ -29,6 +29,7 @@ NEEDS: Mapping[str, AccessScope] = {
     "/v1/embeddings": "embed",
     "/v1/search": "search",
     "/v1/classify": "classify",
+    "/v1/assess": "assess",
     "/v1/answer": "answer",
     "/v1/chat/completions": "answer",
     "/v1/audio/transcriptions": "transcribe",

@@ -7,6 +7,7 @@ from fastapi import FastAPI, Security
 from fastapi.responses import HTMLResponse
 from fastapi.security import HTTPBearer
 
+from ...pipelines.assessing.spec import NotAssessable
 from . import inference, openai
 from .auditing import AuditLog, Auditor
 from .drift import DriftResponse
@@ -15,6 +16,8 @@ from .keeping import Keep
 from .messages import (
     AnswerRequest,
     AnswerResponse,
+    AssessRequest,
+    AssessResponse,
     CategoryResult,
     ClassifyRequest,
     ClassifyResponse,
@@ -100,6 +103,18 @@ def build_api(
         best = np.argsort(-likely, kind="stable")[: request.top_k].tolist()
         found = [CategoryResult(category=health.classes[one], probability=float(likely[one])) for one in best]
         return ClassifyResponse(categories=found, bundle=health.bundle)
+
+    @api.post("/v1/assess", tags=["model"], dependencies=bearer, responses=described())
+    async def assess(request: AssessRequest) -> AssessResponse:
+        """Say what a document is about and which sentences say so, or why it can't be assessed."""
+        found = await model.assess(request)
+        problem = found if isinstance(found, NotAssessable) else None
+        return AssessResponse(
+            assessable=problem is None,
+            problem=problem,
+            document=None if isinstance(found, NotAssessable) else found,
+            bundle=health.bundle,
+        )
 
     @api.post("/v1/answer", tags=["model"], dependencies=bearer, responses=described())
     async def answer(request: AnswerRequest) -> AnswerResponse:

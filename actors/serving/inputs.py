@@ -7,9 +7,13 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
+import numpy as np
+
 from ...pipelines.media import audio, image
+from ...pipelines.media.documents import document_text
 from ...pipelines.media.prepare import Arrays, prepare_image, prepare_seen, prepare_speech, prepare_stretches
 from ...pipelines.media.text import cut, pad, token_ids
 from ...pipelines.quarantine import Refused
@@ -20,14 +24,23 @@ from .spec import LimitsSpec
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-Task: TypeAlias = Literal["image", "seen-image", "speech", "stretches"]
+Sent: TypeAlias = Literal["image", "speech", "document"]
+Task: TypeAlias = Literal["image", "seen-image", "speech", "stretches", "document"]
 """What may be opened: a picture, without or with what moderation sees of it; speech, as a request has it;
-and the bytes of a recording in stretches."""
+the bytes of a recording in stretches; and a document."""
 TASKS: tuple[Task, ...] = get_args(Task)
 
 _DATA_URI = re.compile(rb"data:(?P<type>[^;,]*)(?:;[^;,]*)*?(?P<base64>;base64)?,(?P<data>.*)", re.DOTALL)
-_MEDIA_TYPES = {"image": ("image/",), "speech": ("audio/", "application/ogg")}
-_FORMATS = {"image": "PNG, JPEG, WebP, GIF or SVG", "speech": "WAV, Ogg or FLAC"}
+_MEDIA_TYPES: Mapping[Sent, tuple[str, ...]] = {
+    "image": ("image/",),
+    "speech": ("audio/", "application/ogg"),
+    "document": ("text/", "application/pdf", "application/xhtml+xml"),
+}
+_FORMATS: Mapping[Sent, str] = {
+    "image": "PNG, JPEG, WebP, GIF or SVG",
+    "speech": "WAV, Ogg or FLAC",
+    "document": "a PDF, HTML or plain text",
+}
 _LONGEST_TOKEN = 64  # characters; the longest of a vocabulary have some dozens
 
 
@@ -52,7 +65,9 @@ def longest_text(limits: LimitsSpec) -> int:
 
 
 def open_media(task: Task, sent: bytes, preparation: Preparation, limits: LimitsSpec) -> Arrays | Refusal:
-    """Decode a picture or a recording and prepare it as the corpus was, or say why it can't be.
+    """Decode a picture, a recording or a document and prepare it as the corpus was, or say why it can't be.
+
+    A document becomes its text, uint8 in UTF-8.
 
     Args:
         task: what to make of it.
@@ -70,19 +85,25 @@ def open_media(task: Task, sent: bytes, preparation: Preparation, limits: Limits
     try:
         if modality == "image":
             return (prepare_image if task == "image" else prepare_seen)(data, preparation)
+        if modality == "document":
+            return {"text": np.frombuffer(document_text(data).encode(), np.uint8)}
         return (prepare_speech if task == "speech" else prepare_stretches)(data, preparation)
     except Refused as error:
         if error.reason == "image-too-large":
             return refusal(413, error.reason, str(error), "send a smaller one")
+        if modality == "document":
+            return refusal(422, error.reason, str(error), f"send {_FORMATS[modality]}")
         return refusal(422, f"undecodable-{modality}", str(error), f"send {_FORMATS[modality]}")
 
 
-def modality_of(task: Task) -> Literal["image", "speech"]:
+def modality_of(task: Task) -> Sent:
     """What is opened."""
+    if task == "document":
+        return "document"
     return "image" if task in ("image", "seen-image") else "speech"
 
 
-def unwrap(modality: Literal["image", "speech"], encoded: bytes) -> bytes | Refusal:
+def unwrap(modality: Sent, encoded: bytes) -> bytes | Refusal:
     """Decode base64 or a data URI."""
     if encoded.startswith(b"data:"):
         uri = _DATA_URI.fullmatch(encoded)
@@ -110,8 +131,10 @@ def unwrap(modality: Literal["image", "speech"], encoded: bytes) -> bytes | Refu
     return data
 
 
-def _check_size(modality: Literal["image", "speech"], data: bytes, limits: LimitsSpec) -> Refusal | None:
+def _check_size(modality: Sent, data: bytes, limits: LimitsSpec) -> Refusal | None:
     """Refuse by the header what would be too much to decode."""
+    if modality == "document":
+        return None
     if modality == "image":
         size = image.size_of(data)
         if size is None or size[0] * size[1] <= limits.max_pixels:

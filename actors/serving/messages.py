@@ -7,6 +7,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from ...pipelines.assessing.spec import DocumentAssessment, NotAssessable
 from ...pipelines.spec import Form, Modality
 from .spec import Action
 
@@ -106,6 +107,32 @@ class ClassifyResponse(Message):
     """Categories, the likeliest first."""
 
     categories: list[CategoryResult]
+    bundle: str
+    """Digest of the bundle that answered."""
+
+
+class AssessRequest(Message):
+    """A document: exactly one of its text and its file."""
+
+    text: str | None = Field(None, min_length=1, examples=["Net profit rose by a fifth."])
+    """Text of any length."""
+    document: str | None = Field(None, min_length=1)
+    """A PDF, an HTML page or plain text as base64 or as a data URI."""
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Self:
+        if (self.text is None) == (self.document is None):
+            raise ValueError("give exactly one of text and document")
+        return self
+
+
+class AssessResponse(Message):
+    """What was found, or why nothing is said."""
+
+    assessable: bool
+    problem: NotAssessable | None
+    """Why not; none if it is."""
+    document: DocumentAssessment | None
     bundle: str
     """Digest of the bundle that answered."""
 
@@ -253,6 +280,10 @@ class Health(Message):
     """Of the graphs; none is single precision."""
     classes: tuple[str, ...] = ()
     """Categories of pictures that it tells apart; none if it wasn't trained for that."""
+    embeds: bool = True
+    """Whether it embeds pictures, texts and speech, and searches."""
+    assesses: bool = False
+    """Whether it assesses documents."""
     moderates: bool = False
     """Whether it judges what is asked and answered."""
     fit: Literal["letterbox", "crop"] = "letterbox"

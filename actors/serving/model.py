@@ -14,6 +14,7 @@ from typing import Literal, Protocol, TypeAlias, TypeVar, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from ...pipelines.assessing.spec import DocumentAssessment, NotAssessable
 from ...pipelines.bundle import Hit
 from . import deadlines
 from .answering import Answered, Parts
@@ -26,6 +27,7 @@ from .measuring import InHand
 from .messages import (
     AnswerRequest,
     AnswerResponse,
+    AssessRequest,
     Health,
     Input,
     Judgement,
@@ -44,7 +46,9 @@ from .tokens import Scope
 
 _T = TypeVar("_T")
 _U = TypeVar("_U")
-Kind: TypeAlias = Literal["embed", "search", "transcribe", "encode", "decode", "moderate", "classify"]
+Kind: TypeAlias = Literal[
+    "embed", "search", "transcribe", "encode", "decode", "moderate", "classify", "assess"
+]
 """What is asked of replicas."""
 ROOM = 1.25
 """A request is refused unless it has this many times what an answer is expected to take: that is a mean."""
@@ -75,6 +79,10 @@ class Replicas(Protocol):
 
     def transcribe(self, data: bytes) -> Awaitable[Transcript | Refusal]:
         """Make a text of encoded speech."""
+        ...
+
+    def assess(self, request: AssessRequest) -> Awaitable[DocumentAssessment | NotAssessable | Refusal]:
+        """Assess a document."""
         ...
 
     def drift(self) -> Awaitable[DriftResponse | Refusal]:
@@ -123,6 +131,7 @@ class Model:
     async def embed(self, inputs: Sequence[Input]) -> list[NDArray[np.float32]]:
         """Embed inputs, each (E,)."""
         self.bound(len(inputs))
+        self._check_embeds()
         with self._admitted("embed", len(inputs)):
             embedding = asyncio.gather(*(self._replicas.embed(one) for one in inputs))
             answers = await self._within(self._let(embedding, inputs))
@@ -130,6 +139,7 @@ class Model:
 
     async def search(self, query: Input, top_k: int) -> list[Hit]:
         """Rank the indexed pictures."""
+        self._check_embeds()
         with self._admitted("search"):
             hits = accept(await self._within(self._let(self._replicas.search(query, top_k), [query])))
         if self._moderator is None:
@@ -138,6 +148,10 @@ class Model:
         kept = [number for number, one in enumerate(judged) if not blocks(one)]
         admit(one for number in kept for one in judged[number])
         return [hits[number] for number in kept]
+
+    def _check_embeds(self) -> None:
+        if not self.health.embeds:
+            raise _lacks("embed pictures, texts and speech", "contrastive")
 
     async def transcribe(self, data: bytes) -> Transcript:
         """Make a text of encoded speech."""
@@ -155,6 +169,13 @@ class Model:
             raise _lacks("know categories", "classification")
         with self._admitted("classify"):
             return accept(await self._within(self._let(self._replicas.classify(query), [query])))
+
+    async def assess(self, request: AssessRequest) -> DocumentAssessment | NotAssessable:
+        """Assess a document."""
+        if not self.health.assesses:
+            raise _lacks("assess documents", "document")
+        with self._admitted("assess"):
+            return accept(await self._within(self._replicas.assess(request)))
 
     async def moderate(self, inputs: Sequence[Input]) -> Verdict:
         """Judge inputs, one of each of some modalities, each by itself and together."""

@@ -8,7 +8,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...models.spec import MODALITIES
-from ...pipelines.bundle import CLASS_LOGITS, EMBEDDING, GRAPH_INPUTS, TRANSCRIPT, Arrays, LoadedBundle
+from ...pipelines.assessing.documents import DocumentAssessor
+from ...pipelines.bundle import (
+    CLASS_LOGITS,
+    DOCUMENT,
+    EMBEDDING,
+    GRAPH_INPUTS,
+    TRANSCRIPT,
+    Arrays,
+    LoadedBundle,
+)
 from ...pipelines.spec import Modality
 from .decoding import AnswerBatch, Sampling
 
@@ -52,11 +61,14 @@ def decide(bundle: LoadedBundle, rows: Arrays) -> dict[str, Decision]:
         rows: as a corpus's reader gives them (`CorpusReader.examples`).
 
     Returns:
-        For each modality `picture nearest to MODALITY`, the indexed one; `category`; `transcript`; `answer`.
+        For each modality `picture nearest to MODALITY`, the indexed one; `category`; `transcript`;
+        `document`, its category; `answer`.
     """
     found: dict[str, Decision] = {}
     encoded: list[dict[Modality, Arrays]] = [{} for _ in rows["present"]]
     for modality, names in GRAPH_INPUTS.items():
+        if modality not in bundle.info.graphs:
+            continue
         has = np.flatnonzero(rows["present"][:, MODALITIES.index(modality)])
         outputs: list[Arrays] = []
         for start in range(0, len(has), BATCH):
@@ -72,9 +84,21 @@ def decide(bundle: LoadedBundle, rows: Arrays) -> dict[str, Decision]:
         if outputs and TRANSCRIPT in outputs[0]:
             said = tuple(bundle.spell(output[TRANSCRIPT]) for output in outputs)
             found["transcript"] = Decision((modality,), places, said)
+    if bundle.info.document is not None:
+        found["document"] = _documents(bundle, rows)
     if bundle.info.decoding is not None:
         found["answer"] = _answers(bundle, encoded, rows)
     return found
+
+
+def _documents(bundle: LoadedBundle, rows: Arrays) -> Decision:
+    """The likeliest category of each row's text."""
+    assessor, classes = DocumentAssessor(bundle), bundle.info.classes
+    places = np.flatnonzero(rows["token_mask"].any(axis=1)).tolist()
+    logits = [assessor.read(rows["tokens"][row][rows["token_mask"][row]])[0] for row in places]
+    labels = [int(rows["label"][row]) for row in places]
+    right = tuple(classes[label] for label in labels) if min(labels, default=-1) >= 0 else ()
+    return Decision((DOCUMENT,), tuple(places), tuple(classes[int(one.argmax())] for one in logits), right)
 
 
 def _categories(

@@ -34,15 +34,18 @@ GOLDEN_TOP_K = 10
 class GoldenRequest(Spec):
     """A request, and what is right."""
 
-    path: Literal["/v1/search", "/v1/answer"]
+    path: Literal["/v1/search", "/v1/answer", "/v1/assess"]
     body: Mapping[str, Any]
     expect: str
-    """The answer, or id or caption of a picture that must be found; case and spacing make no difference."""
+    """The answer, a document's category, or id or caption of a picture that must be found; case and spacing
+    make no difference."""
 
     def is_right(self, answer: Mapping[str, Any]) -> bool:
         """Whether an answer (JSON) is what is expected."""
         if self.path == "/v1/answer":
             found = [str(answer.get("answer", ""))]
+        elif self.path == "/v1/assess":
+            found = [str((answer.get("document") or {}).get("category"))]
         else:
             found = [str(one.get(name)) for one in answer.get("results", ()) for name in ("id", "caption")]
         return normalise(self.expect) in {normalise(one) for one in found}
@@ -93,7 +96,8 @@ def golden(bundle: LoadedBundle, spec: PromotionSpec) -> list[GoldenRequest]:
     """
     if spec.golden is None:
         captions = list(dict.fromkeys(one for one in bundle.captions if one))
-        chosen = [captions[i] for i in np.linspace(0, len(captions) - 1, spec.num_golden).round().astype(int)]
+        places = np.linspace(0, len(captions) - 1, spec.num_golden if captions else 0)
+        chosen = [captions[i] for i in places.round().astype(int)]
         found = [
             GoldenRequest(path="/v1/search", body={"text": one, "top_k": GOLDEN_TOP_K}, expect=one)
             for one in dict.fromkeys(chosen)
@@ -127,7 +131,7 @@ def _read(path: Path) -> list[GoldenRequest]:
                 continue
             raise EaglerayError(
                 f"line {number} is no golden request: {said}",
-                "each line is JSON with path (/v1/search or /v1/answer), body and expect",
+                "each line is JSON with path (/v1/search, /v1/answer or /v1/assess), body and expect",
                 str(path),
             )
     return found

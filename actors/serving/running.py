@@ -73,6 +73,7 @@ class Deployed:
         url: where.
         bundle: digest of what is served.
         kept: True when it already ran with the same options, and was left alone.
+        path: of the sample request, below `url`.
         request: the sample request, as JSON.
         answer: its answer.
         asks_for_tokens: whether a request must have one.
@@ -83,6 +84,7 @@ class Deployed:
     url: str
     bundle: str
     kept: bool
+    path: str
     request: dict[str, Any]
     answer: dict[str, Any]
     asks_for_tokens: bool = False
@@ -95,7 +97,7 @@ class Deployed:
         body = shlex.quote(json.dumps(self.request, ensure_ascii=False))
         token = ' -H "authorization: Bearer $TOKEN"' if self.asks_for_tokens else ""
         return (
-            f"curl -s{self.trust} {self.url}/v1/search{token} -H 'content-type: application/json' -d {body}"
+            f"curl -s{self.trust} {self.url}{self.path}{token} -H 'content-type: application/json' -d {body}"
         )
 
 
@@ -121,9 +123,8 @@ def deploy(
     Raises:
         EaglerayError: when it can't be served, or isn't promoted; what was served before goes on.
     """
-    caption = load_bundle(
-        folder, options.form
-    ).first_caption  # a damaged bundle stops here, before anything is replaced
+    # a damaged bundle stops here, before anything is replaced
+    path, request = load_bundle(folder, options.form).sample
     release = Release(bundle=digest or bundle_digest(folder), folder=str(folder.absolute()))
     check_who_may_ask(options)
     if options.moderation is not None:
@@ -151,16 +152,15 @@ def deploy(
         turn(made_with, releases, options.ready_timeout_s, open_bundle)
     deadline = time.monotonic() + options.ready_timeout_s
     url = url_of(options)
-    request = {"text": caption, "top_k": 3}
-    with own_token(options, ("search",), options.ready_timeout_s) as token:
-        answer = ask(opener(options), url, request, token, release.bundle, deadline)
+    with own_token(options, ("search", "assess"), options.ready_timeout_s) as token:
+        answer = ask(opener(options), f"{url}{path}", request, token, release.bundle, deadline)
     url, trust = as_clients_reach(url, options)
     address = None
     if options.grpc_port is not None:
         address = address_at(options.host, options.grpc_port)
         wait_for_grpc(address, options.application, deadline)
     asks_for_tokens = options.tokens is not None
-    return Deployed(url, release.bundle, kept, request, answer, asks_for_tokens, address, trust)
+    return Deployed(url, release.bundle, kept, path, request, answer, asks_for_tokens, address, trust)
 
 
 def _release(folder: Path, form: Form | None) -> Release:
@@ -256,7 +256,7 @@ def _try_out(
     trial = Trial(mode=spec.mode, share=spec.share) if spec.share else None
     serve_(before.releases.model_copy(update={"candidate": candidate, "trial": trial}))
     try:
-        with own_token(options, ("search", "answer"), _TRIAL_TIMEOUT_S) as token:
+        with own_token(options, ("search", "answer", "assess"), _TRIAL_TIMEOUT_S) as token:
             asker = partial(ask_golden, opener(options), url_of(options), token)
             pairs = ask_both(asker, live.bundle, candidate.bundle, requests)
         time.sleep(spec.watch_s)

@@ -72,7 +72,7 @@ def _answer(task: Task, sent: bytes, preparation: Preparation, limits: LimitsSpe
 
 def too_much(task: Task, what: str) -> Refusal:
     """The refusal of a file that takes more than is given."""
-    name = "picture" if modality_of(task) == "image" else "recording"
+    name = {"image": "picture", "speech": "recording", "document": "document"}[modality_of(task)]
     return refusal(
         413, "too-much-to-decode", f"decoding the {name} takes more than {what}", "send a simpler one"
     )
@@ -109,10 +109,22 @@ def _load_all(preparation: Preparation, limits: LimitsSpec) -> None:
         open_media("image", base64.b64encode(buffer.getvalue()), preparation, limits)
     svg = b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><rect width="9" height="9"/></svg>'
     open_media("image", base64.b64encode(svg), preparation, limits)
+    for page in (b"<html><body>One<table><tr><td>1<td>2</table></html>", b"One", _pdf()):
+        open_media("document", base64.b64encode(page), preparation, limits)
     for name, kind in (("WAV", "PCM_16"), ("FLAC", "PCM_16"), ("OGG", "VORBIS"), ("MP3", "MPEG_LAYER_III")):
         buffer = io.BytesIO()
         soundfile.write(buffer, np.sin(np.arange(8000.0)), 11_025, format=name, subtype=kind)
         open_media("stretches", buffer.getvalue(), preparation, limits)
+
+
+def _pdf() -> bytes:
+    """An empty page."""
+    from pypdf import PdfWriter
+
+    writer, buffer = PdfWriter(), io.BytesIO()
+    writer.add_blank_page(9, 9)
+    writer.write(buffer)
+    return buffer.getvalue()
 
 
 def _confine(limits: LimitsSpec) -> None:

@@ -51,8 +51,11 @@ class LimitsSpec(Spec):
     """Seconds of a recording, in the same way."""
     max_text_tokens: int = Field(default=4096, ge=4)
     """Of a text; more is refused with 413. A model reads no more of it than it was trained with."""
+    max_document_chars: int = Field(default=4_000_000, ge=1)
+    """Characters of a document that is assessed; more is refused with 413. It takes time with its length."""
     decode_timeout_s: float = Field(default=5.0, gt=0)
-    """Seconds that decoding a picture or a recording may take; what takes longer is refused with 413."""
+    """Seconds that decoding a picture, a recording or a document may take; what takes longer is refused with
+    413."""
     decode_memory_bytes: int = Field(default=2**30, ge=2**26)
     """Memory that it may take."""
     max_queued_requests: int = Field(default=256, ge=1)

@@ -26,7 +26,7 @@ from ...workflows.errors import EaglerayError
 from ...workflows.spec import Spec
 from .messages import Refusal, refusal
 
-Scope = Literal["embed", "search", "answer", "transcribe", "classify", "moderate", "watch"]
+Scope = Literal["embed", "search", "answer", "transcribe", "classify", "assess", "moderate", "watch"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 PREFIX = "eagleray"
 READS_EVERY_S = 2.0

@@ -169,7 +169,7 @@ class ObjectiveSpec(Spec):
             raise ValueError("a text is decoded as a caption or as an answer: set one of both to 0")
         if self.document and (others := self.tasks - {"document", "classification"}):
             raise ValueError(
-                f"document reads texts in segments, {sorted(others)[0]} reads them whole: train one after the other"
+                f"document reads texts in segments, {sorted(others)[0]} whole: train one after the other"
             )
         if not self.tasks:
             raise ValueError("nothing to train for: give one of its terms a weight")

@@ -10,6 +10,10 @@ from torch.nn import functional as F
 from ..layers import init_weights
 
 
+NOTHING = -1e4
+"""Score of what isn't there: as good as minus infinity, and a number in half precision."""
+
+
 class Found(NamedTuple):
     """What segments say.
 
@@ -47,13 +51,11 @@ class DocumentHead(nn.Module):
     def forward(self, hidden: Tensor, mask: Tensor) -> Found:
         """Read hidden (S, L, D) where mask (S, L) is True; a segment without a token counts nothing."""
         hidden = hidden.masked_fill(~mask.unsqueeze(-1), 0)
-        some = mask.any(dim=1)
-        # no softmax over nothing: such a segment is left unmasked, and all its positions are 0
-        scores = self.token_score(hidden).squeeze(-1).masked_fill(~mask & some[:, None], float("-inf"))
+        scores = self.token_score(hidden).squeeze(-1).masked_fill(~mask, NOTHING)
         weights = scores.softmax(dim=-1).masked_fill(~mask, 0)
         pooled = (weights.unsqueeze(1) @ hidden).squeeze(1)
         gated = self.content(pooled).tanh() * self.gate(pooled).sigmoid()
-        counts = self.segment_score(gated).squeeze(-1).masked_fill(~some, float("-inf"))
+        counts = self.segment_score(gated).squeeze(-1).masked_fill(~mask.any(dim=1), NOTHING)
         return Found(weights.unsqueeze(-1) * self.classifier(hidden), counts)
 
 
@@ -68,9 +70,7 @@ def pooled(logits: Tensor, scores: Tensor, documents: int) -> Tensor:
         documents: how many.
     """
     evidence = logits.unflatten(0, (documents, -1))
-    scores = scores.unflatten(0, (documents, -1))
-    nothing = scores.isneginf().all(dim=1, keepdim=True)
-    weights = scores.masked_fill(nothing, 0).softmax(dim=-1)
+    weights = scores.unflatten(0, (documents, -1)).softmax(dim=-1)
     return (weights.unsqueeze(1) @ evidence).squeeze(1)
 
 

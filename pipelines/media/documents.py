@@ -27,6 +27,7 @@ _UNREADABLE = (
 )
 _PREFORMATTED = re.compile(r"(<pre\b.*?</pre>)", re.IGNORECASE | re.DOTALL)
 _BLOCKS = "p, div, br, li, h1, h2, h3, h4, h5, h6, section, article, table, ul, ol, pre, blockquote, dt, dd"
+_HTML = re.compile(rb"(?:\xef\xbb\xbf)?\s*<(?:!doctype html|\?xml|html|head|body)\b", re.IGNORECASE)
 _SPACES = re.compile(r"[^\S\n]+")
 _EMPTY_LINES = re.compile(r"\n\s*\n+")
 
@@ -153,6 +154,22 @@ def pdf_text(data: bytes, max_pages: int = MAX_PAGES) -> str:
         raise Refused("corrupt-pdf", f"the PDF can't be read: {error}") from error
     if not text:
         raise Refused("no-text", "the PDF has no text, perhaps pictures of it")
+    return text
+
+
+def document_text(data: bytes) -> str:
+    """Text of a PDF, an HTML page or plain text, whichever it is by its content.
+
+    Raises:
+        Refused: see `pdf_text`, `html_text` and `plain_text`.
+    """
+    if data.startswith(b"%PDF-"):
+        return pdf_text(data)
+    if _HTML.match(data[:4096]):
+        return html_text(data, None)
+    text = plain_text(data, None).strip()
+    if not text:
+        raise Refused("no-text", "the text holds nothing but spaces")
     return text
 
 
