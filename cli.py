@@ -509,9 +509,14 @@ def _show_dashboard(connection: Connection) -> None:
 
 
 def _announce(url: str, request: Mapping[str, Any], answer: Mapping[str, Any], command: str) -> None:
-    out.print(f"serving at {url}, its pages at {url}/docs; asked for {request['text']!r}, it found")
-    for hit in answer["results"]:
+    out.print(f"serving at {url}, its pages at {url}/docs; asked for {request['text'][:80]!r}, it found")
+    for hit in answer.get("results", ()):
         out.print(f"  {hit['score']:.3f}  {hit['caption']}  ({hit['id']})")
+    if document := answer.get("document"):
+        found = document["category"]
+        out.print(f"  {document['probabilities'][found]:.3f}  {found}")
+        for one in document["evidence"][:2]:
+            out.print(f"    {one['share']:.0%} by {one['text'][:80]!r}")
     out.print(f"ask it yourself:\n  {command}")
 
 

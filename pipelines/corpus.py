@@ -10,7 +10,7 @@ import json
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import pairwise
@@ -26,8 +26,10 @@ from ..workflows.stage import StageContext
 from . import preparing, tokens
 from .compute import pc
 from .contracts import COLUMNS, INTAKE, PLACE, QUARANTINE
+from .dictionaries import LOUGHRAN_MCDONALD, loughran_mcdonald
 from .intake import Holding, open_corpus, open_parts, write_parts
 from .operator import LeftOut
+from .packages import fetch_package
 from .packing import PackWriter
 from .preparing import END, REFUSAL, UNITS, Recipe
 from .quarantine import Quarantine, Refusal
@@ -271,12 +273,26 @@ def _tokenizer(
                 ctx.stage,
             )
         shutil.copyfile(other / written.name, written)
-        return Tokenizer.from_file(str(written))
-    training = (rows.filter(pc.equal(part["split"], "train")) for rows, part in catalogue.read(columns))
-    tokenizer, num_texts = tokens.train(training, spec.preparation.vocab_size)
-    tokenizer.save(str(written))
-    ctx.log(f"trained a tokenizer of {tokenizer.get_vocab_size()} tokens on {num_texts} texts")
+        tokenizer = Tokenizer.from_file(str(written))
+    else:
+        tokenizer, num_texts = tokens.train(_training(catalogue, columns), spec.preparation.vocab_size)
+        tokenizer.save(str(written))
+        ctx.log(f"trained a tokenizer of {tokenizer.get_vocab_size()} tokens on {num_texts} texts")
+    if spec.terms is not None:
+        words: Collection[str] = ()
+        if spec.terms.dictionary is not None:
+            words = loughran_mcdonald(fetch_package(LOUGHRAN_MCDONALD, ctx.cache, ctx.log))
+        before = tokenizer.get_vocab_size()
+        tokenizer = tokens.extend(tokenizer, _training(catalogue, columns), spec.terms, words)
+        tokenizer.save(str(written))
+        ctx.log(f"added {tokenizer.get_vocab_size() - before} tokens for terms to {before}")
     return tokenizer
+
+
+def _training(catalogue: Catalogue, columns: Sequence[str]) -> Iterator[pa.Table]:
+    """Columns of the training split's records, some rows at a time."""
+    for rows, part in catalogue.read(columns):
+        yield rows.filter(pc.equal(part["split"], "train"))
 
 
 def _write_records(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..workflows.errors import EaglerayError
 from ..workflows.spec import Spec
+from .packages import Package, fetch_package
 from .quarantine import Refuse
 from .source import Row
 from .spec import Preparation
@@ -60,6 +61,7 @@ class Operator:
         own: spec → columns that it declares itself, by alias of their Arrow type; they stay in the corpus.
         start: `(spec, preparation)` → what is called for every record; called once in each task.
         asks_model: `start` is given the folder of the stage's input `bundle` as well.
+        package: `start` is given the folder of this package as well, which is fetched.
         decide: `(spec, table)` → the records left out, from the table of all records that are left: `id`,
             `split`, `group` and its own columns, in the corpus's order.
         consumes: columns that no record has after it.
@@ -77,6 +79,7 @@ class Operator:
     consumes: tuple[str, ...] = ()
     splits: bool = False
     asks_model: bool = False
+    package: Package | None = None
 
     @property
     def name(self) -> str:
@@ -88,8 +91,13 @@ class Operator:
         """The module that declares it."""
         return self.spec.__module__
 
-    def begin(self, spec: OperatorSpec, preparation: Preparation, bundle: Path | None) -> Apply:
-        """What is called for every record of a task."""
+    def begin(
+        self, spec: OperatorSpec, preparation: Preparation, bundle: Path | None, cache: Path | None
+    ) -> Apply:
+        """What is called for every record of a task; `cache` is where packages lie."""
+        if self.package is not None:
+            assert cache is not None
+            return self.start(spec, preparation, fetch_package(self.package, cache, lambda message: None))
         return self.start(spec, preparation, bundle) if self.asks_model else self.start(spec, preparation)
 
 

@@ -70,6 +70,7 @@ class Recipe:
         chain: operators with their specs, decoding and encoding included.
         preparation: how inputs become arrays.
         bundle: folder of the model that operators ask, if any does; on every machine.
+        cache: where fetched packages lie, on each machine its own.
     """
 
     source: Source
@@ -78,6 +79,7 @@ class Recipe:
     chain: tuple[tuple[Operator, OperatorSpec], ...]
     preparation: Preparation
     bundle: Path | None = None
+    cache: Path | None = None
 
     @property
     def schema(self) -> pa.Schema:
@@ -155,7 +157,8 @@ def prepare(units: pa.Table, recipe: Recipe) -> Iterator[pa.Table]:
     """Prepare units (of `UNITS`) in this process; yields blocks of `recipe.block_schema`."""
     block = _Block(recipe)
     source = recipe.source
-    chain = [(one, one.begin(spec, recipe.preparation, recipe.bundle)) for one, spec in recipe.chain]
+    given = recipe.preparation, recipe.bundle, recipe.cache
+    chain = [(one, one.begin(spec, *given)) for one, spec in recipe.chain]
     for key, unit in _units(units):
         reader = _UnitReader(unit, key, block, chain)
         rows = source.read(recipe.spec, recipe.files, unit, recipe.preparation, reader.refuse)

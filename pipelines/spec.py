@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
@@ -103,6 +103,25 @@ class Splits(Spec):
         total = self.train + self.val + self.test
         if abs(total - 1) > 1e-9:
             raise ValueError(f"train, val and test must add up to 1, not {total:g}")
+        return self
+
+
+class Terms(Spec):
+    """Words of a field that become single tokens: merges are added to the tokenizer's, after all it has."""
+
+    dictionary: Literal["loughran-mcdonald"] | None = None
+    """A word list that is fetched: Loughran and McDonald's of financial sentiment."""
+    words: tuple[Annotated[str, Field(pattern=r"^\S+$")], ...] = ()
+    """Words of your own, in small letters; they are taken however rare."""
+    min_count: int = Field(default=20, ge=1)
+    """Times that a word of the dictionary must be in the training split."""
+    most: int = Field(default=2_000, ge=1)
+    """Words of the dictionary that are taken, the most frequent."""
+
+    @model_validator(mode="after")
+    def _some(self) -> Terms:
+        if self.dictionary is None and not self.words:
+            raise ValueError("name a dictionary, or words")
         return self
 
 

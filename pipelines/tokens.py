@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable
 from itertools import pairwise
 
 import numpy as np
@@ -12,10 +14,11 @@ from tokenizers import Tokenizer
 from .compute import pc
 from .contracts import COLUMNS
 from .media import text
-from .spec import Preparation
+from .spec import Preparation, Terms
 
 TOKENIZER_BYTES = 64 << 20
 """Text that a tokenizer is trained on, at most; more makes no better one."""
+_WORD = re.compile(r"\w+")
 TEXTS = {"captions": "tokens", "answer": "answer_tokens", "text": "text_tokens"}
 """Columns of text → those of their tokens."""
 
@@ -38,17 +41,42 @@ def train(training: Iterable[pa.Table], vocab_size: int) -> tuple[Tokenizer, int
     texts: list[str] = []
     size_bytes = 0
     for rows in training:
-        found: list[str] = []
-        if "captions" in rows.schema.names:
-            found += rows["captions"].combine_chunks().flatten().field("text").to_pylist()
-        for name in ("answer", "text"):
-            if name in rows.schema.names:
-                found += rows[name].drop_null().to_pylist()
+        found = _texts(rows)
         texts += found
         size_bytes += sum(map(len, found))
         if size_bytes > TOKENIZER_BYTES:
             break
     return text.train_tokenizer(texts, vocab_size), len(texts)
+
+
+def extend(
+    tokenizer: Tokenizer, training: Iterable[pa.Table], terms: Terms, words: Collection[str]
+) -> Tokenizer:
+    """Give terms tokens of their own.
+
+    Args:
+        tokenizer: what is extended.
+        training: columns of text of records to train on, some rows at a time.
+        terms: which.
+        words: of the dictionary, in small letters.
+    """
+    counts: Counter[str] = Counter()
+    for rows in training:
+        for found in _texts(rows):
+            counts.update(one for one in _WORD.findall(found.casefold()) if one in words)
+    frequent = [word for word, count in counts.most_common(terms.most) if count >= terms.min_count]
+    return text.extend_tokenizer(tokenizer, (*terms.words, *sorted(frequent)))
+
+
+def _texts(rows: pa.Table) -> list[str]:
+    """Captions, answers and documents of rows."""
+    found: list[str] = []
+    if "captions" in rows.schema.names:
+        found += rows["captions"].combine_chunks().flatten().field("text").to_pylist()
+    for name in ("answer", "text"):
+        if name in rows.schema.names:
+            found += rows[name].drop_null().to_pylist()
+    return found
 
 
 def with_tokens(rows: pa.Table, tokenizer: Tokenizer, preparation: Preparation) -> pa.Table:

@@ -38,9 +38,17 @@ class FinetuneSpec(TrainingSpec, AdaptationSpec):
 def finetune(ctx: StageContext, spec: FinetuneSpec, corpus: Corpus, checkpoint: Checkpoint) -> dict[str, Any]:
     """Train on from a checkpoint, with another objective or another corpus."""
     from ..training.checkpoint import check_tokenizer, read_info
+    from ..training.extending import extend_weights, pieces_between
     from ..training.ray_train import train_checkpoint
 
-    check_tokenizer(checkpoint.path, corpus.path, ctx.stage)
-    before = read_info(checkpoint.path)
+    before, weights = read_info(checkpoint.path), checkpoint.path / "weights"
+    if pieces := pieces_between(checkpoint.path, corpus.path):
+        weights = ctx.scratch / "extended"
+        extend_weights(checkpoint.path, weights, before, pieces)
+        ctx.log(
+            f"the corpus has {len(pieces)} tokens more than the checkpoint: each begins as its pieces' mean"
+        )
+    else:
+        check_tokenizer(checkpoint.path, corpus.path, ctx.stage)
     model = spec.model or before.model
-    return train_checkpoint(ctx, spec, model, corpus.path, checkpoint.path / "weights", before, spec)
+    return train_checkpoint(ctx, spec, model, corpus.path, weights, before, spec)

@@ -9,7 +9,6 @@ from torch.nn import functional as F
 
 from ..layers import init_weights
 
-
 NOTHING = -1e4
 """Score of what isn't there: as good as minus infinity, and a number in half precision."""
 

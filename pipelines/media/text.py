@@ -12,6 +12,9 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 
 from ..spec import BOS, EOS, PAD, SPECIAL_TOKENS
 
+ROUNDS = 8
+"""Times that words are looked at again, whose pieces other words' merges have joined."""
+
 
 def normalise(caption: str) -> str:
     """A caption's identity: case, spacing, compatibility forms and a final full stop make no difference."""
@@ -41,6 +44,51 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     # The special tokens keep their ids, but "[EOS]" in a caption shall be five characters, not a token.
     plain = {**json.loads(tokenizer.to_str()), "added_tokens": []}
     return Tokenizer.from_str(json.dumps(plain, ensure_ascii=False))
+
+
+def extend_tokenizer(tokenizer: Tokenizer, words: Iterable[str]) -> Tokenizer:
+    """Give words that follow a space tokens of their own.
+
+    Merges of their pieces are added after all others, so that what a text was before is merged first, and
+    other words stay what they are but where they hold the same pieces. Ids of tokens don't change.
+
+    Args:
+        tokenizer: a byte-level BPE.
+        words: single ones, without spaces.
+    """
+    wanted = list(dict.fromkeys(words))
+    for _ in range(ROUNDS):
+        state = json.loads(tokenizer.to_str())
+        vocab: dict[str, int] = state["model"]["vocab"]
+        merges: list[list[str]] = state["model"]["merges"]
+        known = {tuple(pair) for pair in merges}
+        whole = True
+        for one in tokenizer.encode_batch(wanted, add_special_tokens=False):
+            left, *others = one.tokens
+            for right in others:
+                if (left, right) not in known:
+                    known.add((left, right))
+                    merges.append([left, right])
+                left += right
+                vocab.setdefault(left, len(vocab))
+            whole = whole and not others
+        if whole:
+            return tokenizer
+        tokenizer = Tokenizer.from_str(json.dumps(state, ensure_ascii=False))
+    return tokenizer  # the few whose pieces are merged otherwise in company stay in pieces
+
+
+def pieces_of(tokenizer: Tokenizer, extended: Tokenizer) -> list[list[int]]:
+    """Ids in a tokenizer of what each token consists of that another has beyond it, in order; none where the
+    other is no extension: its first tokens are others, or it merges otherwise.
+    """
+    ours, theirs = (json.loads(one.to_str())["model"] for one in (tokenizer, extended))
+    is_longer = len(theirs["vocab"]) > len(ours["vocab"])
+    is_same = ours["vocab"].items() <= theirs["vocab"].items()
+    if not (is_longer and is_same and theirs["merges"][: len(ours["merges"])] == ours["merges"]):
+        return []
+    added = sorted(theirs["vocab"], key=theirs["vocab"].__getitem__)[len(ours["vocab"]) :]
+    return [[piece.id for piece in tokenizer.model.tokenize(token)] for token in added]
 
 
 def token_ids(tokenizer: Tokenizer, texts: Sequence[str], max_tokens: int | None = None) -> list[list[int]]:

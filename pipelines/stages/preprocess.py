@@ -18,8 +18,9 @@ from ..catalog import operator_of, operators, source_of, sources, spec_type
 from ..operator import Operator, OperatorSpec, check_chain
 from ..operators.decode import DecodeImageSpec, DecodeSpeechSpec
 from ..operators.encode import EncodeSpeechSpec
+from ..packages import fetch_package
 from ..source import SourceSpec, content_digest, open_source
-from ..spec import CPUS_PER_TASK, Packing, Preparation, Splits
+from ..spec import CPUS_PER_TASK, Packing, Preparation, Splits, Terms
 
 if TYPE_CHECKING:
     AnySource = SourceSpec
@@ -41,6 +42,8 @@ class PreprocessSpec(StageSpec):
     """What is done to every record between decoding and encoding it, in order."""
     preparation: Preparation = Preparation()
     """How they become arrays."""
+    terms: Terms | None = None
+    """Give words of a field tokens of their own, added to those of the tokenizer; none by default."""
     splits: Splits = Splits()
     """Shares of training, validation and test."""
     packing: Packing | None = None
@@ -83,6 +86,12 @@ def check(name: str, spec: PreprocessSpec) -> None:
             f"add `inputs: {{bundle: STAGE}}` to {name}, naming an export stage",
             f"{name}.operators",
         )
+    if spec.terms is not None and not {"text", "captions"} & set(columns):
+        raise EaglerayError(
+            f"there is no text whose words could be terms: the source {source.name} gives none",
+            "leave terms out",
+            f"{name}.terms",
+        )
     if spec.packing and "text" not in columns:
         raise EaglerayError(
             f"there is nothing to pack: the source {source.name} gives no documents",
@@ -116,8 +125,17 @@ def preprocess(
         source = source_of(spec.source)
         files = open_source(source, spec.source, ctx.cache, ctx.log)
         recipe = Recipe(
-            source, spec.source, files, chain_of(spec), spec.preparation, bundle.path if bundle else None
+            source,
+            spec.source,
+            files,
+            chain_of(spec),
+            spec.preparation,
+            bundle.path if bundle else None,
+            ctx.cache,
         )
+        for operator, _ in recipe.chain:
+            if operator.package is not None:  # before any task asks for it
+                fetch_package(operator.package, ctx.cache, ctx.log)
         other = tokenizer.path if tokenizer else None
         info = write_corpus(ctx, spec, recipe, digest(spec, ctx.cache), other)
     except OSError as error:
