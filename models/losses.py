@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+SMOOTH = 1e-5
+"""Keeps the Dice loss a number where nothing is marked and nothing found."""
 IGNORED = -100
 """A target that doesn't count."""
 
@@ -16,6 +18,28 @@ IGNORED = -100
 def promoted(x: Tensor) -> Tensor:
     """In single precision at least: what half precision is too coarse for."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def dice_focal(logits: Tensor, marks: Tensor, gamma: float = 2.0) -> Tensor:
+    """Soft Dice (arXiv 1606.04797) plus focal loss (arXiv 1708.02002) of each row (B,), both of sigmoids.
+
+    Args:
+        logits: (B, K, H, W).
+        marks: (B, H, W) int64: 0 nothing, k the finding k - 1; a row of -1 is not known, and counts 0.
+        gamma: how much less what is told already counts.
+    """
+    logits = promoted(logits)
+    kinds = torch.arange(1, logits.shape[1] + 1, device=marks.device)
+    target = (marks.unsqueeze(1) == kinds[:, None, None]).to(logits.dtype)
+    likely = logits.sigmoid()
+    both = (likely * target).sum(dim=(2, 3))
+    each = (likely + target).sum(dim=(2, 3))
+    dice = (1 - (2 * both + SMOOTH) / (each + SMOOTH)).mean(dim=1)
+    nll = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    # the probability of what isn't so, in logarithms: where it is tiny, its power must not lose it
+    missed = F.logsigmoid(-logits * (2 * target - 1))
+    focal = ((gamma * missed).exp() * nll).mean(dim=(1, 2, 3))
+    return (dice + focal).masked_fill(marks.flatten(1)[:, 0] < 0, 0)
 
 
 def classification_nll(logits: Tensor, labels: Tensor) -> Tensor:

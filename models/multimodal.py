@@ -21,13 +21,16 @@ from .heads.classification import ClassificationHead
 from .heads.document import DocumentHead, Found, pooled, segmented
 from .heads.embedding import EmbeddingHead
 from .heads.language import LanguageHead
+from .heads.segmentation import SegmentationHead
 from .heads.transcription import TranscriptionHead, ctc_nll
 from .layers import RowDropout, seeds_of_parts
-from .losses import classification_nll, promoted
+from .losses import classification_nll, dice_focal, promoted
 from .spec import DECODED, EMBEDDED, MODALITIES, ModelSpec, Task
 from .text import TextEncoder
 from .vision import PatchMerging, VisionEncoder
 
+DENSE = "image.dense"
+"""State that marked pictures are told by: the feature pyramid's finest level."""
 SEGMENTS = 64
 """Of documents, that are read at once where no gradient is wanted."""
 TOWERS = {"vision": "image", "audio": "speech", "text": "text"}
@@ -71,6 +74,10 @@ class Heads(nn.Module):
             TranscriptionHead(widths["speech"], vocab_size) if "transcription" in tasks else None
         )
         self.document = DocumentHead(widths["text"], num_classes) if "document" in tasks else None
+        self.segmentation = None
+        if "segmentation" in tasks and spec.vision is not None:
+            width = spec.vision.pyramid_width
+            self.segmentation = SegmentationHead(width, width, len(spec.vision.findings))
         pairs = list(permutations(embedded, 2)) if "alignment" in tasks else []
         self.cross = nn.ModuleDict(
             {f"{a}-{b}": CrossModalAttention(widths[a], widths[b], spec.alignment_heads) for a, b in pairs}
@@ -90,8 +97,8 @@ class Heads(nn.Module):
             tasks: which.
             state: modality → hidden states (B, N, D).
             masks: modality → where they are valid (B, N).
-            words: tokens (B, T), token_mask (B, T), spoken_mask (B, T), of texts that are said, label (B,)
-                and document_label (B,), as far as the tasks need them.
+            words: tokens (B, T), token_mask (B, T), spoken_mask (B, T), of texts that are said, label (B,),
+                document_label (B,), image (B, 3, H, W) and marks (B, H, W), as far as the tasks need them.
 
         Returns:
             See `MultimodalModel.outputs`.
@@ -127,6 +134,9 @@ class Heads(nn.Module):
             said = self.document(state["text"], masks["text"])
             logits = pooled(said.evidence.sum(dim=1), said.scores, len(words["document_label"]))
             found["document"] = classification_nll(logits, words["document_label"])
+        if "segmentation" in tasks and self.segmentation is not None:
+            logits = self.segmentation(words["image"], state[DENSE])
+            found["segmentation"] = dice_focal(logits, words["marks"])
         return found
 
 
@@ -197,6 +207,7 @@ class MultimodalModel(nn.Module):
             (heads.language, "language" in tasks),
             (heads.transcription, "transcription" in tasks),
             (heads.document, "document" in tasks),
+            (heads.segmentation, "segmentation" in tasks),
         ]
         for part, is_needed in sorted(needed, key=lambda pair: pair[1]):  # weights may be another's too
             if part is not None:
@@ -227,6 +238,8 @@ class MultimodalModel(nn.Module):
             elif layer == "pyramid":
                 for scale in self._scales.values():
                     del alive[_scale(scale)]
+                if "segmentation" in self.tasks:
+                    alive[DENSE] = None
             elif layer == "embed":
                 alive |= dict.fromkeys(("weights", "decoder") if tower == "decoder" else (TOWERS[tower],))
         return tuple(alive)
@@ -254,7 +267,7 @@ class MultimodalModel(nn.Module):
             names += [f"{kind}.{a}-{b}" for a, b in pairs for kind in ("found", "divergence")]
         order: tuple[Task, ...] = (
             *("caption", "answer", "language", "transcription"),
-            *("classification", "document"),
+            *("classification", "document", "segmentation"),
         )
         return (*names, *(task for task in order if task in self.tasks))
 
@@ -272,8 +285,8 @@ class MultimodalModel(nn.Module):
             state: what earlier layers left, by the names that `state_after` gives.
             batch: image (B, 3, H, W), tokens (B, T), token_mask (B, T), mel (B, F, n_mels),
                 mel_mask (B, F), present (B, M); for answers also answer (B, A), answer_mask (B, A) and
-                question_type (B,); for transcripts is_transcript (B,); for categories label (B,); in training
-                of a model that drops, seed (B,).
+                question_type (B,); for transcripts is_transcript (B,); for categories label (B,); for marked
+                pictures marks (B, H, W), see `dice_focal`; in training of a model that drops, seed (B,).
         """
         for name in names:
             tower, _, layer = name.partition(".")
@@ -286,7 +299,9 @@ class MultimodalModel(nn.Module):
                 state[key] = self._embed(tower, module, state, batch)
             elif layer == "pyramid":
                 scales = [state.pop(_scale(scale)) for scale in self._scales.values()]
-                state[key] = module(scales, state[key])
+                state[key], dense = module(scales, state[key])  # the pyramid's finest level
+                if "segmentation" in self.tasks:
+                    state[DENSE] = dense
             elif layer == "norm":
                 state[key] = module(state[key])
             else:
@@ -296,8 +311,8 @@ class MultimodalModel(nn.Module):
                 elif tower == "decoder":
                     reads = self.memories(state, batch), state["weights"]
                 seeds = batch.get("seed")
-                if seeds is not None and len(seeds) < len(state[key]):
-                    seeds = seeds_of_parts(seeds, len(state[key]) // len(seeds))
+                if seeds is not None and tower == "text":
+                    seeds = seeds_of_parts(seeds, len(self._read(batch["tokens"])) // len(seeds))
                 state[key] = module(state[key], *reads, seeds=seeds)
 
     def outputs(self, state: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -310,12 +325,12 @@ class MultimodalModel(nn.Module):
             task: the negative log-likelihood of its target (B,), nats, a sum where that is a text.
             A question describes nothing: only `answer` reads it (see `described`).
         """
-        words = {name: batch[name] for name in ("tokens", "label") if name in batch}
+        words = {name: batch[name] for name in ("tokens", "label", "image", "marks") if name in batch}
         if "token_mask" in batch:
             words["token_mask"] = described(batch)
         if "transcription" in self.tasks:
             words["spoken_mask"] = transcribed(batch)
-        hidden = {m: state[m] for m in self.modalities if m in state}
+        hidden = {m: state[m] for m in (*self.modalities, DENSE) if m in state}
         masks = self._masks(state, batch)
         if "document" in self.tasks:
             words["document_label"] = documented(batch)
@@ -391,6 +406,12 @@ class MultimodalModel(nn.Module):
         found = [self.read_segments(*some) for some in zip(*parts, strict=True)]
         said = torch.cat([one.evidence.sum(dim=1) for one in found])
         return pooled(said, torch.cat([one.scores for one in found]), len(tokens))
+
+    def segment(self, image: Tensor) -> Tensor:
+        """Logits of findings (B, K, H, W) in each pixel of pictures (B, 3, H, W)."""
+        assert self.vision is not None
+        assert self.heads.segmentation is not None
+        return self.heads.segmentation(image, self.vision.dense(image))
 
     def read_segments(self, tokens: Tensor, token_mask: Tensor) -> Found:
         """What segments of documents (S, L) under their mask (S, L) say about the documents' categories."""

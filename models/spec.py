@@ -66,6 +66,8 @@ class VisionSpec(PartSpec):
     """Blocks of a scale after which the main branch is normalised once more; 0 is never."""
     pyramid_width: int = Field(default=0, ge=0)
     """Channels of the feature pyramid that fuses all scales; 0 leaves it out."""
+    findings: tuple[str, ...] = ()
+    """What is told from each other where a picture's pixels are marked; other labels mean nothing."""
     drop_path: float = Field(default=0.0, ge=0, lt=1)
     """How often, in training, a picture goes past a branch of the last block; of earlier ones, less."""
 
@@ -287,6 +289,7 @@ Task = Literal[
     "transcription",
     "classification",
     "document",
+    "segmentation",
 ]
 NEEDS: dict[Task, tuple[str, ...]] = {
     "contrastive": (),
@@ -297,6 +300,7 @@ NEEDS: dict[Task, tuple[str, ...]] = {
     "transcription": ("audio",),
     "classification": ("vision",),
     "document": ("text",),
+    "segmentation": ("vision",),
 }
 """Task → the parts of a model that it needs; the first two need any two encoders."""
 
@@ -352,6 +356,11 @@ class ModelSpec(PartSpec):
         """Names of the parts that it has."""
         return {name for name in ("vision", "text", "audio", "decoder") if getattr(self, name) is not None}
 
+    @property
+    def findings(self) -> tuple[str, ...]:
+        """What is told from each other in pictures' pixels."""
+        return self.vision.findings if self.vision is not None else ()
+
     def parts_for(self, tasks: Collection[Task]) -> set[str]:
         """Names of the parts that run for some tasks."""
         needed = {"decoder"} if DECODED & set(tasks) else set[str]()
@@ -374,4 +383,7 @@ class ModelSpec(PartSpec):
         """What a task needs that the model lacks, in words; empty if nothing."""
         if task in ("contrastive", "alignment"):
             return "" if len(self.parts - {"decoder"}) > 1 else "a second encoder"
+        if task == "segmentation" and self.vision is not None:
+            lacks = [("pyramid_width", self.vision.pyramid_width), ("findings", self.vision.findings)]
+            return " and ".join(f"vision.{name}" for name, value in lacks if not value)
         return " and ".join(part for part in NEEDS[task] if part not in self.parts)

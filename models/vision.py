@@ -296,13 +296,18 @@ class FeaturePyramid(nn.Module):
             found.append(level)
         return [conv(level) for conv, level in zip(self.smooth, reversed(found), strict=True)]
 
-    def forward(self, scales: Sequence[Tensor], top: Tensor) -> Tensor:
-        """Add to top (B, N, C), the coarsest scale as it leaves the encoder, what all scales say there."""
+    def forward(self, scales: Sequence[Tensor], top: Tensor) -> tuple[Tensor, Tensor]:
+        """Add to top (B, N, C), the coarsest scale as it leaves the encoder, what all scales say there.
+
+        Returns:
+            That, and the pyramid's finest level (B, width, R, R).
+        """
+        levels = self.levels(scales)
         pooled = [
             F.avg_pool2d(level, 2**i, ceil_mode=True, count_include_pad=False) if i else level
-            for i, level in zip(reversed(range(len(scales))), self.levels(scales), strict=True)
+            for i, level in zip(reversed(range(len(scales))), levels, strict=True)
         ]
-        return top + self.fuse(torch.cat(pooled, dim=1).flatten(2).transpose(1, 2))
+        return top + self.fuse(torch.cat(pooled, dim=1).flatten(2).transpose(1, 2)), levels[0].contiguous()
 
 
 class VisionEncoder(nn.Module):
@@ -356,7 +361,13 @@ class VisionEncoder(nn.Module):
         """Encode pictures (B, 3, S, S) as (B, N, width)."""
         scales = self.scales(image)
         top = self.norm(scales[-1])
-        return top if self.pyramid is None else self.pyramid(scales, top)
+        return top if self.pyramid is None else self.pyramid(scales, top)[0]
+
+    def dense(self, image: Tensor) -> Tensor:
+        """The pyramid's finest level (B, width, R, R) of pictures (B, 3, S, S)."""
+        assert self.pyramid is not None
+        scales = self.scales(image)
+        return self.pyramid(scales, self.norm(scales[-1]))[1]
 
     def scales(self, image: Tensor) -> list[Tensor]:
         """What each scale's last block gives: [(B, N, C)], finest first."""

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from ..workflows.errors import EaglerayError
 from .contracts import MODALITIES, pack_path
 from .media import audio, image, text
+from .media.masks import decode, fit
 from .order import Rows, Seeds, mix
 from .records import Chunk
 from .shards import OPEN_BATCHES, MappedRows, open_split
@@ -36,6 +37,8 @@ class CorpusReader:
     Args:
         folder: the corpus's.
         split: `train`, `val` or `test`.
+        marks: labels of what is marked in pictures, in the order in which they are numbered; without, marks
+            aren't read.
 
     Attributes:
         info: what `corpus.json` says.
@@ -44,13 +47,14 @@ class CorpusReader:
         EaglerayError: when the folder holds no corpus of this version, or has no such split.
     """
 
-    def __init__(self, folder: Path, split: str) -> None:
+    def __init__(self, folder: Path, split: str, marks: Sequence[str] = ()) -> None:
         self.info = read_info(folder)
         if split not in self.info.splits:
             raise EaglerayError(
                 f"the corpus has no split {split!r}", f"known: {', '.join(self.info.splits)}", str(folder)
             )
         self._folder, self._split = folder, split
+        self._marks = {name: number for number, name in enumerate(marks, 1)}
         self._rows = open_split(folder, split)
         if len(self._rows) != self.info.splits[split].records:
             raise EaglerayError(
@@ -173,7 +177,8 @@ class CorpusReader:
             `mel` (B, F, M) float32, `mel_mask` (B, F) bool, `is_transcript` (B,) bool, whether the text is in
             the language of the speech, `present` (B, 3) bool in the order of `MODALITIES`, `label` (B,)
             int64 and `group` (B,) int64, equal where records share a caption.
-            Where records have answers, also `answer` (B, T) int64 and `answer_mask` (B, T) bool.
+            Where records have answers, also `answer` (B, T) int64 and `answer_mask` (B, T) bool; where the
+            reader has `marks`, also `marks` (B, H, W) int64: 0 nothing, k the k-th of them, -1 not known.
             What is absent is zeros; the label of a record without a category is -1. The text of a record
             without a caption is its document: the beginning, or with seeds any stretch of it.
         """
@@ -183,7 +188,7 @@ class CorpusReader:
         chosen = self._chosen(records, seeds, stretches, caption_language, transcript)
         tokens, token_mask = text.pad([one.tokens.tolist() for one in chosen], longest.tokens)
         mel, mel_mask = self._speech([one.clip for one in chosen], seeds, longest.frames)
-        pictures, has_picture = self._pictures(records, seeds)
+        pictures, has_picture, marks = self._pictures(records, seeds)
         present = {"image": has_picture, "text": token_mask.any(axis=1), "speech": mel_mask.any(axis=1)}
         answers: Arrays = {}
         if self._has_answers:
@@ -191,6 +196,7 @@ class CorpusReader:
             answers["answer"], answers["answer_mask"] = text.pad(found, longest.answer)
         return {
             **answers,
+            **({"marks": marks} if self._marks else {}),
             "image": pictures,
             "tokens": tokens,
             "token_mask": token_mask,
@@ -309,17 +315,38 @@ class CorpusReader:
 
     def _pictures(
         self, records: Sequence[tuple[Chunk, int]], seeds: Seeds | None
-    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """(B, 3, H, W), augmented if there are seeds, and which are real (B,); zeros where there is none."""
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.int64]]:
+        """(B, 3, H, W), augmented if there are seeds, zeros where there is none, which are real (B,), and
+        what is marked in them (B, H, W).
+        """
         size = self.info.preparation.image_size
         pixels, real = self._stored_pictures(records)
+        masks, known = self._masks(records)
         if seeds is None:
             pixels = image.center(pixels, size)
+            masks = np.stack([fit(mask, size) for mask in masks]) if self._marks else masks
+        elif self._marks:
+            pixels, masks = image.augment_marked(pixels, masks, mix(seeds, _CROP), size)
         else:
             pixels = image.augment(pixels, mix(seeds, _CROP), size)
         pictures = image.normalise(pixels)
         pictures[~real] = 0
-        return pictures, real
+        marks = masks.astype(np.int64)
+        marks[~(known & real)] = -1
+        return pictures, real, marks
+
+    def _masks(self, records: Sequence[tuple[Chunk, int]]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+        """What is marked (B, S, S), and where that is known (B,); empty where marks aren't read."""
+        stored = self.info.preparation.stored_image_size if self._marks else 0
+        masks = np.zeros((len(records), stored, stored), np.uint8)
+        known = np.zeros(len(records), np.bool_)
+        for i, (chunk, row) in enumerate(records if self._marks else ()):
+            found = chunk.mask(row)
+            if found is not None:
+                labels, content = found
+                numbers = np.array([0, *(self._marks.get(label, 0) for label in labels)], np.uint8)
+                masks[i], known[i] = numbers[decode(content)], True
+        return masks, known
 
     def _stored_pictures(
         self, records: Sequence[tuple[Chunk, int]]

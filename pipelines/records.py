@@ -33,6 +33,11 @@ class Chunk:
             return None
         return _bytes(self._pixels, row)
 
+    def mask(self, row: int) -> tuple[list[str], bytes] | None:
+        """What is marked in the stored picture: labels, and the PNG; None if that isn't known."""
+        found = self._batch.column("mask")[row].as_py() if "mask" in self._names else None
+        return None if found is None else (found["labels"], found["content"])
+
     def captions(self, row: int) -> dict[str, list[int]]:
         """Language → numbers of the captions in the chunk."""
         found: dict[str, list[int]] = {}

@@ -26,9 +26,9 @@ Passes = Sequence[Sequence[Batch]]
 CPU = torch.device("cpu")
 READ_AHEAD = 64
 """Rows whose lengths are looked up at once."""
-ABSENT = {"label": -1, "group": -1, "position": -1, "question_type": -1}
+ABSENT = {"marks": -1, "label": -1, "group": -1, "position": -1, "question_type": -1}
 """What a row that is none has in these columns; in all others 0."""
-INPUTS = {"image": "vision", "mel": "audio", "mel_mask": "audio"}
+INPUTS = {"image": "vision", "marks": "vision", "mel": "audio", "mel_mask": "audio"}
 """Columns that only one part of a model reads."""
 
 

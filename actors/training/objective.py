@@ -204,6 +204,8 @@ class Objective:
             counts["classification"] = (batch["label"] >= 0).sum()
         if "document" in self._weights:
             counts["document"] = (documented(batch) >= 0).sum()
+        if "segmentation" in self._weights:
+            counts["segmentation"] = (batch["marks"].flatten(1)[:, 0] >= 0).sum()
         return counts
 
     @property

@@ -162,6 +162,8 @@ class ObjectiveSpec(Spec):
     """Cross-entropy of the picture's category."""
     document: float = Field(default=0.0, ge=0)
     """Cross-entropy of the text's category, which is read in overlapping segments."""
+    segmentation: float = Field(default=0.0, ge=0)
+    """Dice and focal loss of what is marked in each pixel of the picture (`model.vision.findings`)."""
 
     @model_validator(mode="after")
     def _check(self) -> ObjectiveSpec:

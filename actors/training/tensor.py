@@ -277,7 +277,7 @@ def _bias(layer: nn.Linear, adds: bool) -> Tensor | None:
 
 
 def _after(layer: nn.Module, change: Callable[[Tensor], Tensor]) -> None:
-    def see(_: nn.Module, __: tuple[Any, ...], output: Tensor) -> Tensor:
-        return change(output)
+    def see(_: nn.Module, __: tuple[Any, ...], output: Any) -> Any:  # noqa: ANN401 - a tensor, or several
+        return tree_map(change, output)
 
     layer.register_forward_hook(see)

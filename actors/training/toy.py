@@ -63,6 +63,10 @@ def toy_batch(model: ModelSpec, tasks: Collection[Task], num_rows: int, seed: in
         side = model.vision.image_size
         batch["image"] = torch.randn(num_rows, 3, side, side, generator=generator, dtype=torch.float64)
         batch["image"][~present[:, MODALITIES.index("image")]] = 0
+    if "segmentation" in tasks and model.vision is not None:
+        side, kinds = model.vision.image_size, len(model.vision.findings)
+        batch["marks"] = draw(kinds + 1, num_rows, side, side)
+        batch["marks"][draw(4, num_rows) == 0] = -1
     most = 3 * SEGMENT + 1
     batch["token_mask"] = lengths(3, most) & present[:, MODALITIES.index("text"), None]
     batch["tokens"] = draw(VOCAB_SIZE, num_rows, most, low=1).masked_fill(~batch["token_mask"], 0)

@@ -13,6 +13,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from scipy.ndimage import map_coordinates
 
 from ..quarantine import Refused
 
@@ -44,6 +45,10 @@ ZOOM = (0.85, 1.15)
 MAX_SHIFT = 0.08
 MAX_SHEAR = 0.08
 MAX_COLOUR = 0.25
+# Of pictures with marks, whose way up means nothing.
+MAX_TURN_RAD = math.radians(15)
+MAX_BEND, BENDS = 0.01, 5
+"""Deviation of a bend, as a share of the side, and how many there are along a side."""
 
 
 @dataclass(frozen=True)
@@ -201,6 +206,44 @@ def augment(images: Pixels, seeds: NDArray[np.uint64], size: int) -> Pixels:
     for row, (one, seed) in enumerate(zip(images, seeds.tolist(), strict=True)):
         augmented[row] = _augment_one(one, seed, size)
     return augmented
+
+
+def augment_marked(
+    images: Pixels, masks: NDArray[np.uint8], seeds: NDArray[np.uint64], size: int
+) -> tuple[Pixels, NDArray[np.uint8]]:
+    """(B, S, S, 3) and what is marked there (B, S, S) → (B, size, size, 3) and (B, size, size): each row
+    mirrored, turned, zoomed, shifted, bent (Simard et al. 2003) and recoloured by its seed.
+
+    What is beyond the edge is its mirror image: a bar of one colour would be told from what is marked.
+    """
+    pictures = np.empty((len(images), size, size, 3), np.uint8)
+    marks = np.empty((len(images), size, size), np.uint8)
+    for row, seed in enumerate(seeds.tolist()):
+        random = np.random.default_rng(seed)
+        places = _bent(random, images.shape[1], size)
+        channels = [
+            map_coordinates(one, places, order=1, mode="mirror") for one in images[row].transpose(2, 0, 1)
+        ]
+        pictures[row] = _recolour(
+            np.stack(channels, axis=-1), *random.uniform(1 - MAX_COLOUR, 1 + MAX_COLOUR, 3)
+        )
+        marks[row] = map_coordinates(masks[row], places, order=0, mode="mirror")
+    return pictures, marks
+
+
+def _bent(random: np.random.Generator, stored: int, size: int) -> NDArray[np.float32]:
+    """For each pixel of a picture of `size`, its place (row, column) in the one of `stored`: (2, H, W)."""
+    angle = random.uniform(-MAX_TURN_RAD, MAX_TURN_RAD)
+    zoom = math.exp(random.uniform(math.log(ZOOM[0]), math.log(ZOOM[1])))
+    shift = random.uniform(-MAX_SHIFT, MAX_SHIFT, 2) * stored
+    mirrored = random.choice((-1.0, 1.0), 2)
+    coarse = random.normal(0, MAX_BEND * stored, (2, BENDS, BENDS)).astype(np.float32)
+    bends = [Image.fromarray(one).resize((size, size), Image.Resampling.BICUBIC) for one in coarse]
+    scale = stored / size / zoom
+    turned = np.array(((math.cos(angle), -math.sin(angle)), (math.sin(angle), math.cos(angle)))) * scale
+    grid = np.indices((size, size), np.float32) - (size - 1) / 2
+    placed = np.einsum("ij,jhw->ihw", turned * mirrored, grid) + ((stored - 1) / 2 + shift)[:, None, None]
+    return (placed + np.stack([np.asarray(one) for one in bends])).astype(np.float32)
 
 
 def _augment_one(pixels: Pixels, seed: int, size: int) -> Pixels:

@@ -199,7 +199,8 @@ def test_a_new_pyramid_changes_nothing_and_a_trained_one_reads_every_scale(image
     torch.nn.init.normal_(encoder.pyramid.fuse.weight)
     scales = [scale.detach().requires_grad_() for scale in encoder.scales(images)]
     top = encoder.norm(scales[-1]).detach()
-    fused = encoder.pyramid(scales, top)
+    fused, finest = encoder.pyramid(scales, top)
+    assert finest.shape[-1] == encoder.resolutions[0]
     assert fused.shape == without(images).shape
     for gradient in torch.autograd.grad(fused.square().sum(), scales):
         assert gradient.any(dim=-1).all()

@@ -117,6 +117,16 @@ CASES = {
         SMALL,
         SPLIT,
     ),
+    "segmentation": (
+        {"segmentation": 1.0, "classification": 0.3},
+        part(
+            text=None,
+            audio=None,
+            decoder=None,
+            vision=VISION.model_copy(update={"pyramid_width": 8, "findings": ("crack", "hole")}),
+        ),
+        {"tensor": 2, "pipeline": 2, "microbatches": 2},
+    ),
     "document": (
         {"document": 1.0},
         part(vision=None, audio=None, decoder=None),
