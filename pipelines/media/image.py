@@ -8,7 +8,7 @@ import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -174,7 +174,7 @@ def _starts(length: int, tile: int, overlap: int) -> list[int]:
 def without_bars(pixels: Pixels, width: int, height: int) -> Pixels:
     """The part of a square picture (S, S, 3) that isn't the bars beside a `width`×`height` original."""
     size = len(pixels)
-    inner_width, inner_height = _fitted(width, height, size)
+    inner_width, inner_height = fitted(width, height, size)
     left, top = (size - inner_width) // 2, (size - inner_height) // 2
     return pixels[top : top + inner_height, left : left + inner_width]
 
@@ -272,7 +272,7 @@ def _augment_one(pixels: Pixels, seed: int, size: int) -> Pixels:
     return _recolour(np.asarray(turned), brightness, contrast, saturation)
 
 
-def _recolour(pixels: Pixels, brightness: float, contrast: float, saturation: float) -> Pixels:
+def _recolour(pixels: NDArray[Any], brightness: float, contrast: float, saturation: float) -> Pixels:
     """Scale saturation around grey, contrast around the mean, then brightness."""
     colour = pixels.astype(np.float32)
     grey = colour @ np.array([0.299, 0.587, 0.114], np.float32)  # Rec. 601 luma
@@ -454,14 +454,14 @@ def _fit(
     resampling: Image.Resampling = Image.Resampling.LANCZOS,
 ) -> Pixels:
     """Fit into the square and centre."""
-    width, height = _fitted(*picture.size, size)
+    width, height = fitted(*picture.size, size)
     square = Image.new("RGB", (size, size), background)
-    fitted = picture.resize((width, height), resampling, reducing_gap=3.0)
-    square.paste(fitted, ((size - width) // 2, (size - height) // 2))
+    resized = picture.resize((width, height), resampling, reducing_gap=3.0)
+    square.paste(resized, ((size - width) // 2, (size - height) // 2))
     return np.asarray(square)
 
 
-def _fitted(width: int, height: int, size: int) -> tuple[int, int]:
+def fitted(width: int, height: int, size: int) -> tuple[int, int]:
     """What fits into the square: its longer side is `size`."""
     scale = size / max(width, height)
     return max(1, round(width * scale)), max(1, round(height * scale))

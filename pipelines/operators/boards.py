@@ -13,7 +13,7 @@ from ..spec import Preparation
 
 
 class TileImageSpec(OperatorSpec):
-    """Cut a picture into tiles at its own size; each becomes a record with the boxes that lie in it."""
+    """Cut a picture into tiles at its own size; each becomes a record with the boxes in it and its mask."""
 
     kind: Literal["tile-image"] = "tile-image"
     size: int = Field(default=512, ge=16)
@@ -35,7 +35,8 @@ class TileImageSpec(OperatorSpec):
 
 
 def tile_image(spec: TileImageSpec, preparation: Preparation) -> Apply:
-    """`picture` → a record for each tile, with `image` and the `boxes` there are."""
+    """`picture` → a record for each tile, with `image`, and the `boxes` and the `mask` there are."""
+    from ..media import masks
     from ..media.image import read_tiles
 
     def apply(row: Row, refuse: Refuse) -> list[Row] | None:
@@ -45,7 +46,11 @@ def tile_image(spec: TileImageSpec, preparation: Preparation) -> Apply:
         tiles: list[Row] = []
         content = row["picture"]["content"]
         side = preparation.stored_image_size
-        for tile in read_tiles(content, spec.size, spec.overlap, side, spec.pixels_per_mm):
+        cut = list(read_tiles(content, spec.size, spec.overlap, side, spec.pixels_per_mm))
+        marked = row.get("source_mask") or row.get("mask")  # the one of the picture's own size
+        last = cut[-1]  # ends with the picture
+        whole = marked and masks.read(marked, last.left + last.width, last.top + last.height)
+        for tile in cut:
             if not spec.keep_blank and (tile.pixels == tile.pixels[0, 0]).all():
                 message = f"the tile at {tile.left}, {tile.top} has one colour"
                 refuse(Refused("blank-tile", message, wanted=True), address)
@@ -62,7 +67,12 @@ def tile_image(spec: TileImageSpec, preparation: Preparation) -> Apply:
                 for box in boxes
                 if (one := clip_box(box, tile.left, tile.top, tile.width, tile.height, spec.min_box_share))
             ]
-            tiles.append({"image": image} if boxes is None else {"image": image, "boxes": shown})
+            columns = {"image": image} if boxes is None else {"image": image, "boxes": shown}
+            if marked is not None and whole is not None:
+                part = masks.crop(whole, tile.left, tile.top, tile.width, tile.height)
+                stored = masks.encode(masks.fit(part, side))
+                columns["mask"] = {"labels": marked["labels"], "content": stored}
+            tiles.append(columns)
         if not tiles:
             raise Refused("blank-image", "every tile of the picture has one colour", wanted=True)
         return tiles
@@ -85,7 +95,7 @@ def clip_box(box: Row, left: int, top: int, width: int, height: int, min_share: 
 
 TILE = Operator(
     spec=TileImageSpec,
-    summary="cut a picture into tiles, with the boxes in them",
+    summary="cut a picture into tiles, with the boxes in them and their masks",
     needs=lambda spec: ("picture",),
     gives=lambda spec: ("image",),
     start=tile_image,

@@ -23,18 +23,26 @@ class DecodeSpeechSpec(OperatorSpec):
 
 
 def decode_image(spec: DecodeImageSpec, preparation: Preparation) -> Apply:
-    """`picture` → `image`; a picture of one colour is refused."""
-    from ..media import image
+    """`picture` → `image`, and `mask` to its size where there is one; a picture of one colour is refused."""
+    from ..media import image, masks
+
+    side = preparation.stored_image_size
+
+    def fitted(marked: Row, width: int, height: int) -> Row:
+        """The columns of a mask; what cuts the picture itself needs the one of its size."""
+        stored = masks.encode(masks.fit(masks.read(marked, width, height), side, preparation.fit))
+        return {"mask": {"labels": marked["labels"], "content": stored}, "source_mask": marked}
 
     def apply(row: Row, refuse: Refuse) -> Row | None:
+        marked = row.get("mask")
         if row["picture"] is None:
-            return {"image": None}
-        decoded = image.read(row["picture"]["content"], preparation.stored_image_size, preparation.fit)
+            return {"image": None} if marked is None else {"image": None, "mask": None}
+        decoded = image.read(row["picture"]["content"], side, preparation.fit)
         pixels = decoded.pixels.tobytes()
         colour, middle = pixels[:3], len(pixels) // 6 * 3
         if pixels[middle : middle + 3] == colour and pixels == colour * (len(pixels) // 3):
             raise Refused("blank-image", "all of the picture has one colour")
-        return {
+        columns: Row = {
             "image": {
                 "address": row["picture"]["address"],
                 "width": decoded.width,
@@ -42,6 +50,7 @@ def decode_image(spec: DecodeImageSpec, preparation: Preparation) -> Apply:
                 "pixels": pixels,
             }
         }
+        return columns if marked is None else columns | fitted(marked, decoded.width, decoded.height)
 
     return apply
 

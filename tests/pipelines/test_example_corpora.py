@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from deltalake import write_deltalake
+from PIL import Image
 
 from eagleray.pipelines.stages.preprocess import PreprocessSpec
 
@@ -74,6 +75,21 @@ def common_voice(folder: Path) -> None:
     write(folder / "validated.tsv", "\n".join(lines))
 
 
+def deeppcb(folder: Path) -> None:
+    for i in range(COUNT // 2):
+        stem = f"PCBData/group{i}/{i}/{i}"
+        scan = Image.fromarray(np.pad(np.full((20, 30 + i), 255, np.uint8), 9))
+        for ending in ("test", "temp"):
+            scan.save(io_path(folder / f"{stem}_{ending}.jpg"))
+        write(folder / f"PCBData/group{i}/{i}_not/{i}.txt", "2 3 12 9 1\n")
+    write(folder / "PCBData/trainval.txt", "group0/0/0.jpg group0/0_not/0.txt\n")
+
+
+def io_path(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
 def delta(folder: Path) -> None:
     write_deltalake(str(folder), pa.table({"id": CAPTIONS, "image": PICTURES, "caption": CAPTIONS}))
 
@@ -119,6 +135,16 @@ def librispeech(folder: Path) -> None:
     for i in range(COUNT):
         write(folder / f"{i}/1/{i}-1-0000.flac", sound(200 + 20 * i, 0.3, "FLAC"))
         write(folder / f"{i}/1/{i}-1.trans.txt", f"{i}-1-0000 {CAPTIONS[i].upper()}")
+
+
+def mvtec_ad(folder: Path) -> None:
+    for i in range(COUNT):
+        place = ("train/good", "test/good", "test/crack")[i % 3]
+        write(folder / f"nut/{place}/{i:03d}.png", PICTURES[i])
+        if place == "test/crack":
+            mask = Image.new("L", (60 + i, 50))
+            mask.paste(255, (5, 6, 9, 20))
+            mask.save(io_path(folder / f"nut/ground_truth/crack/{i:03d}_mask.png"))
 
 
 def parquet(folder: Path) -> None:
@@ -167,8 +193,9 @@ def webdataset(folder: Path) -> None:
 
 
 MAKERS: dict[str, Callable[[Path], None]] = {
-    "coco": coco, "common-voice": common_voice, "delta": delta, "dicom": dicom, "documents": documents,
-    "edgar": edgar, "huggingface": huggingface, "librispeech": librispeech, "parquet": parquet,
+    "coco": coco, "common-voice": common_voice, "deeppcb": deeppcb, "delta": delta, "dicom": dicom,
+    "documents": documents, "edgar": edgar, "huggingface": huggingface, "librispeech": librispeech,
+    "mvtec-ad": mvtec_ad, "parquet": parquet,
     "pictures": pictures, "transcripts": transcripts, "voc": voc, "volumes": volumes,
     "webdataset": webdataset,
 }  # fmt: skip

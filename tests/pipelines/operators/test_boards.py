@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from pydantic import ValidationError
 
+from eagleray.pipelines.media import masks
 from eagleray.pipelines.operator import check_chain
 from eagleray.pipelines.operators.boards import TILE, TileImageSpec, clip_box, tile_image
+from eagleray.pipelines.operators.decode import DECODE_IMAGE, DecodeImageSpec
 from eagleray.pipelines.operators.duplicates import EXACT, NEAR_IMAGES, ExactDuplicatesSpec
 from eagleray.pipelines.operators.duplicates import NearDuplicateImagesSpec as NearSpec
 from eagleray.pipelines.quarantine import Refused
@@ -135,3 +137,59 @@ def test_the_tiles_of_a_board_are_records_of_one_split(build, tmp_path):
     assert sorted(split_of) == [f"{number:02d}.png#{part:04d}" for number in range(12) for part in range(2)]
     assert all(split_of[f"{i:02d}.png#0000"] == split_of[f"{i:02d}.png#0001"] for i in range(12))
     assert len(set(split_of.values())) == 3
+
+
+def marked(mask: np.ndarray, *labels: str) -> dict:
+    return {"labels": list(labels), "content": masks.encode(mask)}
+
+
+def test_a_tile_has_its_part_of_the_mask():
+    mask = np.zeros((70, 100), np.uint8)
+    mask[10:20, 30:45], mask[60:70, 95:100] = 1, 2
+    row = {"id": "b", "picture": {"address": "b.png", "content": encode(board(100, 70))}}
+    row["mask"] = marked(mask, "crack", "chip")
+    preparation = Preparation(image_size=32, stored_image_size=32)
+    decoded = row | DECODE_IMAGE.begin(DecodeImageSpec(), preparation, None)(row, lambda *args: None)
+    assert masks.decode(decoded["mask"]["content"]).shape == (32, 32)
+    tiling = tile_image(TileImageSpec(size=32, overlap=12), preparation)
+    for record in (row, decoded):  # decoded first, as a corpus does it, or not
+        found = tiling(record, lambda *args: None)
+        places = [(left, top) for top in (0, 20, 38) for left in (0, 20, 40, 60, 68)]
+        assert len(found) == len(places)
+        for tile, (left, top) in zip(found, places, strict=True):
+            assert tile["mask"]["labels"] == ["crack", "chip"]
+            part = masks.decode(tile["mask"]["content"])
+            assert np.array_equal(part, mask[top : top + 32, left : left + 32])
+
+
+def test_a_mask_of_another_size_than_its_picture_is_refused_and_a_turned_picture_counts_as_upright():
+    preparation = Preparation(image_size=32, stored_image_size=32, fit="crop")
+    decode = DECODE_IMAGE.begin(DecodeImageSpec(), preparation, None)
+    whole = board(100, 70)
+    exif = whole.getexif()
+    exif[0x0112] = 6  # rows are columns
+    buffer = io.BytesIO()
+    whole.save(buffer, "JPEG", exif=exif)
+    mask = np.zeros((100, 70), np.uint8)
+    mask[:30] = 1
+    row = {"picture": {"address": "b", "content": buffer.getvalue()}, "mask": marked(mask, "sky")}
+    stored = masks.decode(decode(row, lambda *args: None)["mask"]["content"])
+    assert stored[:6].all()  # 15 pixels are cut off above; of 70 that are left, 15 are marked
+    assert not stored[8:].any()
+    wrong = row | {"mask": marked(mask.T, "sky")}
+    for apply in (decode, tile_image(TileImageSpec(size=32, overlap=0), preparation)):
+        with pytest.raises(Refused, match="100x70, its picture 70x100") as refused:
+            apply(wrong, lambda *args: None)
+        assert refused.value.reason == "bad-mask"
+
+
+def test_a_record_without_a_mask_gets_none():
+    decode = DECODE_IMAGE.begin(DecodeImageSpec(), Preparation(), None)
+    row = {"picture": {"address": "b", "content": encode(board(40, 40))}}
+    assert set(decode(row, lambda *args: None)) == {"image"}
+    assert set(decode(row | {"mask": None}, lambda *args: None)) == {"image"}
+    assert decode({"picture": None, "mask": marked(np.ones((2, 2)), "a")}, lambda *args: None) == {
+        "image": None,
+        "mask": None,
+    }
+    assert all("mask" not in tile for tile in tiles(board(40, 40), size=32, overlap=0))

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
+from eagleray.pipelines.catalog import source_of
 from eagleray.pipelines.files import Files
+from eagleray.pipelines.preparing import UNITS, Recipe, prepare
 from eagleray.pipelines.quarantine import Refusal, Refused
 from eagleray.pipelines.source import Row, Source, SourceSpec, Unit
 from eagleray.pipelines.spec import Preparation
+from eagleray.pipelines.stages.preprocess import PreprocessSpec, chain_of
 
 
 @dataclass
@@ -70,3 +75,22 @@ def read_source(tmp_path: Path) -> Read:
         return reading
 
     return read
+
+
+@pytest.fixture
+def prepare_source(tmp_path: Path) -> Callable[[PreprocessSpec], list[Row]]:
+    """Prepare all units of a spec's source in this process; gives rows of records, refusals and ends."""
+
+    def run(spec: PreprocessSpec) -> list[Row]:
+        source = source_of(spec.source)
+        files = Files(str(spec.source.path), tmp_path / "digests")
+        listed = [unit for unit in source.list_units(spec.source, files) if isinstance(unit, Unit)]
+        units = [
+            {"key": one.key(files), "name": one.name, "files": one.files, "fields": json.dumps(one.fields)}
+            for one in listed
+        ]
+        recipe = Recipe(source, spec.source, files, chain_of(spec), spec.preparation)
+        blocks = prepare(pa.Table.from_pylist(units, UNITS), recipe)
+        return [row for block in blocks for row in block.to_pylist()]
+
+    return run
