@@ -47,10 +47,12 @@ class WindowVolumeSpec(OperatorSpec):
 
 
 def resample_volume(spec: ResampleVolumeSpec, preparation: Preparation) -> Apply:
-    """`volume` on another grid: the first voxel stays where it is, so that findings need no change.
+    """`volume` on another grid, and `regions` with it: the first voxel stays where it is, so that findings
+    need no change.
 
     Linear interpolation; where voxels get larger by a factor s, after a Gaussian of deviation (s - 1) / 2
-    voxels, which keeps what is finer than the new grid from showing up as something coarser.
+    voxels, which keeps what is finer than the new grid from showing up as something coarser. A voxel of the
+    regions is the nearest old one.
     """
     import math
 
@@ -82,7 +84,12 @@ def resample_volume(spec: ResampleVolumeSpec, preparation: Preparation) -> Apply
             limits = np.iinfo(kind)
             moved = np.clip(np.rint(moved), limits.min, limits.max)
         changed = Volume(moved.astype(kind), np.array(spec.spacing_mm), volume.origin_mm, volume.direction)
-        return {"volume": changed.row(row["volume"]["address"])}
+        given: Row = {"volume": changed.row(row["volume"]["address"])}
+        if row.get("regions"):
+            marked = np.frombuffer(row["regions"]["voxels"], np.uint8).reshape(volume.voxels.shape)
+            nearest = affine_transform(marked, steps, output_shape=tuple(shape), order=0, mode="nearest")
+            given["regions"] = {"labels": row["regions"]["labels"], "voxels": nearest.tobytes()}
+        return given
 
     return apply
 

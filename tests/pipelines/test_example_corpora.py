@@ -18,6 +18,7 @@ from PIL import Image
 
 from eagleray.pipelines.stages.preprocess import PreprocessSpec
 
+from .chest_files import write_chest
 from .conftest import Stamps, png, sound
 from .sources.test_edgar import submission
 from .sources.test_volumes import lidc_xml, square
@@ -131,6 +132,10 @@ def huggingface(folder: Path) -> None:
         stream.write_table(table)
 
 
+def inserted_nodules(folder: Path) -> None:
+    write_chest(folder)
+
+
 def librispeech(folder: Path) -> None:
     for i in range(COUNT):
         write(folder / f"{i}/1/{i}-1-0000.flac", sound(200 + 20 * i, 0.3, "FLAC"))
@@ -194,7 +199,8 @@ def webdataset(folder: Path) -> None:
 
 MAKERS: dict[str, Callable[[Path], None]] = {
     "coco": coco, "common-voice": common_voice, "deeppcb": deeppcb, "delta": delta, "dicom": dicom,
-    "documents": documents, "edgar": edgar, "huggingface": huggingface, "librispeech": librispeech,
+    "documents": documents, "edgar": edgar, "huggingface": huggingface, "inserted-nodules": inserted_nodules,
+    "librispeech": librispeech,
     "mvtec-ad": mvtec_ad, "parquet": parquet,
     "pictures": pictures, "transcripts": transcripts, "voc": voc, "volumes": volumes,
     "webdataset": webdataset,
@@ -219,6 +225,9 @@ def test_an_example_makes_a_corpus(build, path, tmp_path):
         source["path"] = str(tmp_path / "data")
         MAKERS[source["kind"]](tmp_path / "data")
     stage["splits"] = {"train": 0.8, "val": 0.1, "test": 0.1}
+    if path.stem == "inserted-nodules":
+        source |= {"variants": 2, "empty_share": 0, "nodules": [1, 1], "diameter_mm": [6, 15]}
+        expected = 3 * 2 * (8 + 16)  # patches of the nodule and of the background
     built = build(PreprocessSpec.model_validate(stage))
     records = sum(split["records"] for split in built.facts["splits"].values())
     assert records == (len(TITLES) * COUNT if path.stem == "edgar" else expected)

@@ -82,6 +82,31 @@ def test_a_result_that_is_too_large_is_refused():
     assert caught.value.reason == "volume-too-large"
 
 
+@pytest.mark.parametrize("spacing", [(1, 1, 1), (5, 1.5, 1.4), (2.5, 0.8, 0.7)])
+def test_regions_go_where_the_volume_goes(spacing):
+    rng = np.random.default_rng(0)
+    marked = np.kron(rng.integers(0, 3, (3, 4, 4)), np.ones((4, 6, 6))).astype(np.uint8)
+    given = volume((marked * 100).astype(np.int16))
+    regions = {"labels": ["a", "b"], "voxels": marked.tobytes()}
+    row = {"volume": given.row("a"), "regions": regions}
+    row |= resample_volume(ResampleVolumeSpec(spacing_mm=spacing), Preparation())(row, None) or {}  # pyright: ignore
+    found = of_row(row["volume"])
+    moved = np.frombuffer(row["regions"]["voxels"], np.uint8).reshape(found.voxels.shape)
+    assert row["regions"]["labels"] == ["a", "b"]
+    # A voxel has the label of the old one that is nearest to it in patient space.
+    place = ((points(found) - given.origin_mm) @ given.direction.T) / given.spacing_mm
+    old = np.minimum(np.rint(place).astype(int), np.array(marked.shape) - 1)
+    between = (np.abs(place % 1 - 0.5) < 1e-6).any(-1)  # two are as near: either may be taken
+    assert np.array_equal(moved[~between], marked[tuple(np.moveaxis(old, -1, 0))][~between])
+    assert np.array_equal(np.unique(moved), [0, 1, 2])
+
+
+def test_a_window_leaves_regions_alone():
+    given = volume(np.zeros((2, 3, 4), np.int16))
+    row = {"volume": given.row("a"), "regions": {"labels": ["a"], "voxels": bytes(24)}}
+    assert set(window_volume(WindowVolumeSpec(), Preparation())(row, None) or {}) == {"volume"}  # pyright: ignore
+
+
 def test_a_window_maps_its_ends_to_the_range():
     given = volume(np.array([[[-3000, -1000, -300, 400, 3000]]], np.int16))
     found = apply(window_volume, WindowVolumeSpec(), given)
