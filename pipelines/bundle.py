@@ -63,6 +63,10 @@ LOG_PROBS, OWN = "log_probs", "own_memory_after"
 
 DOCUMENT = "document"
 """Graph that reads a document's segments."""
+MARKS = "marks"
+"""Graph that marks pictures: image (B, 3, S, S) → probabilities (B, K, S, S) of findings."""
+PROBABILITIES = "probabilities"
+"""Its output."""
 SAMPLE = "sample.json"
 """File of a document of the corpus, for trying things out; a bundle that doesn't assess is without."""
 STATISTICS = "statistics.json"
@@ -134,6 +138,34 @@ class Reading(Spec):
     """That two neighbouring ones have in common."""
 
 
+class Slicing(Spec):
+    """How a volume is cut into slices before anything is found in it."""
+
+    spacing_mm: tuple[float, float, float]
+    """Distances of voxels that it is brought to, along depth, height and width."""
+    gap: int = 1
+    """Slices from one of a picture's three colours to the next."""
+    low_hu: float = -1000.0
+    """What becomes 0."""
+    high_hu: float = 400.0
+    """What becomes 255."""
+
+
+class Marking(Spec):
+    """How what is marked in pictures, or in volumes' slices, is found."""
+
+    size: int
+    """Side of what the graph sees at once, pixels."""
+    findings: tuple[str, ...]
+    """In the order of the graph's output."""
+    threshold: float
+    """Probability from which on a pixel is told."""
+    pixels_per_mm: float | None = None
+    """Of the pictures that it was trained on; none if that isn't known, or for volumes."""
+    slicing: Slicing | None = None
+    """None where pictures are assessed."""
+
+
 class FormInfo(Spec):
     """How graphs in another form compare with those in single precision, on rows of the corpus."""
 
@@ -156,11 +188,13 @@ class BundleInfo(Spec):
     classes: tuple[str, ...]
     preparation: Preparation
     graphs: Mapping[str, GraphSignature]
-    """Modality, `evidence`, `step` or `document` → its graph."""
+    """Modality, `evidence`, `step`, `document` or `marks` → its graph."""
     decoding: Decoding | None
     """None where the model doesn't answer."""
     document: Reading | None = None
     """None where it doesn't read documents for their category."""
+    marking: Marking | None = None
+    """None where nothing is marked in pictures or volumes."""
     forms: Mapping[Form, FormInfo] = Field(default_factory=dict)
     """Further forms of all graphs."""
     lineage: Lineage

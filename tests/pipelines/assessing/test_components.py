@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from eagleray.actors.training.components import candidates
+from eagleray.pipelines.assessing.components import candidates
 from eagleray.pipelines.media.volumes import Volume
 
 SPACING = np.array([2.5, 0.8, 0.7])

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from ...pipelines.media.volumes import Volume
+from ..media.volumes import Volume
 
 
 @dataclass(frozen=True)
