@@ -23,6 +23,9 @@ def promoted(x: Tensor) -> Tensor:
 def dice_focal(logits: Tensor, marks: Tensor, gamma: float = 2.0) -> Tensor:
     """Soft Dice (arXiv 1606.04797) plus focal loss (arXiv 1708.02002) of each row (B,), both of sigmoids.
 
+    Dice is the mean over those findings that the row has: where a finding is rare, nothing everywhere would
+    else be nearly right. Of what isn't there the focal loss tells.
+
     Args:
         logits: (B, K, H, W).
         marks: (B, H, W) int64: 0 nothing, k the finding k - 1; a row of -1 is not known, and counts 0.
@@ -34,7 +37,9 @@ def dice_focal(logits: Tensor, marks: Tensor, gamma: float = 2.0) -> Tensor:
     likely = logits.sigmoid()
     both = (likely * target).sum(dim=(2, 3))
     each = (likely + target).sum(dim=(2, 3))
-    dice = (1 - (2 * both + SMOOTH) / (each + SMOOTH)).mean(dim=1)
+    there = target.amax(dim=(2, 3))
+    dice = there * (1 - (2 * both + SMOOTH) / (each + SMOOTH))
+    dice = dice.sum(dim=1) / there.sum(dim=1).clamp(min=1)
     nll = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
     # the probability of what isn't so, in logarithms: where it is tiny, its power must not lose it
     missed = F.logsigmoid(-logits * (2 * target - 1))
