@@ -92,7 +92,7 @@ class Operator:
         return self.spec.__module__
 
     def begin(
-        self, spec: OperatorSpec, preparation: Preparation, bundle: Path | None, cache: Path | None
+        self, spec: OperatorSpec, preparation: Preparation, bundle: Path | None, cache: Path | None = None
     ) -> Apply:
         """What is called for every record of a task; `cache` is where packages lie."""
         if self.package is not None:

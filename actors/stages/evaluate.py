@@ -69,6 +69,7 @@ def evaluate(ctx: StageContext, spec: EvaluateSpec, corpus: Corpus, checkpoint: 
     from ...pipelines.reading import CorpusReader
     from ..training.bias import flagged_texts, read_parts
     from ..training.checkpoint import check_tokenizer, load_model, read_info
+    from ..training.marking import marked
     from ..training.metrics import Bootstrap, shown
     from ..training.retrieval import accuracy, embed_split, recalls
     from ..training.texts import answer_accuracies, bits_per_byte, document_accuracies, word_error_rates
@@ -106,6 +107,8 @@ def evaluate(ctx: StageContext, spec: EvaluateSpec, corpus: Corpus, checkpoint: 
         metrics += accuracy(model, reader, spec.batch_rows, how, ctx.progress, parts)
     if "document" in tasks:
         metrics += document_accuracies(model, reader, spec.batch_rows, how, ctx.progress, parts)
+    if "segmentation" in tasks:
+        metrics += marked(model, reader, spec.batch_rows, how, ctx.progress)
     if "language" in tasks:
         metrics += bits_per_byte(model, reader, spec.memory_lengths, how, ctx.progress, parts)
     if "transcription" in tasks:

@@ -74,6 +74,10 @@ class Froc:
         """Sensitivities at rates of false positives a scan: linear between points, the last one beyond."""
         return np.interp(rates, self.false_positives, self.sensitivities)
 
+    def threshold_at(self, rate: float) -> float:
+        """The least score that counts with no more than so many false positives a scan."""
+        return float(self.thresholds[np.searchsorted(self.false_positives, rate, side="right") - 1])
+
 
 def judge(scan: Scan) -> Outcome:
     """Which candidates are right and which are wrong."""
@@ -84,13 +88,12 @@ def judge(scan: Scan) -> Outcome:
     return Outcome(best[found], scan.scores[~hit.any(axis=1) & ~excluded], len(scan.nodules_mm))
 
 
-def froc(scans: Sequence[Scan]) -> Froc:
+def froc(outcomes: Sequence[Outcome]) -> Froc:
     """The curve of several scans; candidates with the same score count together.
 
     Raises:
         ValueError: when there is no nodule in them.
     """
-    outcomes = [judge(scan) for scan in scans]
     return _Pooled(outcomes, np.arange(len(outcomes))).curve(np.ones(len(outcomes)))
 
 
@@ -99,31 +102,39 @@ def cpm(curve: Froc) -> float:
     return float(curve.at().mean())
 
 
-def report(name: str, scans: Sequence[Scan], groups: Sequence[int], how: Bootstrap) -> dict[str, Any]:
-    """CPM as `metrics.report` gives a metric, its parts the sensitivities at each of `RATES`.
+def report(
+    name: str,
+    outcomes: Sequence[Outcome],
+    groups: Sequence[int],
+    how: Bootstrap,
+    rates: Sequence[float] = RATES,
+    scan: str = "scan",
+) -> dict[str, Any]:
+    """The mean sensitivity as `metrics.report` gives a metric, its parts the sensitivities at each rate.
 
     Args:
         name: of the metric.
-        scans: what is evaluated.
+        outcomes: of what is evaluated.
         groups: (N,) equal for scans of one patient, which are resampled together.
         how: the intervals are made. From one group alone nothing follows.
+        rates: of false positives a scan; by default those of CPM.
+        scan: what a scan is called.
 
     Raises:
         ValueError: when there is no nodule in the scans.
     """
-    outcomes = [judge(scan) for scan in scans]
     _, index = np.unique(np.asarray(groups), return_inverse=True)
     pooled = _Pooled(outcomes, index)
     num_groups = int(index.max()) + 1
-    at = pooled.curve(np.ones(num_groups)).at()
-    low, high = _interval(pooled, num_groups, how)
+    at = pooled.curve(np.ones(num_groups)).at(rates)
+    low, high = _interval(pooled, num_groups, how, rates)
     nodules = sum(one.nodules for one in outcomes)
 
     def metric(name: str, value: float, low: float | None, high: float | None) -> dict[str, Any]:
         bounds = {"value": value, "low": low, "high": high, "chance": 0.0}
         return {"name": name, **bounds, "queries": nodules, "unit": "share"}
 
-    names = [f"at {rate:g} false positives a scan" for rate in RATES]
+    names = [f"at {rate:g} false positives a {scan}" for rate in rates]
     rows = [metric(*one) for one in zip(names, at.tolist(), low[1:], high[1:], strict=True)]
     return {**metric(name, float(at.mean()), low[0], high[0]), "parts": rows}
 
@@ -176,14 +187,14 @@ class _Pooled:
 
 
 def _interval(
-    pooled: _Pooled, num_groups: int, how: Bootstrap
+    pooled: _Pooled, num_groups: int, how: Bootstrap, rates: Sequence[float]
 ) -> tuple[list[float] | list[None], list[float] | list[None]]:
-    """Percentile bootstrap of CPM and of the sensitivities, over whole groups.
+    """Percentile bootstrap of the mean and of the sensitivities, over whole groups.
 
     A resampling without any nodule says nothing and is drawn again.
     """
     if num_groups < 2:
-        nothing = [None] * (1 + len(RATES))
+        nothing = [None] * (1 + len(rates))
         return nothing, nothing
     rng = np.random.default_rng(how.seed)
     rows: list[Numbers] = []
@@ -191,7 +202,7 @@ def _interval(
         drawn = np.bincount(rng.integers(num_groups, size=num_groups), minlength=num_groups)
         weights = drawn.astype(np.float64)
         if pooled.holds_nodules(weights):
-            at = pooled.curve(weights).at()
+            at = pooled.curve(weights).at(rates)
             rows.append(np.append(at.mean(), at))
     tail = (1 - how.confidence) / 2
     low, high = np.quantile(np.stack(rows), [tail, 1 - tail], axis=0)

@@ -26,6 +26,9 @@ class TileImageSpec(OperatorSpec):
     """Least share of a box's area that lies in a tile for the tile to have it."""
     keep_blank: bool = False
     """Keep tiles of one colour."""
+    unmarked_share: float = Field(default=1.0, ge=0, le=1)
+    """Share of the tiles that is kept of those with a mask on which nothing is marked; they are drawn by lot,
+    always the same."""
 
     @model_validator(mode="after")
     def _advancing(self) -> TileImageSpec:
@@ -36,7 +39,7 @@ class TileImageSpec(OperatorSpec):
 
 def tile_image(spec: TileImageSpec, preparation: Preparation) -> Apply:
     """`picture` → a record for each tile, with `image`, and the `boxes` and the `mask` there are."""
-    from ..media import masks
+    from ..media import masks, patches
     from ..media.image import read_tiles
 
     def apply(row: Row, refuse: Refuse) -> list[Row] | None:
@@ -67,14 +70,21 @@ def tile_image(spec: TileImageSpec, preparation: Preparation) -> Apply:
                 for box in boxes
                 if (one := clip_box(box, tile.left, tile.top, tile.width, tile.height, spec.min_box_share))
             ]
-            columns = {"image": image} if boxes is None else {"image": image, "boxes": shown}
-            if marked is not None and whole is not None:
+            part = None
+            if whole is not None:
                 part = masks.crop(whole, tile.left, tile.top, tile.width, tile.height)
+                place = f"{row['id']} {tile.left} {tile.top}"
+                if not part.any() and patches.lot(place).random() >= spec.unmarked_share:
+                    refuse(Refused("unmarked-tile", "nothing is marked on the tile", wanted=True), address)
+                    continue
+            columns = {"image": image} if boxes is None else {"image": image, "boxes": shown}
+            if marked is not None and part is not None:
                 stored = masks.encode(masks.fit(part, side))
                 columns["mask"] = {"labels": marked["labels"], "content": stored}
             tiles.append(columns)
         if not tiles:
-            raise Refused("blank-image", "every tile of the picture has one colour", wanted=True)
+            message = "every tile of the picture has one colour, or is one of those without marks that go"
+            raise Refused("blank-image", message, wanted=True)
         return tiles
 
     return apply

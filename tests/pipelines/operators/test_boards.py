@@ -193,3 +193,21 @@ def test_a_record_without_a_mask_gets_none():
         "mask": None,
     }
     assert all("mask" not in tile for tile in tiles(board(40, 40), size=32, overlap=0))
+
+
+def test_a_share_of_the_tiles_without_marks_is_kept_always_the_same():
+    mask = np.zeros((640, 640), np.uint8)
+    mask[5, 5] = 1
+    picture = {"address": "b", "content": encode(board(640, 640))}
+    record = {"id": "b", "picture": picture, "mask": marked(mask, "crack")}
+
+    def kept(share: float) -> list[bytes]:
+        spec = TileImageSpec(size=32, overlap=0, unmarked_share=share, keep_blank=True)
+        tiling = tile_image(spec, Preparation(image_size=32, stored_image_size=32))
+        return [tile["mask"]["content"] for tile in tiling(record, lambda *args: None)]
+
+    assert len(kept(1.0)) == 400
+    assert [masks.decode(one).any() for one in kept(0.0)] == [True]
+    some = kept(0.3)
+    assert 80 < len(some) < 160
+    assert some == kept(0.3)
