@@ -32,7 +32,7 @@ from ..workflows.errors import EaglerayError
 from ..workflows.spec import Spec
 from .media import prepare, text
 from .media.prepare import Arrays
-from .spec import PAD, Form, Modality, Preparation
+from .spec import PAD, Form, Modality, Preparation, Slicing
 from .statistics import Statistics
 
 GRAPH_INPUTS: Mapping[Modality, tuple[str, ...]] = {
@@ -136,19 +136,6 @@ class Reading(Spec):
     """Tokens of a segment."""
     overlap: int
     """That two neighbouring ones have in common."""
-
-
-class Slicing(Spec):
-    """How a volume is cut into slices before anything is found in it."""
-
-    spacing_mm: tuple[float, float, float]
-    """Distances of voxels that it is brought to, along depth, height and width."""
-    gap: int = 1
-    """Slices from one of a picture's three colours to the next."""
-    low_hu: float = -1000.0
-    """What becomes 0."""
-    high_hu: float = 400.0
-    """What becomes 255."""
 
 
 class Marking(Spec):
@@ -314,15 +301,18 @@ class LoadedBundle:
 
     Attributes:
         info: see above.
-        tokenizer: of all its texts.
     """
 
     def __init__(self, folder: Path, info: BundleInfo, form: Form | None = None, threads: int = 1) -> None:
         self.info = info
         self._form: Form | None = form
-        self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._folder, self._threads = folder, threads
         self._sessions: dict[str, ort.InferenceSession] = {}
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """Of all its texts."""
+        return Tokenizer.from_file(str(self._folder / "tokenizer.json"))
 
     @cached_property
     def statistics(self) -> Statistics | None:

@@ -106,6 +106,19 @@ class Splits(Spec):
         return self
 
 
+class Slicing(Spec):
+    """How a volume is cut into slices before anything is found in it."""
+
+    spacing_mm: tuple[float, float, float]
+    """Distances of voxels that it is brought to, along depth, height and width."""
+    gap: int = Field(default=1, ge=1)
+    """Slices from one of a picture's three colours to the next."""
+    low_hu: float = -1000.0
+    """What becomes 0."""
+    high_hu: float = 400.0
+    """What becomes 255."""
+
+
 class Terms(Spec):
     """Words of a field that become single tokens: merges are added to the tokenizer's, after all it has."""
 

@@ -18,11 +18,12 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp
 
-from ...pipelines.assessing.spec import DocumentAssessment, NotAssessable
+from ...pipelines.assessing.spec import Assessment
 from ...pipelines.bundle import BundleInfo, Hit, LoadedBundle, Modality, read_info
 from ...pipelines.spec import Form
 from ...workflows.spec import Spec
 from .answering import Answered, Decoder, Parts
+from .assessing import assessed_by
 from .auditing import AuditLog
 from .autoscaling import ARRIVALS, CAPACITY, autoscaling_config, mixed
 from .batching import Encoded, Encoder, Observed, Transcript
@@ -130,8 +131,8 @@ class Apart:
         """Probabilities of a picture's categories (K,)."""
         return await _answer(self._encoder.classify.remote(query, trace=current()), "encoder")
 
-    async def assess(self, request: AssessRequest) -> DocumentAssessment | NotAssessable | Refusal:
-        """Assess a document."""
+    async def assess(self, request: AssessRequest) -> Assessment | Refusal:
+        """Assess a document, a picture or a volume."""
         return await _answer(self._encoder.assess.remote(request, trace=current()), "encoder")
 
     async def transcribe(self, data: bytes) -> Transcript | Refusal:
@@ -325,7 +326,7 @@ def describe(info: BundleInfo, digest: str, options: ServingOptions) -> Health:
         transcribes=info.transcribes,
         classes=info.classes if info.classifies else (),
         embeds=info.embeds,
-        assesses=info.document is not None,
+        assesses=assessed_by(info),
         moderates=options.moderation is not None,
         fit=info.preparation.fit,
         shown=info.preparation.image_size / info.preparation.stored_image_size,

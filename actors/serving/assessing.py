@@ -1,28 +1,49 @@
-"""The part of a replica that assesses whole documents, one after the other."""
+"""The part of a replica that assesses whole documents, pictures and volumes, one after the other."""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from http import HTTPStatus
 
-from ...pipelines.assessing.documents import BATCH, DocumentAssessor
-from ...pipelines.assessing.spec import DocumentAssessment, NotAssessable
-from ...pipelines.bundle import DOCUMENT, LoadedBundle
+import numpy as np
+
+from ...pipelines.assessing.documents import DocumentAssessor
+from ...pipelines.assessing.pictures import PictureAssessor
+from ...pipelines.assessing.spec import Assessment, NotAssessable
+from ...pipelines.assessing.volumes import VolumeAssessor
+from ...pipelines.bundle import DOCUMENT, MARKS, BundleInfo, LoadedBundle
+from ...pipelines.media.prepare import Arrays
+from ...pipelines.media.volumes import Volume
 from .autoscaling import ARRIVALS, CAPACITY, Arrivals
-from .messages import AssessRequest, Refusal, refusal
+from .inputs import Task
+from .messages import Assessed, AssessRequest, Refusal, refusal
 from .sandbox import Sandbox
 from .scaling import Pace
 from .spec import LimitsSpec
 from .tracing import span
+
+TASKS: Mapping[Assessed, Task] = {"document": "document", "picture": "whole-image", "volume": "volume"}
+WARM = (1, 8)
+"""Rows that a graph is warmed up with."""
+
+
+def assessed_by(info: BundleInfo) -> tuple[Assessed, ...]:
+    """What a bundle assesses."""
+    found: list[Assessed] = ["document"] if info.document is not None else []
+    if info.marking is not None:
+        found.append("picture" if info.marking.slicing is None else "volume")
+    return tuple(found)
 
 
 class Assessor:
     """Assesses in the thread that computes, what is sent opened in the processes that decode.
 
     Args:
-        bundle: with a graph for it.
+        bundle: that assesses something.
         computing: the replica's thread.
         sandbox: the replica's processes.
         limits: of what is sent.
@@ -31,39 +52,62 @@ class Assessor:
     def __init__(
         self, bundle: LoadedBundle, computing: ThreadPoolExecutor, sandbox: Sandbox, limits: LimitsSpec
     ) -> None:
-        self._documents, self._computing = DocumentAssessor(bundle), computing
-        self._sandbox, self._limits = sandbox, limits
+        self._computing, self._sandbox, self._limits = computing, sandbox, limits
         self._pace, self._arrivals = Pace(1), Arrivals()
-        blank = bundle.blank(DOCUMENT)
-        for rows in (1, BATCH):  # the first run of a shape makes room for it
-            begun = time.monotonic()
-            bundle.run(DOCUMENT, {name: array[None].repeat(rows, axis=0) for name, array in blank.items()})
-            self._pace.add(1, time.monotonic() - begun)
+        self._documents = DocumentAssessor(bundle) if bundle.info.document is not None else None
+        kinds = assessed_by(bundle.info)
+        self._pictures = PictureAssessor(bundle) if "picture" in kinds else None
+        self._volumes = VolumeAssessor(bundle) if "volume" in kinds else None
+        for graph in (DOCUMENT, MARKS):
+            for rows in WARM if graph in bundle.info.graphs else ():  # the first run of a shape makes room
+                begun = time.monotonic()
+                blank = bundle.blank(graph)
+                bundle.run(graph, {name: one[None].repeat(rows, axis=0) for name, one in blank.items()})
+                self._pace.add(1, time.monotonic() - begun)
 
-    async def assess(self, request: AssessRequest) -> DocumentAssessment | NotAssessable | Refusal:
-        """Assess a document, or say why that can't be."""
+    async def assess(self, request: AssessRequest) -> Assessment | Refusal:
+        """Assess what is sent, or say why that can't be."""
         self._arrivals.add()
-        text = request.text
-        if text is None:
-            with span("prepare", modality="document"):
-                found = await self._sandbox.open("document", (request.document or "").encode())
-            if isinstance(found, Refusal):
-                is_its_own = found.status == HTTPStatus.UNPROCESSABLE_ENTITY
-                problem = found.problem
-                return NotAssessable(reason=problem.code, message=problem.message) if is_its_own else found
-            text = found["text"].tobytes().decode()
-        if len(text) > self._limits.max_document_chars:
-            message = f"the document has {len(text):,} characters, over {self._limits.max_document_chars:,}"
-            return refusal(413, "document-too-long", message, "send it in parts")
-        with span("assess", modality="document"):
-            return await asyncio.get_running_loop().run_in_executor(self._computing, self._assess, text)
+        found = await self._open(request)
+        if isinstance(found, Refusal):
+            # what is the matter with the content itself is a finding, too
+            if found.status != HTTPStatus.UNPROCESSABLE_ENTITY:
+                return found
+            return NotAssessable(reason=found.problem.code, message=found.problem.message)
+        work = self._work(request.kind, found)
+        if isinstance(work, Refusal):
+            return work
+        with span("assess", modality=request.kind):
+            return await asyncio.get_running_loop().run_in_executor(self._computing, self._timed, work)
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """Tell Serve's autoscaler what came lately, and what could have."""
         return {ARRIVALS: self._arrivals.per_s, CAPACITY: self._pace.capacity}
 
-    def _assess(self, text: str) -> DocumentAssessment | NotAssessable:
+    async def _open(self, request: AssessRequest) -> Arrays | Refusal:
+        if request.text is not None:
+            return {"text": np.frombuffer(request.text.encode(), np.uint8)}
+        sent = request.document or request.image or request.volume or ""
+        with span("prepare", modality=request.kind):
+            return await self._sandbox.open(TASKS[request.kind], sent.encode())
+
+    def _work(self, kind: Assessed, found: Arrays) -> Callable[[], Assessment] | Refusal:
+        if kind == "document":
+            assert self._documents is not None
+            text, most = found["text"].tobytes().decode(), self._limits.max_document_chars
+            if len(text) > most:
+                message = f"the document has {len(text):,} characters, over {most:,}"
+                return refusal(413, "document-too-long", message, "send it in parts")
+            return partial(self._documents.assess, text)
+        if kind == "picture":
+            assert self._pictures is not None
+            return partial(self._pictures.assess, found["pixels"])
+        assert self._volumes is not None
+        where = (found[name] for name in ("voxels", "spacing_mm", "origin_mm", "direction"))
+        return partial(self._volumes.assess, Volume(*where))
+
+    def _timed(self, work: Callable[[], Assessment]) -> Assessment:
         begun = time.monotonic()
-        found = self._documents.assess(text)
+        found = work()
         self._pace.add(1, time.monotonic() - begun)
         return found

@@ -16,7 +16,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ...pipelines.assessing.spec import DocumentAssessment, NotAssessable
+from ...pipelines.assessing.spec import Assessment
 from ...pipelines.bundle import (
     CLASS_LOGITS,
     EMBEDDING,
@@ -31,7 +31,7 @@ from ...pipelines.bundle import (
 )
 from ...pipelines.media.image import Pixels
 from ...pipelines.media.prepare import SEEN, SEEN_SIDE
-from .assessing import Assessor
+from .assessing import Assessor, assessed_by
 from .autoscaling import ARRIVALS, CAPACITY, Arrivals, mixed
 from .drift import Drift, DriftResponse
 from .inputs import Task, read_text, unwrap
@@ -151,7 +151,7 @@ class Encoder:
         self._arrivals = Arrivals()
         self._done = 0.0  # when the last batch was
         self._assessor = None
-        if self._bundle.info.document is not None:
+        if assessed_by(self._bundle.info):
             self._assessor = Assessor(self._bundle, self.computing, self._sandbox, limits)
         self._warm_up()
 
@@ -171,8 +171,8 @@ class Encoder:
         return likely / likely.sum()
 
     @joins_trace
-    async def assess(self, request: AssessRequest) -> DocumentAssessment | NotAssessable | Refusal:
-        """Assess a document."""
+    async def assess(self, request: AssessRequest) -> Assessment | Refusal:
+        """Assess a document, a picture or a volume."""
         assert self._assessor is not None
         return await self._assessor.assess(request)
 

@@ -17,6 +17,7 @@ import onnx
 import onnxruntime as ort
 import torch
 from onnxscript import optimizer
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from ...models.heads.document import segmented
@@ -25,6 +26,7 @@ from ...models.spec import MODALITIES
 from ...pipelines.bundle import (
     DOCUMENT,
     GRAPH_INPUTS,
+    MARKS,
     SAMPLE,
     STATES,
     STATISTICS,
@@ -33,6 +35,7 @@ from ...pipelines.bundle import (
     Decoding,
     GraphSignature,
     Lineage,
+    Marking,
     Modality,
     Reading,
     TensorSignature,
@@ -40,13 +43,23 @@ from ...pipelines.bundle import (
     seal_bundle,
 )
 from ...pipelines.reading import CorpusReader
-from ...pipelines.spec import BOS
+from ...pipelines.spec import BOS, Slicing
 from ...workflows.errors import EaglerayError
 from .describing import TRAINED, describe_corpora
-from .graphs import DocumentGraph, EvidenceGraph, Graph, ImageGraph, SpeechGraph, StepGraph, TextGraph
+from .graphs import (
+    DocumentGraph,
+    EvidenceGraph,
+    Graph,
+    ImageGraph,
+    MarksGraph,
+    SpeechGraph,
+    StepGraph,
+    TextGraph,
+)
 from .indexing import open_splits, sample_rows, write_index
 from .layers import SCOPES, modules_of, values_of
 from .quantising import Forms, write_forms
+from .sampling import picture_sample, volume_sample
 
 SAMPLE_CHARS = 600
 FOLDED = 2**22
@@ -64,6 +77,9 @@ class ExportOptions:
         batch_rows: pictures that are embedded together for the index.
         described_rows: rows of the training split that say what its inputs are like.
         calibration_rows: rows on which other forms are measured, and as many on which they are compared.
+        threshold: probability from which on a pixel is told to be marked.
+        pixels_per_mm: of pictures that are marked, if it is known.
+        slicing: of volumes, whose slices are marked; None where pictures are.
         forms: that graphs are written in besides.
     """
 
@@ -72,6 +88,9 @@ class ExportOptions:
     batch_rows: int
     described_rows: int
     calibration_rows: int = 64
+    threshold: float = 0.5
+    pixels_per_mm: float | None = None
+    slicing: Slicing | None = None
     forms: Forms = field(default_factory=Forms)
 
 
@@ -100,12 +119,12 @@ def export_bundle(
             served.
     """
     embeds = "contrastive" in model.tasks and set(model.modalities) == set(GRAPHS)
-    reads = "document" in model.tasks
-    if not (embeds or reads):
+    reads, marks = "document" in model.tasks, "segmentation" in model.tasks
+    if not (embeds or reads or marks):
         raise EaglerayError(
-            "the model neither embeds pictures, texts and speech nor reads documents",
-            "train all three encoders with a weight for objective.contrastive, or a text's for "
-            "objective.document",
+            "the model neither embeds pictures, texts and speech, nor reads documents, nor marks pictures",
+            "train all three encoders with a weight for objective.contrastive, a text's for "
+            "objective.document, or a picture's for objective.segmentation",
         )
     readers = open_splits(corpus)
     info = next(iter(readers.values())).info
@@ -118,7 +137,8 @@ def export_bundle(
         "decoding": None,
         "lineage": lineage,
     }
-    shutil.copyfile(corpus / "tokenizer.json", output / "tokenizer.json")
+    if (corpus / "tokenizer.json").is_file():  # pictures alone have none
+        shutil.copyfile(corpus / "tokenizer.json", output / "tokenizer.json")
     if embeds:
         told["decoding"] = _export_encoders(model, readers, output, graphs, options)
         told["embed_dim"] = write_index(readers, output, options.batch_rows, progress)
@@ -128,9 +148,11 @@ def export_bundle(
             (output / STATISTICS).write_text(statistics.model_dump_json(), encoding="utf-8")
     if reads:
         told["document"] = _export_document(model, readers, output, graphs, options)
+    if marks:
+        told["marking"] = _export_marks(model, readers, output, graphs, options)
     if options.forms.forms:
         # ranges are measured on what was trained on, if there is anything else to compare on
-        modalities: Sequence[Modality] = tuple(GRAPHS) if embeds else ("text",)
+        modalities: Sequence[Modality] = tuple(GRAPHS) if embeds else ("text",) if reads else ("image",)
         seen, golden = (
             sample_rows(some, options.calibration_rows, modalities)
             for some in (readers, dict(reversed(readers.items())))
@@ -178,9 +200,8 @@ def _export_document(
     )
     path = output / f"{DOCUMENT}.onnx"
     graphs[DOCUMENT] = export_graph(DocumentGraph(model), tuple(parts), path, options.tolerance)
-    reader = list(readers.values())[-1]
-    text = next(text for text in reader.table(np.arange(len(reader)), ["text"])["text"].to_pylist() if text)
-    (output / SAMPLE).write_text(json.dumps({"text": text[:SAMPLE_CHARS]}), encoding="utf-8")
+    words = Tokenizer.from_file(str(output / "tokenizer.json")).decode(rows["tokens"][given][0].tolist())
+    (output / SAMPLE).write_text(json.dumps({"text": words[:SAMPLE_CHARS]}), encoding="utf-8")
     return Reading(length=spec.max_tokens, overlap=spec.overlap)
 
 
@@ -224,6 +245,32 @@ def export_graph(graph: Graph, inputs: Sequence[Tensor], path: Path, tolerance: 
         outputs=_signature(session.get_outputs()),
         rows_checked=num_rows,
         max_difference=difference,
+    )
+
+
+def _export_marks(
+    model: MultimodalModel,
+    readers: Mapping[str, CorpusReader],
+    output: Path,
+    graphs: dict[str, GraphSignature],
+    options: ExportOptions,
+) -> Marking:
+    """Write the graph that marks pictures, and something of the corpus to try it with."""
+    rows = sample_rows(readers, options.check_rows, ("image",))
+    given = rows["present"][:, MODALITIES.index("image")]
+    images = torch.from_numpy(rows["image"][given])
+    graphs[MARKS] = export_graph(MarksGraph(model), (images,), output / f"{MARKS}.onnx", options.tolerance)
+    reader = list(readers.values())[-1]
+    pixels, _ = reader.stored_pictures(np.zeros(1, np.int64))
+    slicing = options.slicing
+    sample = {"image": picture_sample(pixels[0])} if slicing is None else {"volume": volume_sample(pixels[0], slicing)}
+    (output / SAMPLE).write_text(json.dumps(sample), encoding="utf-8")
+    return Marking(
+        size=images.shape[-1],
+        findings=model.spec.findings,
+        threshold=options.threshold,
+        pixels_per_mm=options.pixels_per_mm,
+        slicing=slicing,
     )
 
 

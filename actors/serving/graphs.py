@@ -25,6 +25,7 @@ from ...pipelines.bundle import (
     MEMORY,
     OF_QUESTIONS,
     OWN,
+    PROBABILITIES,
     SEEN,
     STATES,
     STEP_INPUTS,
@@ -117,6 +118,18 @@ class DocumentGraph(Graph):
     def forward(self, tokens: Tensor, token_mask: Tensor) -> tuple[Tensor, ...]:
         """See the class."""
         return self.model.read_segments(tokens, token_mask)
+
+
+class MarksGraph(Graph):
+    """Pictures (B, 3, S, S) → probabilities of findings in each pixel (B, K, S, S)."""
+
+    def __init__(self, model: MultimodalModel) -> None:
+        super().__init__(model)
+        self.inputs, self.outputs = GRAPH_INPUTS["image"], (PROBABILITIES,)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """See the class."""
+        return (self.model.segment(image).sigmoid(),)
 
 
 class EvidenceGraph(Graph):

@@ -106,15 +106,12 @@ def build_api(
 
     @api.post("/v1/assess", tags=["model"], dependencies=bearer, responses=described())
     async def assess(request: AssessRequest) -> AssessResponse:
-        """Say what a document is about and which sentences say so, or why it can't be assessed."""
+        """Say what a document is about, or what is found in a picture or a volume; or why that isn't said."""
         found = await model.assess(request)
-        problem = found if isinstance(found, NotAssessable) else None
-        return AssessResponse(
-            assessable=problem is None,
-            problem=problem,
-            document=None if isinstance(found, NotAssessable) else found,
-            bundle=health.bundle,
-        )
+        if isinstance(found, NotAssessable):
+            return AssessResponse(assessable=False, problem=found, bundle=health.bundle)
+        told = {request.kind: found}
+        return AssessResponse.model_validate({"assessable": True, "bundle": health.bundle, **told})
 
     @api.post("/v1/answer", tags=["model"], dependencies=bearer, responses=described())
     async def answer(request: AnswerRequest) -> AnswerResponse:

@@ -14,6 +14,7 @@ import numpy as np
 
 from ...pipelines.media import audio, image
 from ...pipelines.media.documents import document_text
+from ...pipelines.media.opening import open_volume
 from ...pipelines.media.prepare import Arrays, prepare_image, prepare_seen, prepare_speech, prepare_stretches
 from ...pipelines.media.text import cut, pad, token_ids
 from ...pipelines.quarantine import Refused
@@ -24,22 +25,35 @@ from .spec import LimitsSpec
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-Sent: TypeAlias = Literal["image", "speech", "document"]
-Task: TypeAlias = Literal["image", "seen-image", "speech", "stretches", "document"]
+Sent: TypeAlias = Literal["image", "speech", "document", "volume"]
+Task: TypeAlias = Literal["image", "seen-image", "speech", "stretches", "document", "whole-image", "volume"]
 """What may be opened: a picture, without or with what moderation sees of it; speech, as a request has it;
-the bytes of a recording in stretches; and a document."""
+the bytes of a recording in stretches; and whole, as they are assessed, a document, a picture, a volume."""
+_OF: Mapping[Task, Sent] = {
+    "image": "image",
+    "seen-image": "image",
+    "speech": "speech",
+    "stretches": "speech",
+    "document": "document",
+    "whole-image": "image",
+    "volume": "volume",
+}
 TASKS: tuple[Task, ...] = get_args(Task)
+WHOLE: tuple[Task, ...] = ("document", "whole-image", "volume")
+"""Of which a refusal says in its code what is the matter."""
 
 _DATA_URI = re.compile(rb"data:(?P<type>[^;,]*)(?:;[^;,]*)*?(?P<base64>;base64)?,(?P<data>.*)", re.DOTALL)
 _MEDIA_TYPES: Mapping[Sent, tuple[str, ...]] = {
     "image": ("image/",),
     "speech": ("audio/", "application/ogg"),
     "document": ("text/", "application/pdf", "application/xhtml+xml"),
+    "volume": ("application/",),
 }
 _FORMATS: Mapping[Sent, str] = {
     "image": "PNG, JPEG, WebP, GIF or SVG",
     "speech": "WAV, Ogg or FLAC",
     "document": "a PDF, HTML or plain text",
+    "volume": "NIfTI, NRRD, MetaImage or a zip of a series' DICOM slices",
 }
 _LONGEST_TOKEN = 64  # characters; the longest of a vocabulary have some dozens
 
@@ -67,7 +81,8 @@ def longest_text(limits: LimitsSpec) -> int:
 def open_media(task: Task, sent: bytes, preparation: Preparation, limits: LimitsSpec) -> Arrays | Refusal:
     """Decode a picture, a recording or a document and prepare it as the corpus was, or say why it can't be.
 
-    A document becomes its text, uint8 in UTF-8.
+    What is assessed whole becomes: a document its text, uint8 in UTF-8; a picture its pixels (H, W, 3); a
+    volume its voxels (D, H, W) and where they lie.
 
     Args:
         task: what to make of it.
@@ -83,24 +98,32 @@ def open_media(task: Task, sent: bytes, preparation: Preparation, limits: Limits
     if large is not None:
         return large
     try:
+        if task == "whole-image":
+            return {"pixels": image.whole(data)}
         if modality == "image":
             return (prepare_image if task == "image" else prepare_seen)(data, preparation)
         if modality == "document":
             return {"text": np.frombuffer(document_text(data).encode(), np.uint8)}
+        if modality == "volume":
+            found = open_volume(data)
+            return {
+                "voxels": found.voxels.astype(np.float32),
+                "spacing_mm": found.spacing_mm,
+                "origin_mm": found.origin_mm,
+                "direction": found.direction,
+            }
         return (prepare_speech if task == "speech" else prepare_stretches)(data, preparation)
     except Refused as error:
         if error.reason == "image-too-large":
             return refusal(413, error.reason, str(error), "send a smaller one")
-        if modality == "document":
+        if task in WHOLE:
             return refusal(422, error.reason, str(error), f"send {_FORMATS[modality]}")
         return refusal(422, f"undecodable-{modality}", str(error), f"send {_FORMATS[modality]}")
 
 
 def modality_of(task: Task) -> Sent:
     """What is opened."""
-    if task == "document":
-        return "document"
-    return "image" if task in ("image", "seen-image") else "speech"
+    return _OF[task]
 
 
 def unwrap(modality: Sent, encoded: bytes) -> bytes | Refusal:
@@ -133,7 +156,7 @@ def unwrap(modality: Sent, encoded: bytes) -> bytes | Refusal:
 
 def _check_size(modality: Sent, data: bytes, limits: LimitsSpec) -> Refusal | None:
     """Refuse by the header what would be too much to decode."""
-    if modality == "document":
+    if modality in ("document", "volume"):
         return None
     if modality == "image":
         size = image.size_of(data)

@@ -7,7 +7,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from ...pipelines.assessing.spec import DocumentAssessment, NotAssessable
+from ...pipelines.assessing.spec import DocumentAssessment, NotAssessable, PictureAssessment, VolumeAssessment
 from ...pipelines.spec import Form, Modality
 from .spec import Action
 
@@ -111,28 +111,46 @@ class ClassifyResponse(Message):
     """Digest of the bundle that answered."""
 
 
+Assessed = Literal["document", "picture", "volume"]
+"""What may be assessed."""
+
+
 class AssessRequest(Message):
-    """A document: exactly one of its text and its file."""
+    """What is to be assessed: exactly one of the four."""
 
     text: str | None = Field(None, min_length=1, examples=["Net profit rose by a fifth."])
     """Text of any length."""
     document: str | None = Field(None, min_length=1)
     """A PDF, an HTML page or plain text as base64 or as a data URI."""
+    image: str | None = Field(None, min_length=1)
+    """An encoded picture (PNG, JPEG, …) as base64 or as a data URI."""
+    volume: str | None = Field(None, min_length=1)
+    """A volume (NIfTI, NRRD, MetaImage, or a zip of a series' DICOM slices) as base64 or as a data URI."""
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
-        if (self.text is None) == (self.document is None):
-            raise ValueError("give exactly one of text and document")
+        given = self.model_dump(exclude_none=True)
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of text, document, image and volume, not {len(given)}")
         return self
+
+    @property
+    def kind(self) -> Assessed:
+        """What is to be assessed."""
+        if self.image is not None:
+            return "picture"
+        return "volume" if self.volume is not None else "document"
 
 
 class AssessResponse(Message):
     """What was found, or why nothing is said."""
 
     assessable: bool
-    problem: NotAssessable | None
+    problem: NotAssessable | None = None
     """Why not; none if it is."""
-    document: DocumentAssessment | None
+    document: DocumentAssessment | None = None
+    picture: PictureAssessment | None = None
+    volume: VolumeAssessment | None = None
     bundle: str
     """Digest of the bundle that answered."""
 
@@ -282,8 +300,8 @@ class Health(Message):
     """Categories of pictures that it tells apart; none if it wasn't trained for that."""
     embeds: bool = True
     """Whether it embeds pictures, texts and speech, and searches."""
-    assesses: bool = False
-    """Whether it assesses documents."""
+    assesses: tuple[Assessed, ...] = ()
+    """What it assesses."""
     moderates: bool = False
     """Whether it judges what is asked and answered."""
     fit: Literal["letterbox", "crop"] = "letterbox"

@@ -14,7 +14,7 @@ from typing import Literal, Protocol, TypeAlias, TypeVar, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from ...pipelines.assessing.spec import DocumentAssessment, NotAssessable
+from ...pipelines.assessing.spec import Assessment
 from ...pipelines.bundle import Hit
 from . import deadlines
 from .answering import Answered, Parts
@@ -81,8 +81,8 @@ class Replicas(Protocol):
         """Make a text of encoded speech."""
         ...
 
-    def assess(self, request: AssessRequest) -> Awaitable[DocumentAssessment | NotAssessable | Refusal]:
-        """Assess a document."""
+    def assess(self, request: AssessRequest) -> Awaitable[Assessment | Refusal]:
+        """Assess a document, a picture or a volume."""
         ...
 
     def drift(self) -> Awaitable[DriftResponse | Refusal]:
@@ -170,10 +170,11 @@ class Model:
         with self._admitted("classify"):
             return accept(await self._within(self._let(self._replicas.classify(query), [query])))
 
-    async def assess(self, request: AssessRequest) -> DocumentAssessment | NotAssessable:
-        """Assess a document."""
-        if not self.health.assesses:
-            raise _lacks("assess documents", "document")
+    async def assess(self, request: AssessRequest) -> Assessment:
+        """Assess a document, a picture or a volume."""
+        if request.kind not in self.health.assesses:
+            task = "document" if request.kind == "document" else "segmentation"
+            raise _lacks(f"assess a {request.kind}", task)
         with self._admitted("assess"):
             return accept(await self._within(self._replicas.assess(request)))
 

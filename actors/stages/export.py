@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from ...pipelines.spec import Form
+from ...pipelines.spec import Form, Slicing
 from ...workflows.artifacts import Bundle, Checkpoint, Corpus
 from ...workflows.spec import Runtime, StageSpec
 from ...workflows.stage import StageContext, stage
@@ -33,6 +33,12 @@ class ExportSpec(StageSpec):
     """Rows that ranges are measured on, and as many others on which decisions are compared."""
     max_flips: float = Field(0.0, ge=0, le=1)
     """Share of rows of which another form may decide otherwise; beyond, there is no bundle."""
+    threshold: float = Field(0.5, gt=0, lt=1)
+    """Probability from which on a pixel is told to be marked, by a model that marks pictures."""
+    pixels_per_mm: float | None = Field(None, gt=0)
+    """Scale of the pictures that it marks: what is found is told in millimetres, too."""
+    slicing: Slicing | None = None
+    """How volumes are cut into the slices that it marks, as its corpus was; without, it marks pictures."""
     batch_rows: int = Runtime(32, ge=1)
     """Pictures embedded together for the index."""
 
@@ -73,6 +79,9 @@ def export(
             spec.batch_rows,
             spec.described_rows,
             spec.calibration_rows,
+            spec.threshold,
+            spec.pixels_per_mm,
+            spec.slicing,
             Forms(spec.forms, spec.keep, spec.max_flips),
         ),
         ctx.progress,

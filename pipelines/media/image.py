@@ -123,6 +123,19 @@ def decode_twice(data: bytes, size: int, fit: Fit, other: int) -> tuple[Pixels, 
     return _squared(flat, background, size, fit), _fit(flat, background, other, Image.Resampling.BILINEAR)
 
 
+def whole(data: bytes) -> Pixels:
+    """Decode a raster picture at its own size, upright and without transparency: (H, W, 3).
+
+    Raises:
+        Refused: when it is no raster picture, or a broken one.
+    """
+    if not data:
+        raise Refused("empty-image", "the picture has 0 bytes")
+    if is_vector(data):
+        raise Refused("not-an-image", "a drawing has no pixels of its own")
+    return np.asarray(_flatten(_open(data, None)[0])[0])
+
+
 def size_of(data: bytes) -> tuple[int, int] | None:
     """Width and height in pixels by what stands at the beginning; None where that tells no size."""
     try:

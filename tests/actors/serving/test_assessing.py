@@ -1,0 +1,146 @@
+"""What is assessed whole: over HTTP, from what is sent to what is found, or why nothing is said."""
+
+import base64
+import io
+
+import numpy as np
+import pytest
+import torch
+from fastapi.testclient import TestClient
+from PIL import Image
+from pypdf import PdfWriter
+
+from eagleray.actors.serving.application import Together, describe
+from eagleray.actors.serving.batching import Encoder
+from eagleray.actors.serving.exporting import ExportOptions, export_bundle
+from eagleray.actors.serving.ingress import build_api
+from eagleray.actors.serving.spec import LimitsSpec, ServingOptions
+from eagleray.models.heads.document import segmented
+from eagleray.models.multimodal import MultimodalModel
+from eagleray.models.spec import ModelSpec
+from eagleray.pipelines.assessing.documents import DocumentAssessor
+from eagleray.pipelines.bundle import Lineage, load_bundle
+from eagleray.pipelines.reading import CorpusReader, read_info
+
+SPEC = ModelSpec.model_validate(
+    {
+        "audio": None,
+        "decoder": None,
+        "vision": {
+            **{"image_size": 16, "patch_size": 4, "window_size": 4, "embed_dim": 8, "depths": [1, 1]},
+            **{"num_heads": [2, 2], "pyramid_width": 8, "findings": ["crack", "hole"]},
+        },
+        "text": {"d_model": 16, "num_layers": 1, "num_heads": 2, "max_tokens": 8, "overlap": 3},
+    }
+)
+LINEAGE = Lineage(run_id="run", checkpoint="c" * 64, corpus="d" * 64)
+
+
+@pytest.fixture(scope="module")
+def model(corpus_folder) -> MultimodalModel:
+    info = read_info(corpus_folder)
+    torch.manual_seed(0)
+    vision = SPEC.vision.model_copy(update={"image_size": info.preparation.image_size})
+    spec = SPEC.model_copy(update={"vision": vision})
+    return MultimodalModel(spec, info.vocab_size, len(info.classes), ["document", "segmentation"]).eval()
+
+
+@pytest.fixture(scope="module")
+def bundle(model, corpus_folder, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("assessing")
+    export_bundle(model, corpus_folder, folder, LINEAGE, ExportOptions(1e-4, 8, 4, 0, pixels_per_mm=10))
+    return load_bundle(folder)
+
+
+@pytest.fixture(scope="module")
+def client(bundle):
+    encoder = Encoder(lambda: bundle, 4, LimitsSpec(max_document_chars=5000), 1)
+    options = ServingOptions(limits=LimitsSpec(max_document_chars=5000))
+    api = build_api(Together(encoder, None), describe(bundle.info, "b" * 64, options), options)
+    with TestClient(api) as found:
+        yield found
+    encoder.close()
+
+
+def assess(client, **body):
+    response = client.post("/v1/assess", json=body)
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+def sent(content: bytes) -> str:
+    return base64.b64encode(content).decode()
+
+
+def test_the_graph_reads_documents_as_torch_does(model, bundle, corpus_folder):
+    tokens = CorpusReader(corpus_folder, "train").examples(np.arange(4), None)
+    row, mask = tokens["tokens"][0], tokens["token_mask"][0]
+    logits, added, segments = DocumentAssessor(bundle).read(np.tile(row[mask], 5))
+    several = torch.from_numpy(np.tile(row[mask], 5))[None]
+    with torch.no_grad():
+        expected = model.classify_documents(several, torch.ones_like(several, dtype=torch.bool))[0]
+    np.testing.assert_allclose(logits, expected.numpy(), atol=1e-5)
+    np.testing.assert_allclose(added.sum(axis=0), logits, atol=1e-5)
+    assert segments == segmented(several, 8, 3).shape[1]
+
+
+def test_a_document_is_assessed_however_it_is_sent(client, bundle):
+    words = "A red frog under a blue star. " * 5
+    plain = assess(client, text=words)
+    page = assess(client, document=sent(f"<html><body><p>{words}</p></body></html>".encode()))
+    assert plain["document"]["category"] in bundle.info.classes
+    assert page["document"]["probabilities"] == pytest.approx(plain["document"]["probabilities"], abs=0.05)
+    assert page["problem"] is None
+    assert page["picture"] is None
+
+
+def encrypted() -> bytes:
+    writer, buffer = PdfWriter(), io.BytesIO()
+    writer.add_blank_page(100, 100)
+    writer.encrypt("secret", algorithm="RC4-128")
+    writer.write(buffer)
+    return buffer.getvalue()
+
+
+def scanned() -> bytes:
+    """A page that is a picture."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (90, 90), "white").save(buffer, "PDF")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (encrypted(), "encrypted-pdf"),
+        (scanned(), "no-text"),
+        (b"%PDF-1.7 broken", "corrupt-pdf"),
+        (b"<html><body></body></html>", "no-text"),
+        (b"  \n ", "no-text"),
+        (b"\xff\xfe\x00", "not-text"),
+        (b"a", "too-short"),
+    ],
+)
+def test_a_document_that_can_not_be_read_is_not_assessed(client, content, reason):
+    found = assess(client, document=sent(content))
+    assert not found["assessable"]
+    assert found["document"] is None
+    assert found["problem"]["reason"] in (reason, "text-not-utf8") if reason == "not-text" else reason
+
+
+def test_what_is_too_long_and_what_is_none_of_it_are_refused(client):
+    assert client.post("/v1/assess", json={"text": "frog " * 2000}).status_code == 413
+    assert client.post("/v1/assess", json={"document": "%%%"}).status_code == 400
+    assert client.post("/v1/assess", json={"text": "a", "image": "b"}).status_code == 422
+    refused = client.post("/v1/assess", json={"volume": sent(bytes(400))})
+    assert refused.status_code == 404
+    assert refused.json()["code"] == "not-served"
+    assert client.post("/v1/embed", json={"inputs": [{"text": "a"}]}).json()["code"] == "not-served"
+
+
+def test_a_bundle_says_what_it_assesses_and_has_a_sample_of_it(client, bundle):
+    health = client.get("/healthz").json()
+    assert (health["assesses"], health["embeds"]) == (["document", "picture"], False)
+    path, body = bundle.sample
+    assert path == "/v1/assess"
+    assert client.post(path, json=body).status_code == 200
