@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from ...models.spec import Task
+from ...pipelines.spec import Slicing
 from ...workflows.artifacts import Checkpoint, Corpus, Report
 from ...workflows.errors import EaglerayError
 from ...workflows.spec import Runtime, StageSpec
@@ -46,6 +47,8 @@ class EvaluateSpec(StageSpec):
     """Of the resampling."""
     groups: dict[str, str] = Field(GROUPS)
     """Name → regular expression over captions: the metrics are told of these records, too."""
+    slicing: Slicing | None = None
+    """Evaluate marks on whole volumes, cut into slices like this; without, on pictures."""
     moderation: TextPolicy | None = None
     """Tell how many of the split's texts a policy would flag, by language and group. It needs
     `eagleray[moderation]`."""
@@ -70,6 +73,7 @@ def evaluate(ctx: StageContext, spec: EvaluateSpec, corpus: Corpus, checkpoint: 
     from ..training.bias import flagged_texts, read_parts
     from ..training.checkpoint import check_tokenizer, load_model, read_info
     from ..training.marking import marked
+    from ..training.marking_volumes import marked_volumes
     from ..training.metrics import Bootstrap, shown
     from ..training.retrieval import accuracy, embed_split, recalls
     from ..training.texts import answer_accuracies, bits_per_byte, document_accuracies, word_error_rates
@@ -107,8 +111,10 @@ def evaluate(ctx: StageContext, spec: EvaluateSpec, corpus: Corpus, checkpoint: 
         metrics += accuracy(model, reader, spec.batch_rows, how, ctx.progress, parts)
     if "document" in tasks:
         metrics += document_accuracies(model, reader, spec.batch_rows, how, ctx.progress, parts)
-    if "segmentation" in tasks:
+    if "segmentation" in tasks and spec.slicing is None:
         metrics += marked(model, reader, spec.batch_rows, how, ctx.progress)
+    elif "segmentation" in tasks and spec.slicing is not None:
+        metrics += marked_volumes(model, reader, spec.slicing, how, ctx.progress)
     if "language" in tasks:
         metrics += bits_per_byte(model, reader, spec.memory_lengths, how, ctx.progress, parts)
     if "transcription" in tasks:
