@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from ..operator import Apply, Operator, OperatorSpec
-from ..quarantine import Refuse, Refused
+from ..quarantine import Refuse
 from ..source import Row
 from ..spec import MAX_VOXELS, Preparation
 
@@ -47,47 +47,25 @@ class WindowVolumeSpec(OperatorSpec):
 
 
 def resample_volume(spec: ResampleVolumeSpec, preparation: Preparation) -> Apply:
-    """`volume` on another grid, and `regions` with it: the first voxel stays where it is, so that findings
-    need no change.
-
-    Linear interpolation; where voxels get larger by a factor s, after a Gaussian of deviation (s - 1) / 2
-    voxels, which keeps what is finer than the new grid from showing up as something coarser. A voxel of the
-    regions is the nearest old one.
+    """`volume` on another grid, and `regions` with it; see `media.resampling`. The first voxel stays where it
+    is, so that findings need no change.
     """
-    import math
-
     import numpy as np
-    from scipy.ndimage import affine_transform, gaussian_filter1d
 
-    from ..media.volumes import Volume, of_row
+    from ..media.resampling import resample, resample_marks
+    from ..media.volumes import of_row
 
     def apply(row: Row, refuse: Refuse) -> Row | None:
         if row["volume"] is None:
             return None
         volume = of_row(row["volume"])
-        steps = np.array(spec.spacing_mm) / volume.spacing_mm
-        if np.abs(steps - 1).max() < 1e-6:
+        changed = resample(volume, spec.spacing_mm, spec.max_voxels)
+        if changed is volume:
             return None
-        # As many voxels as have their centres within the volume, or half an old voxel beyond it.
-        sizes = np.array(volume.voxels.shape)
-        shape = [int(size) for size in np.maximum(1, np.floor((sizes - 0.5) / steps).astype(int) + 1)]
-        if math.prod(shape) > spec.max_voxels:
-            size = "x".join(str(one) for one in shape)
-            raise Refused("volume-too-large", f"resampled, {size} voxels are over {spec.max_voxels:,}")
-        values = volume.voxels.astype(np.float32)
-        for axis, step in enumerate(steps):
-            if step > 1:
-                values = gaussian_filter1d(values, (step - 1) / 2, axis, mode="nearest")
-        moved = affine_transform(values, steps, output_shape=tuple(shape), order=1, mode="nearest")
-        kind = volume.voxels.dtype
-        if kind.kind in "iu":
-            limits = np.iinfo(kind)
-            moved = np.clip(np.rint(moved), limits.min, limits.max)
-        changed = Volume(moved.astype(kind), np.array(spec.spacing_mm), volume.origin_mm, volume.direction)
         given: Row = {"volume": changed.row(row["volume"]["address"])}
         if row.get("regions"):
             marked = np.frombuffer(row["regions"]["voxels"], np.uint8).reshape(volume.voxels.shape)
-            nearest = affine_transform(marked, steps, output_shape=tuple(shape), order=0, mode="nearest")
+            nearest = resample_marks(marked, volume.spacing_mm.tolist(), changed)
             given["regions"] = {"labels": row["regions"]["labels"], "voxels": nearest.tobytes()}
         return given
 
@@ -98,17 +76,16 @@ def window_volume(spec: WindowVolumeSpec, preparation: Preparation) -> Apply:
     """`volume` with its values in a window."""
     import dataclasses
 
-    import numpy as np
-
+    from ..media.resampling import share_of_window, to_bytes
     from ..media.volumes import of_row
+
+    scale = to_bytes if spec.dtype == "uint8" else share_of_window
 
     def apply(row: Row, refuse: Refuse) -> Row | None:
         if row["volume"] is None:
             return None
         volume = of_row(row["volume"])
-        share = (volume.voxels.astype(np.float32) - spec.low_hu) / (spec.high_hu - spec.low_hu)
-        share = np.clip(share, 0, 1).astype(np.float32)
-        voxels = np.rint(share * 255).astype(np.uint8) if spec.dtype == "uint8" else share
+        voxels = scale(volume.voxels, spec.low_hu, spec.high_hu)
         return {"volume": dataclasses.replace(volume, voxels=voxels).row(row["volume"]["address"])}
 
     return apply

@@ -1,0 +1,87 @@
+"""Findings in pictures: what is marked comes out where it is, whatever the windows."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.spatial.distance import pdist
+
+from eagleray.pipelines.assessing.pictures import PictureAssessor, extent_px, findings
+from eagleray.pipelines.assessing.spec import NotAssessable, PictureAssessment
+from eagleray.pipelines.bundle import Marking
+
+from .bundles import FakeBundle, bright
+
+MARKING = Marking(size=32, findings=("scratch",), threshold=0.5, pixels_per_mm=10)
+
+
+def picture() -> np.ndarray:
+    """Dark, with a light rectangle, a fainter oblique line, and a speck."""
+    pixels = np.full((70, 90, 3), 40, np.uint8)
+    pixels[10:14, 60:80] = 250
+    for step in range(20):
+        pixels[30 + step, 5 + step : 7 + step] = 200
+    pixels[60:62, 40:42] = 255
+    return pixels
+
+
+def assess(pixels: np.ndarray, **fields) -> PictureAssessment:
+    found = PictureAssessor(FakeBundle(MARKING.model_copy(update=fields), bright), checks=()).assess(pixels)
+    assert isinstance(found, PictureAssessment)
+    return found
+
+
+def test_what_is_marked_is_found_with_its_size_and_the_likeliest_first():
+    found = assess(picture())
+    assert (found.verdict, found.width, found.height) == ("defective", 90, 70)
+    first, second = found.findings
+    assert (first.left, first.top, first.width, first.height) == (60, 10, 20, 4)
+    assert (first.label, first.area_px, first.area_mm2) == ("scratch", 80, pytest.approx(0.8))
+    assert first.score == pytest.approx(250 / 255)
+    assert first.length_mm == pytest.approx(np.hypot(20, 4) / 10)
+    assert (second.left, second.top, second.width, second.height) == (5, 30, 21, 20)
+    assert second.score == pytest.approx(200 / 255)
+    assert second.length_mm == pytest.approx(np.hypot(20, 21) / 10)
+
+
+@pytest.mark.parametrize(("size", "share", "batch"), [(16, 0.75, 1), (48, 0.0, 7), (128, 0.5, 3)])
+def test_windows_change_nothing_of_what_pixels_say(size, share, batch):
+    marking = MARKING.model_copy(update={"size": size})
+    bundle = FakeBundle(marking, bright)
+    found = PictureAssessor(bundle, (), share, batch).assess(picture())
+    assert found == assess(picture())
+    assert max(bundle.batches) <= batch
+
+
+def test_a_picture_in_which_nothing_is_marked_is_normal():
+    found = assess(picture() // 4)
+    assert (found.verdict, found.findings) == ("normal", ())
+
+
+def test_without_a_scale_nothing_is_said_in_millimetres():
+    first = assess(picture(), pixels_per_mm=None).findings[0]
+    assert (first.length_mm, first.area_mm2, first.area_px) == (None, None, 80)
+
+
+def test_each_finding_has_its_own_pieces():
+    likely = np.zeros((2, 20, 20), np.float32)
+    likely[0, 2:5, 2:5], likely[1, 4:8, 4:8] = 0.6, 0.9
+    found = findings(likely, ("open", "short"), 0.5)
+    assert [(one.label, one.area_px) for one in found] == [("short", 16), ("open", 9)]
+
+
+def test_the_farthest_points_of_any_piece_are_found():
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        piece = rng.random((rng.integers(1, 9), rng.integers(1, 9))) < 0.4
+        piece[0, 0] = True
+        corners = np.argwhere(piece)[:, None] + [[0, 0], [0, 1], [1, 0], [1, 1]]
+        assert extent_px(piece) == pytest.approx(pdist(corners.reshape(-1, 2)).max())
+
+
+def test_the_model_is_not_asked_about_a_picture_that_fails_a_check():
+    bundle = FakeBundle(MARKING, bright)
+    found = PictureAssessor(bundle).assess(np.zeros((70, 90, 3), np.uint8))
+    assert isinstance(found, NotAssessable)
+    assert found.reason == "too-dark"
+    assert bundle.batches == []
