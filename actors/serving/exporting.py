@@ -263,7 +263,11 @@ def _export_marks(
     reader = list(readers.values())[-1]
     pixels, _ = reader.stored_pictures(np.zeros(1, np.int64))
     slicing = options.slicing
-    sample = {"image": picture_sample(pixels[0])} if slicing is None else {"volume": volume_sample(pixels[0], slicing)}
+    sample = (
+        {"image": picture_sample(pixels[0])}
+        if slicing is None
+        else {"volume": volume_sample(pixels[0], slicing)}
+    )
     (output / SAMPLE).write_text(json.dumps(sample), encoding="utf-8")
     return Marking(
         size=images.shape[-1],

@@ -72,7 +72,9 @@ def _answer(task: Task, sent: bytes, preparation: Preparation, limits: LimitsSpe
 
 def too_much(task: Task, what: str) -> Refusal:
     """The refusal of a file that takes more than is given."""
-    name = {"image": "picture", "speech": "recording", "document": "document", "volume": "volume"}[modality_of(task)]
+    name = {"image": "picture", "speech": "recording", "document": "document", "volume": "volume"}[
+        modality_of(task)
+    ]
     return refusal(
         413, "too-much-to-decode", f"decoding the {name} takes more than {what}", "send a simpler one"
     )
@@ -108,7 +110,13 @@ def _load_all(preparation: Preparation, limits: LimitsSpec) -> None:
         picture.convert("RGB" if name in ("JPEG", "BMP") else "RGBA").save(buffer, name)
         for task in ("image", "whole-image"):
             open_media(task, base64.b64encode(buffer.getvalue()), preparation, limits)
-    for content in (b"NRRD0004\n\n", b"ObjectType = Image\n", b"PK\x03\x04", bytes(352), b"\0" * 128 + b"DICM"):
+    for content in (
+        b"NRRD0004\n\n",
+        b"ObjectType = Image\n",
+        b"PK\x03\x04",
+        bytes(352),
+        b"\0" * 128 + b"DICM",
+    ):
         open_media("volume", base64.b64encode(content), preparation, limits)  # broken ones load as much
     svg = b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><rect width="9" height="9"/></svg>'
     open_media("image", base64.b64encode(svg), preparation, limits)

@@ -116,3 +116,6 @@ class VolumeAssessment(Spec):
     """Of the scan as it was given: distances of voxels along depth, height and width."""
     slices: int
     """Of the scan as it was given."""
+
+
+Assessment: TypeAlias = DocumentAssessment | PictureAssessment | VolumeAssessment | NotAssessable

@@ -61,15 +61,16 @@ class Found:
     grid: Volume
     threshold: float
 
-    def marked(self, scan: Volume) -> NDArray[np.bool_]:
-        """What is marked (K, D, H, W) in the voxels of the scan as it was given."""
+    def marked(self, scan: Volume, threshold: float | None = None) -> NDArray[np.bool_]:
+        """What is marked (K, D, H, W) in the voxels of the scan as it was given, or is beyond a threshold."""
+        least = self.threshold if threshold is None else threshold
         steps = scan.spacing_mm / self.grid.spacing_mm
         shape = scan.voxels.shape
         marked = np.zeros((len(self.probabilities), *shape), np.bool_)
         for number, likely in enumerate(self.probabilities):
             values = likely.astype(np.float32)
             moved = affine_transform(values, steps, output_shape=shape, order=1, mode="nearest")
-            marked[number] = moved >= self.threshold
+            marked[number] = moved >= least
         return marked
 
 

@@ -34,9 +34,13 @@ def _unzipped(data: bytes) -> list[tuple[str, bytes]]:
     """The files of a zip; folders, and what an archive program adds, are no slices."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            wanted = [one for one in archive.infolist() if not one.is_dir() and "__MACOSX" not in one.filename]
+            wanted = [
+                one for one in archive.infolist() if not one.is_dir() and "__MACOSX" not in one.filename
+            ]
             if len(wanted) > MAX_SLICES or sum(one.file_size for one in wanted) > MAX_BYTES:
-                raise Refused("volume-too-large", f"the zip has {len(wanted)} files, or is over 1 GiB unpacked")
+                raise Refused(
+                    "volume-too-large", f"the zip has {len(wanted)} files, or is over 1 GiB unpacked"
+                )
             return [(one.filename, archive.read(one)) for one in wanted]
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError) as error:
         raise Refused("corrupt-zip", f"the zip can't be read: {error}") from error

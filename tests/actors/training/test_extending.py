@@ -18,7 +18,9 @@ BASE = train_tokenizer(["net profit rose", "the ship fell"] * 4, 300)
 def checkpoint(folder, **text):
     import torch.distributed.checkpoint as dcp
 
-    spec = ModelSpec.model_validate({"vision": None, "audio": None, "decoder": None, "text": {**TEXT, **text}})
+    spec = ModelSpec.model_validate(
+        {"vision": None, "audio": None, "decoder": None, "text": {**TEXT, **text}}
+    )
     size = BASE.get_vocab_size()
     torch.manual_seed(0)
     model = MultimodalModel(spec, size, 0, ["language"])

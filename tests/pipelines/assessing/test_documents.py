@@ -1,5 +1,6 @@
 """Documents are read in segments, and the sentences that told are named."""
 
+from itertools import pairwise
 from types import SimpleNamespace
 
 import numpy as np
@@ -63,7 +64,7 @@ def test_a_text_of_next_to_nothing_is_not_assessed(text):
 def test_sentences_follow_each_other_and_hold_every_word(text):
     spans = list(sentences(text))
     assert "".join("".join(text[start:end].split()) for start, end in spans) == "".join(text.split())
-    assert all(one[1] <= other[0] for one, other in zip(spans, spans[1:], strict=False))
+    assert all(one[1] <= other[0] for one, other in pairwise(spans))
 
 
 def test_a_text_without_full_stops_is_told_in_parts():
