@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import permutations
@@ -152,6 +152,17 @@ def trace(training: Training, max_tokens: int, vocab_size: int, num_classes: int
     )
 
 
+def _backward(outputs: Sequence[Tensor]) -> None:
+    """Gradients, by the engine itself: `torch.autograd.backward` would take the stand-ins away meanwhile, and
+    a block that is computed again would keep other tensors than before.
+    """
+    gradients = tuple(torch.empty_like(t) for t in outputs)
+    engine = torch.autograd.Variable._execution_engine  # pyright: ignore[reportAttributeAccessIssue, reportPrivateUsage]
+    engine.run_backward(
+        tuple(outputs), gradients, False, False, (), allow_unreachable=True, accumulate_grad=True
+    )
+
+
 def fake_batch(training: Training, max_tokens: int, rows: int, dtype: torch.dtype) -> Shapes:
     """A microbatch of shapes as the corpus gives them."""
     model, objective = training.model, training.spec.objective
@@ -257,7 +268,7 @@ class _Tracer:
                 parameter.grad = None
             live.peak = live.now
             if given := [t for t in made.values() if t.requires_grad]:
-                torch.autograd.backward(given, [torch.empty_like(t) for t in given])
+                _backward(given)
             backward = live.peak - held
         attended = self._attention.flops - attended
         learning = frozenset(key for key, p in parameters.items() if p.grad is not None)

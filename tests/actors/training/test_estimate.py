@@ -235,3 +235,14 @@ def test_a_plan_loads_nothing_that_splits_tensors():
     )
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert loaded.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("window", [0, 24])
+def test_a_text_of_several_segments_is_foretold(window):
+    text = {"d_model": 32, "num_heads": 2, "num_layers": 2, "max_tokens": 16, "memory_length": 16}
+    parts = {"vision": None, "audio": None, "decoder": None, "text": {**text, "window": window}}
+    spec = TrainingSpec(kind="pretrain", batch_size=4, objective=ObjectiveSpec(language=1.0))
+    model = ModelSpec.model_validate(parts)
+    (worker,) = estimate(Training(spec, model), 80, 100, 0).workers
+    (shorter,) = estimate(Training(spec, model), 40, 100, 0).workers
+    assert worker.memory["activations"] > shorter.memory["activations"] > 0
