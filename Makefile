@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SPEC ?= examples/quickstart.yaml
 
-.PHONY: run test nightly check format clean bench-data bench-model bench-train bench-serve bench-moderation
+.PHONY: run test nightly check format clean bench-data bench-model bench-train bench-serve bench-moderation bench-domains
 
 run: $(VENV)/.run-installed
 	$(BIN)/eagleray run $(SPEC)
@@ -43,6 +43,9 @@ bench-serve: $(VENV)/.dev-installed
 
 bench-moderation: $(VENV)/.dev-installed
 	cd benchmarks && ../$(BIN)/python moderation.py $(ARGS)
+
+bench-domains: $(VENV)/.dev-installed
+	cd benchmarks && ../$(BIN)/python domains.py $(ARGS)
 
 clean:
 	rm -rf $(VENV)

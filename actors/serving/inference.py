@@ -93,10 +93,10 @@ def tasks(model: Model) -> dict[str, Task]:
     """What a model does, by name."""
     texts, numbers = ("BYTES", (-1,)), ("FP32", (-1,))
     given = ("TEXT", "IMAGE", "SPEECH")
-    found = {
-        "embed": Task(given, {"EMBEDDING": ("FP32", (-1, model.health.embed_dim))}),
-        "search": Task(given, {"ID": texts, "CAPTION": texts, "SCORE": numbers}),
-    }
+    found: dict[str, Task] = {}
+    if model.health.embeds:
+        found["embed"] = Task(given, {"EMBEDDING": ("FP32", (-1, model.health.embed_dim))})
+        found["search"] = Task(given, {"ID": texts, "CAPTION": texts, "SCORE": numbers})
     if model.health.answers:
         asked = ("QUESTION", "IMAGE", "SPEECH") if model.health.asks else ("IMAGE", "SPEECH")
         found["answer"] = Task(asked, {"ANSWER": texts, "WEIGHTS": ("FP32", (-1, 3))})

@@ -144,3 +144,4 @@ def test_a_bundle_says_what_it_assesses_and_has_a_sample_of_it(client, bundle):
     path, body = bundle.sample
     assert path == "/v1/assess"
     assert client.post(path, json=body).status_code == 200
+    assert client.get("/v2/models/embed/ready").status_code == 404

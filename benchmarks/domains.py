@@ -1,0 +1,130 @@
+"""`make bench-domains`: what the three domains' models take, and what simpler means find.
+
+It reads what `eagleray run examples/financial_reports.yaml` left, by stages.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+from harness import WORK, Claim, Contender, compare, machine, medians, publish
+
+from eagleray.pipelines.bundle import DOCUMENT, graph_file, read_info
+from eagleray.pipelines.reading import CorpusReader
+
+COMMAND = "make bench-domains"
+PARTS = ("segment", "pages", "topics")
+PAGES = (25, 50, 100, 200)
+
+
+def main() -> None:
+    """Run the parts that are asked for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", choices=PARTS, action="append", help="parts to run; all by default")
+    parser.add_argument("--checkpoint", type=Path, required=True, help="of the stage `topics`")
+    parser.add_argument(
+        "--bundle", type=Path, required=True, help="of the stage `export`, with its int8 form"
+    )
+    parser.add_argument("--corpus", type=Path, required=True, help="of the stage `news`")
+    parser.add_argument("--report", type=Path, required=True, help="of the stage `evaluate-topics`")
+    parser.add_argument("--repeats", type=int, default=3)
+    given = parser.parse_args()
+    claims: list[Claim] = []
+    for part in given.only or PARTS:
+        claims += {"segment": segment, "pages": pages, "topics": topics}[part](given)
+    publish("domains", claims)
+
+
+def segment(given: argparse.Namespace) -> list[Claim]:
+    """One segment at a time: eight bits beside eager torch; and what the weights take."""
+    reading = read_info(given.bundle).document
+    assert reading is not None
+    length = str(reading.length)
+    contenders = [
+        Contender(name, "domain_segment.py", sys.executable, (kind, str(where), length))
+        for name, kind, where in (
+            ("int8", "int8", given.bundle),
+            ("ONNX fp32", "onnx", given.bundle),
+            ("torch fp32", "eager", given.checkpoint),
+        )
+    ]
+    found = medians(compare(contenders, given.repeats), "p50_ms")
+    ours, eager = found["int8"], found["torch fp32"]
+    peers = {name: value for name, value in found.items() if name != "int8"}
+    sizes = [weight_bytes(given.bundle / graph_file(DOCUMENT, form)) for form in ("int8", None)]
+    return [
+        claim("a financial segment in int8, p50, ms, over eager fp32", ours, peers, ours / eager, 0.5),
+        claim("a financial segment in int8, p50, ms", ours, {"at most": 8.0}, ours / 8.0, 1.0),
+        claim("int8 weights, bytes", sizes[0], {"fp32": sizes[1]}, sizes[0] / sizes[1], 0.26),
+    ]
+
+
+def pages(given: argparse.Namespace) -> list[Claim]:
+    """Reports of more and more pages: time by pages, and memory."""
+    text = WORK / "page.txt"
+    text.parent.mkdir(parents=True, exist_ok=True)
+    rows = CorpusReader(given.corpus, "test").table(np.arange(20), ["text"])["text"].to_pylist()
+    text.write_text(". ".join(rows))
+    contenders = [
+        Contender(
+            f"{count} pages", "domain_pages.py", sys.executable, (str(given.bundle), str(count), str(text))
+        )
+        for count in PAGES
+    ]
+    results = compare(contenders, given.repeats)
+    seconds, peaks = medians(results, "seconds"), medians(results, "peak_mib")
+    first, last = f"{PAGES[0]} pages", f"{PAGES[-1]} pages"
+    growth = seconds[last] / seconds[first] / (PAGES[-1] / PAGES[0])
+    more = peaks[last] - peaks[first]
+    return [
+        claim("200 pages over 25, seconds a page", seconds[last], {first: seconds[first]}, growth, 1.25),
+        claim("200 pages over 25, MiB more", more, {"at most": 256.0}, more / 256.0, 1.0),
+    ]
+
+
+def topics(given: argparse.Namespace) -> list[Claim]:
+    """Topics of R8's test split beside a linear model of TF-IDF (scikit-learn)."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
+    def read(split: str) -> tuple[list[str], list[str]]:
+        reader = CorpusReader(given.corpus, split)
+        table = reader.table(np.arange(len(reader)), ["text", "category"])
+        return table["text"].to_pylist(), table["category"].to_pylist()
+
+    linear = make_pipeline(TfidfVectorizer(sublinear_tf=True), LogisticRegression(C=30, max_iter=2000))
+    (texts, labels), (more, theirs) = read("train"), read("val")
+    linear.fit([*texts, *more], [*labels, *theirs])
+    texts, labels = read("test")
+    peer = 100 * float(linear.score(texts, labels))
+    print(f"  linear TF-IDF: {peer:.1f} % of {len(texts)}", flush=True)
+    ours = given.accuracy
+    if ours is None:
+        return []
+    return [
+        claim("R8 topics right, per cent", ours, {"goal": 91.4}, ours / 91.4, 1.0, below=False),
+        claim(
+            "R8 topics right beside TF-IDF, per cent", ours, {"TF-IDF": peer}, ours / peer, 1.0, below=False
+        ),
+    ]
+
+
+def weight_bytes(path: Path) -> int:
+    """Bytes of a graph's constants."""
+    return sum(len(one.raw_data) for one in onnx.load(path).graph.initializer)
+
+
+def claim(
+    what: str, ours: float, peers: dict[str, float], ratio: float, target: float, *, below: bool = True
+) -> Claim:
+    """A claim of this benchmark."""
+    return Claim(what, ours, peers, ratio, target, COMMAND, machine(), below)
+
+
+if __name__ == "__main__":
+    main()
