@@ -35,16 +35,22 @@ def candidates(probabilities: Volume, threshold: float = 0.5, min_voxels: int = 
         threshold: from which on a voxel belongs to a candidate.
         min_voxels: a smaller piece is none.
     """
-    values = np.asarray(probabilities.voxels, np.float64)
-    found = ndimage.label(values >= threshold, np.ones((3, 3, 3)))
+    likely = probabilities.voxels >= threshold
+    found = ndimage.label(likely, np.ones((3, 3, 3)))
     pieces: NDArray[np.int32] = found[0]  # pyright: ignore[reportAssignmentType, reportIndexIssue]
-    sizes = np.bincount(pieces.ravel())
+    # Of few voxels there is anything to be said, so it takes little time and memory from here on.
+    voxels = np.argwhere(likely)
+    of, values = pieces[likely], probabilities.voxels[likely].astype(np.float64)
+    sizes = np.bincount(of, minlength=1)
     numbers = np.flatnonzero(sizes >= min_voxels)
     numbers = numbers[numbers > 0]
     if not numbers.size:
         return Candidates(np.zeros((0, 3)), np.zeros(0), np.zeros(0))
-    centres = np.array(ndimage.center_of_mass(values, pieces, numbers), np.float64).reshape(-1, 3)
-    scores = np.asarray(ndimage.maximum(values, pieces, numbers), np.float64)
+    sums = np.stack([np.bincount(of, values * axis) for axis in voxels.T], axis=1)
+    centres = sums[numbers] / np.bincount(of, values)[numbers, None]
+    greatest = np.zeros(len(sizes))
+    np.maximum.at(greatest, of, values)
+    scores = greatest[numbers]
     volumes = sizes[numbers] * float(np.prod(probabilities.spacing_mm))
     order = np.argsort(-scores, kind="stable")
     places = probabilities.origin_mm + (centres * probabilities.spacing_mm) @ probabilities.direction

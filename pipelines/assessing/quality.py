@@ -7,6 +7,7 @@ says what it gave there.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
@@ -24,25 +25,28 @@ Check: TypeAlias = Callable[[Pixels, int], NotAssessable | None]
 LEAST_SHARE = 0.5
 """Of a window's side, that each of a picture's is to have."""
 DARK, BRIGHT = 22.0, 215.0
-"""Mean grey, from 0 to 255, below and above which nothing can be told."""
+"""Mean grey, from 0 to 255, below and above which little can be told."""
 SCALES_PX = (1.5, 3.0)
 """At which edges are looked at to see how blurred they are."""
 MOST_BLUR_PX = 1.4
-"""Of sharp boards `blur_px` is 0, of those blurred by 1 pixel up to 0.6, by 3 pixels from 1.7 on."""
+"""Of boards `blur_px` is 0, or at 20 pixels per millimetre up to 1.2; blurred by 3 pixels it is from 1.7 on,
+and from 1.5 on with a camera's noise over it."""
 LEAST_EDGES = 0.05
-"""Variance of the Laplacian at the finer scale, below which there are no edges; of sharp boards from 8 on."""
+"""Variance of the Laplacian at the finer scale, below which there are no edges; of sharp boards from 6 on."""
 GRADIENT_PX = 1.5
 """Scale at which directions of edges are taken."""
 TURN_DEG = 6.0
-"""Of boards `turn_deg` is within 0.3 of what they are turned by; 8.8 for 10 where corners are white."""
+"""Of boards `turn_deg` is within 0.8 of what they are turned by; from 8.7 on for 10 with white corners."""
 EDGE_SHARE = 0.1
 """Of all pixels, those whose directions count: where grey changes most."""
 ALIKE_DEG = 45.0
 """After which directions of edges are alike: traces run along sides and diagonals."""
 BIN_DEG, BLEND_DEG = 0.5, 2.0
 """Of the histogram of directions: width of a bin, and deviation of what it is smoothed by."""
-LEAST_PEAK = 1.4
-"""Of boards the most frequent direction is so from 1.5 times on, of grain and blots up to 1.25 times."""
+LEAST_PEAK = 1.32
+"""Of boards the most frequent direction is so from 1.37 times on."""
+CHANCE = 12.0
+"""Of grain and blots, it is so by chance up to 1 + 12 / √n times, n being the pixels that count."""
 
 
 def too_small(pixels: Pixels, size: int) -> NotAssessable | None:
@@ -82,8 +86,10 @@ def blurred(pixels: Pixels, size: int) -> NotAssessable | None:
 
 def rotated(pixels: Pixels, size: int) -> NotAssessable | None:
     """Edges run along other directions than the picture's sides and diagonals."""
+    height, width = pixels.shape[:2]
+    by_chance = 1 + CHANCE / math.sqrt(EDGE_SHARE * height * width)
     found, peak = turn_deg(pixels)
-    if abs(found) <= TURN_DEG or peak < LEAST_PEAK:
+    if abs(found) <= TURN_DEG or peak < max(LEAST_PEAK, by_chance):
         return None
     return NotAssessable(reason="rotated", message=f"the picture is turned by {found:.0f} degrees")
 
@@ -93,7 +99,7 @@ CHECKS: Sequence[Check] = (too_small, too_dark, too_bright, blurred, rotated)
 
 
 def grey(pixels: Pixels) -> Grey:
-    """Brightness (H, W) from 0 to 255 (Rec. 601 luma); of boards 29 to 127, of those at 15 % up to 19."""
+    """Brightness (H, W) from 0 to 255 (Rec. 601 luma); of boards 28 to 110, at 15 % up to 16."""
     return pixels @ np.array([0.299, 0.587, 0.114], np.float32)
 
 

@@ -17,7 +17,7 @@ from scipy.ndimage import affine_transform, maximum_filter
 from ..bundle import MARKS, PROBABILITIES, LoadedBundle, Marking
 from ..media.lungs import Mask, segment_lungs
 from ..media.resampling import resample, to_bytes
-from ..media.volumes import Volume
+from ..media.volumes import TOLERANCE, Volume
 from ..quarantine import Refused
 from .components import candidates
 from .spec import NotAssessable, VolumeAssessment, VolumeFinding, not_assessable
@@ -187,7 +187,7 @@ def too_few_slices(scan: Volume) -> NotAssessable | None:
 
 def too_coarse(scan: Volume) -> NotAssessable | None:
     """Small nodules fall between the slices, or into one."""
-    if scan.spacing_mm.max() <= COARSEST_MM:
+    if scan.spacing_mm.max() <= COARSEST_MM * (1 + TOLERANCE):
         return None
     shown = " x ".join(f"{one:.3g}" for one in scan.spacing_mm)
     return NotAssessable(

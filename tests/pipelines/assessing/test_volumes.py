@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -33,9 +34,13 @@ def hot(windows: np.ndarray) -> np.ndarray:
     return np.clip((hu - 200) / 200 + 0.5, 0, 1) * (hu > 100)
 
 
+@cache
+def voxels() -> np.ndarray:
+    return np.where(lesion() > 0, HOT_HU, chest()).astype(np.int16)
+
+
 def scan(direction: np.ndarray = LPS) -> Volume:
-    voxels = np.where(lesion() > 0, HOT_HU, chest()).astype(np.int16)
-    return Volume(voxels, np.array(SPACING), np.array(ORIGIN), direction)
+    return Volume(voxels().copy(), np.array(SPACING), np.array(ORIGIN), direction)
 
 
 def find(volume: Volume, marking: Marking = MARKING) -> Found:
@@ -136,9 +141,8 @@ def test_values_that_are_no_hounsfield_units_are_refused(change):
 
 
 def test_a_body_without_lungs_is_refused():
-    voxels = scan().voxels.copy()
-    voxels[lungs()] = 40
-    assert reason(replace(scan(), voxels=voxels)) == "no-lungs"
+    solid = np.where(lungs(), 40, voxels())
+    assert reason(replace(scan(), voxels=solid)) == "no-lungs"
 
 
 def test_a_scan_that_would_be_too_large_is_refused():
