@@ -16,6 +16,7 @@ import typer
 from rich.text import Text
 
 from .commands.access import tokens
+from .commands.assessing import Page, Segmentation, assess_files
 from .commands.cluster import cluster
 from .commands.common import (
     DEFAULT_HOME,
@@ -46,6 +47,7 @@ from .display import (
     status_rows,
     status_table,
 )
+from .pipelines.assessing.spec import NotAssessable
 from .session import Session
 from .workflows.artifacts import Artifact, Bundle, Deployment
 from .workflows.errors import EaglerayError
@@ -518,6 +520,30 @@ def _announce(url: str, request: Mapping[str, Any], answer: Mapping[str, Any], c
         for one in document["evidence"][:2]:
             out.print(f"    {one['share']:.0%} by {one['text'][:80]!r}")
     out.print(f"ask it yourself:\n  {command}")
+
+
+@app.command()
+def assess(
+    source: Annotated[str, typer.Argument(metavar="RUN|FOLDER", help="A bundle, or a run that made one.")],
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="What is to be assessed.")],
+    page: Page = None,
+    segmentation: Segmentation = None,
+    home: Home = DEFAULT_HOME,
+    store: Store = None,
+    database: Database = None,
+) -> None:
+    """Assess documents, pictures or CT scans with a bundle, in this process: a line of JSON for each file.
+
+    It needs no cluster and no accelerator, and says what /v1/assess of the same bundle says. A folder is a
+    series of DICOM slices.
+    """
+    from .pipelines.bundle import load_bundle
+
+    bundle = load_bundle(_bundle(Session(home, store, database), source).path)
+    for path, found in zip(files, assess_files(bundle, files, page, segmentation), strict=True):
+        assessable = not isinstance(found, NotAssessable)
+        told = {"file": str(path), "assessable": assessable, **found.model_dump(mode="json")}
+        typer.echo(json.dumps(told, ensure_ascii=False))
 
 
 def _named(session: Session, told: str) -> tuple[str, str]:

@@ -15,12 +15,14 @@ from eagleray.actors.serving.batching import Encoder
 from eagleray.actors.serving.exporting import ExportOptions, export_bundle
 from eagleray.actors.serving.ingress import build_api
 from eagleray.actors.serving.spec import LimitsSpec, ServingOptions
+from eagleray.commands.assessing import assess_files
 from eagleray.models.heads.document import segmented
 from eagleray.models.multimodal import MultimodalModel
 from eagleray.models.spec import ModelSpec
 from eagleray.pipelines.assessing.documents import DocumentAssessor
-from eagleray.pipelines.bundle import Lineage, load_bundle
+from eagleray.pipelines.bundle import Lineage, LoadedBundle, load_bundle
 from eagleray.pipelines.reading import CorpusReader, read_info
+from eagleray.workflows.errors import EaglerayError
 
 SPEC = ModelSpec.model_validate(
     {
@@ -136,6 +138,26 @@ def test_what_is_too_long_and_what_is_none_of_it_are_refused(client):
     assert refused.status_code == 404
     assert refused.json()["code"] == "not-served"
     assert client.post("/v1/embed", json={"inputs": [{"text": "a"}]}).json()["code"] == "not-served"
+
+
+def test_the_command_says_what_the_service_says(client, bundle, tmp_path):
+    texts = {"a.txt": b"A red frog. " * 9, "b.pdf": scanned()}
+    for name, content in texts.items():
+        (tmp_path / name).write_bytes(content)
+    reads = replace_marking(bundle)
+    found = assess_files(reads, [tmp_path / name for name in texts], None, None)
+    plain = assess(client, document=sent(texts["a.txt"]))
+    assert found[0].model_dump(mode="json") == plain["document"]
+    assert found[1].reason == "no-text"
+    with pytest.raises(EaglerayError, match="no such file"):
+        assess_files(reads, [tmp_path / "none"], None, None)
+    with pytest.raises(EaglerayError, match="one scan"):
+        assess_files(reads, [tmp_path / "a.txt"], tmp_path / "page.html", None)
+
+
+def replace_marking(bundle):
+    """The same bundle, as if it read documents only."""
+    return LoadedBundle(bundle._folder, bundle.info.model_copy(update={"marking": None}))
 
 
 def test_a_bundle_says_what_it_assesses_and_has_a_sample_of_it(client, bundle):

@@ -1,0 +1,104 @@
+"""`eagleray assess`: a bundle's assessment of files, in this process and without a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..workflows.errors import EaglerayError
+
+if TYPE_CHECKING:
+    from ..pipelines.assessing.spec import Assessment
+    from ..pipelines.bundle import LoadedBundle
+
+Page = Annotated[
+    Path | None,
+    typer.Option("--page", help="Write an HTML page of a scan's slices with what was found in them."),
+]
+Segmentation = Annotated[
+    Path | None,
+    typer.Option("--dicom-seg", help="Write what was found in a scan as a DICOM Segmentation."),
+]
+
+
+def assess_files(
+    bundle: LoadedBundle, files: Sequence[Path], page: Path | None, segmentation: Path | None
+) -> list[Assessment]:
+    """Assess files, one after the other.
+
+    Args:
+        bundle: that assesses something.
+        files: documents, pictures or volumes, as the bundle takes; a folder is a series of DICOM slices.
+        page: where a page of the scan goes; for one file only.
+        segmentation: where a DICOM Segmentation of it goes.
+
+    Raises:
+        EaglerayError: when the bundle assesses nothing, or a file isn't there.
+    """
+    marking = bundle.info.marking
+    if marking is None and bundle.info.document is None:
+        raise EaglerayError(
+            "the bundle assesses nothing",
+            "export a model that was trained with a weight for objective.document or objective.segmentation",
+        )
+    scans = marking is not None and marking.slicing is not None
+    if (page or segmentation) and not (scans and len(files) == 1):
+        raise EaglerayError(
+            "--page and --dicom-seg are of one scan", "name one volume, and a bundle for those"
+        )
+    found: list[Assessment] = []
+    for path in files:
+        if not path.exists():
+            raise EaglerayError("there is no such file", where=str(path))
+        found.append(_scan(bundle, path, page, segmentation) if scans else _assess(bundle, path))
+    return found
+
+
+def _assess(bundle: LoadedBundle, path: Path) -> Assessment:
+    from ..pipelines.assessing.documents import DocumentAssessor
+    from ..pipelines.assessing.pictures import PictureAssessor
+    from ..pipelines.assessing.spec import not_assessable
+    from ..pipelines.media.documents import document_text
+    from ..pipelines.media.image import whole
+    from ..pipelines.quarantine import Refused
+
+    try:
+        if bundle.info.marking is not None:
+            return PictureAssessor(bundle).assess(whole(path.read_bytes()))
+        return DocumentAssessor(bundle).assess(document_text(path.read_bytes()))
+    except Refused as refused:
+        return not_assessable(refused)
+
+
+def _scan(bundle: LoadedBundle, path: Path, page: Path | None, segmentation: Path | None) -> Assessment:
+    from ..pipelines.assessing.dicom_seg import dicom_seg, source_series
+    from ..pipelines.assessing.spec import NotAssessable, not_assessable
+    from ..pipelines.assessing.viewer import viewer
+    from ..pipelines.assessing.volumes import VolumeAssessor
+    from ..pipelines.media.opening import open_volume
+    from ..pipelines.media.volumes import read_series
+    from ..pipelines.quarantine import Refused
+
+    source: Any = None
+    try:
+        if path.is_dir():
+            slices = [(one.name, one.read_bytes()) for one in sorted(path.iterdir()) if one.is_file()]
+            scan, source = read_series(slices), source_series(slices)
+        else:
+            scan = open_volume(path.read_bytes())
+    except Refused as refused:
+        return not_assessable(refused)
+    found = VolumeAssessor(bundle).find(scan)
+    if isinstance(found, NotAssessable):
+        return found
+    if page is not None:
+        page.write_text(viewer(scan, found.assessment), encoding="utf-8")
+    if segmentation is not None:
+        assert bundle.info.marking is not None
+        labels = bundle.info.marking.findings
+        segmentation.write_bytes(dicom_seg(found.marked(scan), labels, scan, datetime.now(UTC), source))
+    return found.assessment
