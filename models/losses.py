@@ -20,7 +20,7 @@ def promoted(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def dice_focal(logits: Tensor, marks: Tensor, gamma: float = 2.0) -> Tensor:
+def dice_focal(logits: Tensor, marks: Tensor, gamma: float = 2.0, focal_weight: float = 1.0) -> Tensor:
     """Soft Dice (arXiv 1606.04797) plus focal loss (arXiv 1708.02002) of each row (B,), both of sigmoids.
 
     Dice is the mean over those findings that the row has: where a finding is rare, nothing everywhere would
@@ -30,6 +30,7 @@ def dice_focal(logits: Tensor, marks: Tensor, gamma: float = 2.0) -> Tensor:
         logits: (B, K, H, W).
         marks: (B, H, W) int64: 0 nothing, k the finding k - 1; a row of -1 is not known, and counts 0.
         gamma: how much less what is told already counts.
+        focal_weight: of the focal loss beside Dice.
     """
     logits = promoted(logits)
     kinds = torch.arange(1, logits.shape[1] + 1, device=marks.device)
@@ -44,7 +45,7 @@ def dice_focal(logits: Tensor, marks: Tensor, gamma: float = 2.0) -> Tensor:
     # the probability of what isn't so, in logarithms: where it is tiny, its power must not lose it
     missed = F.logsigmoid(-logits * (2 * target - 1))
     focal = ((gamma * missed).exp() * nll).mean(dim=(1, 2, 3))
-    return (dice + focal).masked_fill(marks.flatten(1)[:, 0] < 0, 0)
+    return (dice + focal_weight * focal).masked_fill(marks.flatten(1)[:, 0] < 0, 0)
 
 
 def classification_nll(logits: Tensor, labels: Tensor) -> Tensor:

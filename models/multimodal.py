@@ -78,6 +78,7 @@ class Heads(nn.Module):
         if "segmentation" in tasks and spec.vision is not None:
             width = spec.vision.pyramid_width
             self.segmentation = SegmentationHead(width, width, len(spec.vision.findings))
+        self.focal_weight = 1.0 if spec.vision is None else spec.vision.focal_weight
         pairs = list(permutations(embedded, 2)) if "alignment" in tasks else []
         self.cross = nn.ModuleDict(
             {f"{a}-{b}": CrossModalAttention(widths[a], widths[b], spec.alignment_heads) for a, b in pairs}
@@ -136,7 +137,7 @@ class Heads(nn.Module):
             found["document"] = classification_nll(logits, words["document_label"])
         if "segmentation" in tasks and self.segmentation is not None:
             logits = self.segmentation(words["image"], state[DENSE])
-            found["segmentation"] = dice_focal(logits, words["marks"])
+            found["segmentation"] = dice_focal(logits, words["marks"], focal_weight=self.focal_weight)
         return found
 
 

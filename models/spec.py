@@ -68,6 +68,9 @@ class VisionSpec(PartSpec):
     """Channels of the feature pyramid that fuses all scales; 0 leaves it out."""
     findings: tuple[str, ...] = ()
     """What is told from each other where a picture's pixels are marked; other labels mean nothing."""
+    focal_weight: float = Field(default=1.0, ge=0)
+    """Of the focal loss beside Dice, where pixels are marked: the more, the fewer false alarms where nothing is.
+    """
     drop_path: float = Field(default=0.0, ge=0, lt=1)
     """How often, in training, a picture goes past a branch of the last block; of earlier ones, less."""
 
