@@ -69,8 +69,7 @@ class VisionSpec(PartSpec):
     findings: tuple[str, ...] = ()
     """What is told from each other where a picture's pixels are marked; other labels mean nothing."""
     focal_weight: float = Field(default=1.0, ge=0)
-    """Of the focal loss beside Dice, where pixels are marked: the more, the fewer false alarms where nothing is.
-    """
+    """Of the focal loss beside Dice, where pixels are marked: more makes fewer false alarms."""
     drop_path: float = Field(default=0.0, ge=0, lt=1)
     """How often, in training, a picture goes past a branch of the last block; of earlier ones, less."""
 
