@@ -7,7 +7,6 @@ columns may lie outside.
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -162,13 +161,6 @@ def fit(pixels: Pixels, side: int, is_mask: bool = False) -> Pixels:
         return pixels
     how = Image.Resampling.NEAREST if is_mask else Image.Resampling.BILINEAR
     return np.asarray(Image.fromarray(pixels).resize((side, side), how))
-
-
-def png(mask: Pixels) -> bytes:
-    """A mask (H, W) as a PNG of one channel."""
-    encoded = io.BytesIO()
-    Image.fromarray(mask, "L").save(encoded, "PNG")
-    return encoded.getvalue()
 
 
 def lot(name: str) -> np.random.Generator:

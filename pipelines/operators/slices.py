@@ -63,7 +63,8 @@ class SliceVolumeSpec(OperatorSpec):
 
 def slice_volume(spec: SliceVolumeSpec, preparation: Preparation) -> Apply:
     """`volume` → a record for each patch, with `image`, `mask` and `category`."""
-    from ..media.patches import cut, fit, marks_of, named, png, slab
+    from ..media.masks import encode
+    from ..media.patches import cut, fit, marks_of, named, slab
     from ..media.volumes import of_row
 
     side = preparation.stored_image_size
@@ -84,7 +85,7 @@ def slice_volume(spec: SliceVolumeSpec, preparation: Preparation) -> Apply:
             category = None if mask is None else named(mask, spec.labels) or BACKGROUND
             shown = None
             if mask is not None and row.get("regions"):
-                shown = {"labels": list(spec.labels), "content": png(mask)}
+                shown = {"labels": list(spec.labels), "content": encode(mask)}
             patches.append({"image": image, "mask": shown, "category": category})
         if not patches:
             raise Refused("no-patch", "the volume has nothing of what patches are cut from", wanted=True)
