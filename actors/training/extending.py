@@ -20,7 +20,10 @@ def pieces_between(checkpoint: Path, corpus: Path) -> list[list[int]]:
     theirs, ours = (folder / "tokenizer.json" for folder in (checkpoint, corpus))
     if not (theirs.is_file() and ours.is_file()) or theirs.read_bytes() == ours.read_bytes():
         return []
-    return pieces_of(Tokenizer.from_file(str(theirs)), Tokenizer.from_file(str(ours)))
+    try:
+        return pieces_of(Tokenizer.from_file(str(theirs)), Tokenizer.from_file(str(ours)))
+    except Exception:  # of a file that holds no tokenizer `tokenizers` raises nothing narrower
+        return []
 
 
 def extend_weights(
