@@ -131,7 +131,7 @@ class TextSpec(PartSpec):
     """Of a segment; a longer text is taken segment after segment."""
     memory_length: int = Field(default=32, ge=0)
     """Positions of earlier segments that are attended to."""
-    overlap: int = Field(default=8, ge=0)
+    overlap: int = Field(default=0, ge=0)
     """Tokens that follow-up segments of a document have in common where it is read for its category."""
     window: int = Field(default=0, ge=0)
     """Positions that a token attends to, itself included, in memory and segment; 0 is all."""

@@ -129,7 +129,7 @@ CASES = {
     ),
     "document": (
         {"document": 1.0},
-        part(vision=None, audio=None, decoder=None),
+        part(vision=None, audio=None, decoder=None, text=TEXT.model_copy(update={"overlap": 12})),
         {"data": 2, "tensor": 2, "pipeline": 2, "microbatches": 2},
     ),
     "earlier batches": (
