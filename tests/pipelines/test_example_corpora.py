@@ -187,6 +187,19 @@ def volumes(folder: Path) -> None:
     write(folder / "annotations.csv", "\n".join(lines))
 
 
+def financial_phrasebank(folder: Path) -> None:
+    lines = [f"{one} It rose.@{'positive' if i % 2 else 'neutral'}" for i, one in enumerate(CAPTIONS[:COUNT])]
+    write(folder / "Sentences_75Agree.txt", "\n".join(lines))
+
+
+def fiqa(folder: Path) -> None:
+    found = {
+        str(i): {"sentence": one, "info": [{"target": f"Company {i}", "sentiment_score": "0.3"}]}
+        for i, one in enumerate(CAPTIONS[:COUNT])
+    }
+    write(folder / "task1_headline_ABSA_train.json", json.dumps(found))
+
+
 def webdataset(folder: Path) -> None:
     folder.mkdir()
     with tarfile.open(folder / "0.tar", "w") as archive:
@@ -199,7 +212,8 @@ def webdataset(folder: Path) -> None:
 
 MAKERS: dict[str, Callable[[Path], None]] = {
     "coco": coco, "common-voice": common_voice, "deeppcb": deeppcb, "delta": delta, "dicom": dicom,
-    "documents": documents, "edgar": edgar, "huggingface": huggingface, "inserted-nodules": inserted_nodules,
+    "documents": documents, "edgar": edgar, "financial-phrasebank": financial_phrasebank, "fiqa": fiqa,
+    "huggingface": huggingface, "inserted-nodules": inserted_nodules,
     "librispeech": librispeech,
     "mvtec-ad": mvtec_ad, "parquet": parquet,
     "pictures": pictures, "transcripts": transcripts, "voc": voc, "volumes": volumes,
