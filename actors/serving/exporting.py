@@ -43,7 +43,7 @@ from ...pipelines.bundle import (
     seal_bundle,
 )
 from ...pipelines.reading import CorpusReader
-from ...pipelines.spec import BOS, Slicing
+from ...pipelines.spec import BOS, EOS, Slicing
 from ...workflows.errors import EaglerayError
 from .describing import TRAINED, describe_corpora
 from .graphs import (
@@ -200,7 +200,8 @@ def _export_document(
     )
     path = output / f"{DOCUMENT}.onnx"
     graphs[DOCUMENT] = export_graph(DocumentGraph(model), tuple(parts), path, options.tolerance)
-    words = Tokenizer.from_file(str(output / "tokenizer.json")).decode(rows["tokens"][given][0].tolist())
+    ids = [one for one in rows["tokens"][given][0].tolist() if one > EOS]
+    words = Tokenizer.from_file(str(output / "tokenizer.json")).decode(ids).strip()
     (output / SAMPLE).write_text(json.dumps({"text": words[:SAMPLE_CHARS]}), encoding="utf-8")
     return Reading(length=spec.max_tokens, overlap=spec.overlap)
 
