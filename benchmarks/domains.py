@@ -6,6 +6,8 @@ It reads what `eagleray run examples/financial_reports.yaml` left, by stages.
 from __future__ import annotations
 
 import argparse
+import json
+import statistics
 import sys
 from pathlib import Path
 
