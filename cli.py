@@ -511,7 +511,8 @@ def _show_dashboard(connection: Connection) -> None:
 
 
 def _announce(url: str, request: Mapping[str, Any], answer: Mapping[str, Any], command: str) -> None:
-    out.print(f"serving at {url}, its pages at {url}/docs; asked for {request['text'][:80]!r}, it found")
+    asked = repr(str(request["text"])[:80]) if "text" in request else f"a sample {next(iter(request))}"
+    out.print(f"serving at {url}, its pages at {url}/docs; asked for {asked}, it found")
     for hit in answer.get("results", ()):
         out.print(f"  {hit['score']:.3f}  {hit['caption']}  ({hit['id']})")
     if document := answer.get("document"):
@@ -519,6 +520,11 @@ def _announce(url: str, request: Mapping[str, Any], answer: Mapping[str, Any], c
         out.print(f"  {document['probabilities'][found]:.3f}  {found}")
         for one in document["evidence"][:2]:
             out.print(f"    {one['share']:.0%} by {one['text'][:80]!r}")
+    if problem := answer.get("problem"):
+        out.print(f"  nothing that can be assessed: {problem['message']}")
+    for seen in (answer.get("picture"), answer.get("volume")):
+        if seen:
+            out.print(f"  {len(seen['findings'])} findings")
     out.print(f"ask it yourself:\n  {command}")
 
 
