@@ -39,6 +39,8 @@ from .spec import PromotionSpec, ServingOptions
 from .switching import Tally
 from .tls import read_pem
 
+LONGEST_BODY = 2000
+"""Characters of a sample request that are printed."""
 _POLL_S = 0.25
 _CALL_TIMEOUT_S = 10.0
 _TRIAL_TIMEOUT_S = 3600.0
@@ -95,6 +97,8 @@ class Deployed:
     def command(self) -> str:
         """The sample request as a shell command."""
         body = shlex.quote(json.dumps(self.request, ensure_ascii=False))
+        if len(body) > LONGEST_BODY:  # of a picture or a scan
+            body = "@request.json"
         token = ' -H "authorization: Bearer $TOKEN"' if self.asks_for_tokens else ""
         return (
             f"curl -s{self.trust} {self.url}{self.path}{token} -H 'content-type: application/json' -d {body}"

@@ -21,8 +21,8 @@ from .detection import Outcome, Scan, judge
 from .metrics import Bootstrap, Progress, report
 
 THRESHOLD = 0.5
-"""Probability from which on a voxel belongs to a candidate, as in serving: at a lower one vessels join nodules
-(measured: a CPM of 6.8 % at 0.1, of 58.6 % at 0.5)."""
+"""Probability from which on a voxel belongs to a candidate, as in serving: at a lower one vessels join
+nodules (measured: a CPM of 6.8 % at 0.1, of 58.6 % at 0.5)."""
 OVERLAP_SHARE = 0.25
 
 
