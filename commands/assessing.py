@@ -39,13 +39,12 @@ def assess_files(
     Raises:
         EaglerayError: when the bundle assesses nothing, or a file isn't there.
     """
-    marking = bundle.info.marking
-    if marking is None and bundle.info.document is None:
+    if not bundle.info.assesses:
         raise EaglerayError(
             "the bundle assesses nothing",
             "export a model that was trained with a weight for objective.document or objective.segmentation",
         )
-    scans = marking is not None and marking.slicing is not None
+    scans = "volume" in bundle.info.assesses
     if (page or segmentation) and not (scans and len(files) == 1):
         raise EaglerayError(
             "--page and --dicom-seg are of one scan", "name one volume, and a bundle for those"
@@ -67,7 +66,7 @@ def _assess(bundle: LoadedBundle, path: Path) -> Assessment:
     from ..pipelines.quarantine import Refused
 
     try:
-        if bundle.info.marking is not None:
+        if "picture" in bundle.info.assesses:
             return PictureAssessor(bundle).assess(whole(path.read_bytes()))
         return DocumentAssessor(bundle).assess(document_text(path.read_bytes()))
     except Refused as refused:

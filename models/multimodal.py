@@ -398,12 +398,7 @@ class MultimodalModel(nn.Module):
 
         Memory doesn't grow with the documents but for what they are pooled from.
         """
-        spec = self.spec.text
-        assert spec is not None
-        parts = (
-            segmented(one, spec.max_tokens, spec.overlap).flatten(0, 1).split(SEGMENTS)
-            for one in (tokens, token_mask)
-        )
+        parts = (self.segments(one).split(SEGMENTS) for one in (tokens, token_mask))
         found = [self.read_segments(*some) for some in zip(*parts, strict=True)]
         said = torch.cat([one.evidence.sum(dim=1) for one in found])
         return pooled(said, torch.cat([one.scores for one in found]), len(tokens))
@@ -413,6 +408,12 @@ class MultimodalModel(nn.Module):
         assert self.vision is not None
         assert self.heads.segmentation is not None
         return self.heads.segmentation(image, self.vision.dense(image))
+
+    def segments(self, tokens: Tensor) -> Tensor:
+        """Overlapping segments (B*S, L) of documents, or their mask, (B, T): what `read_segments` takes."""
+        spec = self.spec.text
+        assert spec is not None
+        return segmented(tokens, spec.max_tokens, spec.overlap).flatten(0, 1)
 
     def read_segments(self, tokens: Tensor, token_mask: Tensor) -> Found:
         """What segments of documents (S, L) under their mask (S, L) say about the documents' categories."""
@@ -457,10 +458,7 @@ class MultimodalModel(nn.Module):
 
     def _read(self, tokens: Tensor) -> Tensor:
         """Tokens, or their mask, (B, T) as the text's encoder gets them: documents in segments (B*S, L)."""
-        spec = self.spec.text
-        if spec is None or "document" not in self.tasks:
-            return tokens
-        return segmented(tokens, spec.max_tokens, spec.overlap).flatten(0, 1)
+        return self.segments(tokens) if "document" in self.tasks else tokens
 
     def _target(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Task]:
         """What is to be decoded (B, T), where it is (B, T), and which task that is."""

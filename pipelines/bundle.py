@@ -32,7 +32,7 @@ from ..workflows.errors import EaglerayError
 from ..workflows.spec import Spec
 from .media import prepare, text
 from .media.prepare import Arrays
-from .spec import PAD, Form, Modality, Preparation, Slicing
+from .spec import PAD, Assessed, Form, Modality, Preparation, Slicing
 from .statistics import Statistics
 
 GRAPH_INPUTS: Mapping[Modality, tuple[str, ...]] = {
@@ -197,6 +197,14 @@ class BundleInfo(Spec):
     def classifies(self) -> bool:
         """Whether it knows categories of pictures."""
         return self._gives("image", CLASS_LOGITS)
+
+    @property
+    def assesses(self) -> tuple[Assessed, ...]:
+        """What it assesses whole."""
+        found: list[Assessed] = ["document"] if self.document is not None else []
+        if self.marking is not None:
+            found.append("picture" if self.marking.slicing is None else "volume")
+        return tuple(found)
 
     @property
     def embeds(self) -> bool:

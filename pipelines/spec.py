@@ -11,6 +11,8 @@ from pydantic import Field, model_validator
 from ..workflows.spec import Spec
 
 Modality: TypeAlias = Literal["image", "text", "speech"]
+Assessed: TypeAlias = Literal["document", "picture", "volume"]
+"""What a bundle may assess whole."""
 Form: TypeAlias = Literal["int8", "int8-dynamic", "float16"]
 """Of a bundle's graphs, beside single precision."""
 

@@ -23,7 +23,6 @@ from ...pipelines.bundle import BundleInfo, Hit, LoadedBundle, Modality, read_in
 from ...pipelines.spec import Form
 from ...workflows.spec import Spec
 from .answering import Answered, Decoder, Parts
-from .assessing import assessed_by
 from .auditing import AuditLog
 from .autoscaling import ARRIVALS, CAPACITY, autoscaling_config, mixed
 from .batching import Encoded, Encoder, Observed, Transcript
@@ -326,7 +325,7 @@ def describe(info: BundleInfo, digest: str, options: ServingOptions) -> Health:
         transcribes=info.transcribes,
         classes=info.classes if info.classifies else (),
         embeds=info.embeds,
-        assesses=assessed_by(info),
+        assesses=info.assesses,
         moderates=options.moderation is not None,
         fit=info.preparation.fit,
         shown=info.preparation.image_size / info.preparation.stored_image_size,

@@ -15,12 +15,13 @@ from ...pipelines.assessing.documents import DocumentAssessor
 from ...pipelines.assessing.pictures import PictureAssessor
 from ...pipelines.assessing.spec import Assessment, NotAssessable
 from ...pipelines.assessing.volumes import VolumeAssessor
-from ...pipelines.bundle import DOCUMENT, MARKS, BundleInfo, LoadedBundle
+from ...pipelines.bundle import DOCUMENT, MARKS, LoadedBundle
 from ...pipelines.media.prepare import Arrays
 from ...pipelines.media.volumes import Volume
+from ...pipelines.spec import Assessed
 from .autoscaling import ARRIVALS, CAPACITY, Arrivals
 from .inputs import Task
-from .messages import Assessed, AssessRequest, Refusal, refusal
+from .messages import AssessRequest, Refusal, refusal
 from .sandbox import Sandbox
 from .scaling import Pace
 from .spec import LimitsSpec
@@ -29,14 +30,6 @@ from .tracing import span
 TASKS: Mapping[Assessed, Task] = {"document": "document", "picture": "whole-image", "volume": "volume"}
 WARM = (1, 8)
 """Rows that a graph is warmed up with."""
-
-
-def assessed_by(info: BundleInfo) -> tuple[Assessed, ...]:
-    """What a bundle assesses."""
-    found: list[Assessed] = ["document"] if info.document is not None else []
-    if info.marking is not None:
-        found.append("picture" if info.marking.slicing is None else "volume")
-    return tuple(found)
 
 
 class Assessor:
@@ -54,8 +47,8 @@ class Assessor:
     ) -> None:
         self._computing, self._sandbox, self._limits = computing, sandbox, limits
         self._pace, self._arrivals = Pace(1), Arrivals()
-        self._documents = DocumentAssessor(bundle) if bundle.info.document is not None else None
-        kinds = assessed_by(bundle.info)
+        kinds = bundle.info.assesses
+        self._documents = DocumentAssessor(bundle) if "document" in kinds else None
         self._pictures = PictureAssessor(bundle) if "picture" in kinds else None
         self._volumes = VolumeAssessor(bundle) if "volume" in kinds else None
         for graph in (DOCUMENT, MARKS):

@@ -31,7 +31,7 @@ from ...pipelines.bundle import (
 )
 from ...pipelines.media.image import Pixels
 from ...pipelines.media.prepare import SEEN, SEEN_SIDE
-from .assessing import Assessor, assessed_by
+from .assessing import Assessor
 from .autoscaling import ARRIVALS, CAPACITY, Arrivals, mixed
 from .drift import Drift, DriftResponse
 from .inputs import Task, read_text, unwrap
@@ -151,7 +151,7 @@ class Encoder:
         self._arrivals = Arrivals()
         self._done = 0.0  # when the last batch was
         self._assessor = None
-        if assessed_by(self._bundle.info):
+        if self._bundle.info.assesses:
             self._assessor = Assessor(self._bundle, self.computing, self._sandbox, limits)
         self._warm_up()
 

@@ -20,7 +20,6 @@ from onnxscript import optimizer
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from ...models.heads.document import segmented
 from ...models.multimodal import MultimodalModel
 from ...models.spec import MODALITIES
 from ...pipelines.bundle import (
@@ -194,10 +193,7 @@ def _export_document(
     assert spec is not None
     rows = sample_rows(readers, options.check_rows, ("text",))
     given = rows["present"][:, MODALITIES.index("text")]
-    parts = (
-        segmented(torch.from_numpy(rows[name][given]), spec.max_tokens, spec.overlap).flatten(0, 1)
-        for name in GRAPH_INPUTS["text"]
-    )
+    parts = (model.segments(torch.from_numpy(rows[name][given])) for name in GRAPH_INPUTS["text"])
     path = output / f"{DOCUMENT}.onnx"
     graphs[DOCUMENT] = export_graph(DocumentGraph(model), tuple(parts), path, options.tolerance)
     ids = [one for one in rows["tokens"][given][0].tolist() if one > EOS]

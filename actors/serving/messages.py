@@ -8,7 +8,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ...pipelines.assessing.spec import DocumentAssessment, NotAssessable, PictureAssessment, VolumeAssessment
-from ...pipelines.spec import Form, Modality
+from ...pipelines.spec import Assessed, Form, Modality
 from .spec import Action
 
 
@@ -109,10 +109,6 @@ class ClassifyResponse(Message):
     categories: list[CategoryResult]
     bundle: str
     """Digest of the bundle that answered."""
-
-
-Assessed = Literal["document", "picture", "volume"]
-"""What may be assessed."""
 
 
 class AssessRequest(Message):

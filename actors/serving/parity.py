@@ -14,6 +14,8 @@ from ...pipelines.bundle import (
     DOCUMENT,
     EMBEDDING,
     GRAPH_INPUTS,
+    MARKS,
+    PROBABILITIES,
     TRANSCRIPT,
     Arrays,
     LoadedBundle,
@@ -62,7 +64,7 @@ def decide(bundle: LoadedBundle, rows: Arrays) -> dict[str, Decision]:
 
     Returns:
         For each modality `picture nearest to MODALITY`, the indexed one; `category`; `transcript`;
-        `document`, its category; `answer`.
+        `document`, its category; `marks`, what is told of the picture; `answer`.
     """
     found: dict[str, Decision] = {}
     encoded: list[dict[Modality, Arrays]] = [{} for _ in rows["present"]]
@@ -86,6 +88,8 @@ def decide(bundle: LoadedBundle, rows: Arrays) -> dict[str, Decision]:
             found["transcript"] = Decision((modality,), places, said)
     if bundle.info.document is not None:
         found["document"] = _documents(bundle, rows)
+    if bundle.info.marking is not None:
+        found["marks"] = _marks(bundle, rows)
     if bundle.info.decoding is not None:
         found["answer"] = _answers(bundle, encoded, rows)
     return found
@@ -99,6 +103,22 @@ def _documents(bundle: LoadedBundle, rows: Arrays) -> Decision:
     labels = [int(rows["label"][row]) for row in places]
     right = tuple(classes[label] for label in labels) if min(labels, default=-1) >= 0 else ()
     return Decision((DOCUMENT,), tuple(places), tuple(classes[int(one.argmax())] for one in logits), right)
+
+
+def _marks(bundle: LoadedBundle, rows: Arrays) -> Decision:
+    """Which findings are told of each row's picture."""
+    marking = bundle.info.marking
+    assert marking is not None
+    places = np.flatnonzero(rows["present"][:, MODALITIES.index("image")])
+    told: list[str] = []
+    for start in range(0, len(places), BATCH):
+        images = rows["image"][places[start : start + BATCH]]
+        for likely in bundle.run(MARKS, {"image": images}, (PROBABILITIES,))[PROBABILITIES]:
+            there = (likely >= marking.threshold).any(axis=(1, 2))
+            told.append(
+                ", ".join(name for name, is_there in zip(marking.findings, there, strict=True) if is_there)
+            )
+    return Decision((MARKS,), tuple(places.tolist()), tuple(told))
 
 
 def _categories(

@@ -79,14 +79,14 @@ def evaluate(ctx: StageContext, spec: EvaluateSpec, corpus: Corpus, checkpoint: 
     from ..training.texts import answer_accuracies, bits_per_byte, document_accuracies, word_error_rates
 
     check_tokenizer(checkpoint.path, corpus.path, ctx.stage)
-    model = load_model(checkpoint.path)
-    reader = CorpusReader(corpus.path, spec.split, model.spec.findings)
+    reader = CorpusReader(corpus.path, spec.split, read_info(checkpoint.path).model.findings)
     if not len(reader):
         raise EaglerayError(
             f"the corpus has no record in its {spec.split} split",
             f"evaluate another (--set {ctx.stage}.split=…), or give it a share in the corpus's `splits`",
             ctx.stage,
         )
+    model = load_model(checkpoint.path)
     if missing := sorted(set(spec.tasks) - model.tasks):
         raise EaglerayError(
             f"the checkpoint was not trained for {' and '.join(missing)}",

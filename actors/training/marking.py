@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from ...models.multimodal import MultimodalModel
+from ...pipelines.media.morphology import parts
 from ...pipelines.reading import CorpusReader
 from . import detection
 from .data import batches
@@ -23,7 +24,6 @@ STATED = 0.1
 """The rate at which it is told by kind."""
 FLOOR = 0.02
 """Probability below which a pixel is no part of a candidate."""
-NEIGHBOURS = np.ones((3, 3))
 
 
 def marked(
@@ -98,17 +98,12 @@ def judge(likely: NDArray[np.float32], marks: NDArray[np.int64]) -> tuple[Number
     found: list[float] = []
     kinds: list[int] = []
     for number in range(len(likely)):
-        pieces, count = _pieces(marks == number + 1)
+        pieces, count = parts(marks == number + 1)
         if count:
             found += np.asarray(ndimage.maximum(anything, pieces, range(1, count + 1))).tolist()
             kinds += [number] * count
-    candidates, count = _pieces(anything > 0)
+    candidates, count = parts(anything > 0)
     numbers = np.arange(1, count + 1)
     touching = np.asarray(ndimage.maximum(marks > 0, candidates, numbers)) if count else np.zeros(0)
     heights = np.asarray(ndimage.maximum(anything, candidates, numbers)) if count else np.zeros(0)
     return np.array(found), kinds, heights[touching == 0]
-
-
-def _pieces(there: NDArray[np.bool_]) -> tuple[NDArray[np.int32], int]:
-    found: Any = ndimage.label(there, NEIGHBOURS)
-    return found

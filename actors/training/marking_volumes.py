@@ -13,6 +13,7 @@ from ...models.multimodal import MultimodalModel
 from ...pipelines.assessing.spec import NotAssessable
 from ...pipelines.assessing.volumes import VolumeAssessor
 from ...pipelines.bundle import PROBABILITIES, Arrays, BundleInfo, Lineage, LoadedBundle, Marking
+from ...pipelines.media.patches import marks_of
 from ...pipelines.media.volumes import of_row
 from ...pipelines.reading import CorpusReader
 from ...pipelines.spec import Slicing
@@ -77,7 +78,8 @@ def marked_volumes(
         record = reader.table(np.array([row]), ["volume", "findings", "regions"]).to_pylist()[0]
         scan = of_row(record["volume"])
         found = assessor.find(scan)
-        true = _marks(record["regions"], scan.voxels.shape, names)
+        marks = marks_of(record, scan, names)
+        true = np.zeros(scan.voxels.shape, np.bool_) if marks is None else marks > 0
         if isinstance(found, NotAssessable):
             centres, scores = np.zeros((0, 3)), np.zeros(0)
             marked = np.zeros_like(true)
@@ -106,11 +108,3 @@ def _scan(
         return places, np.array([one["diameter_mm"] for one in some], np.float64)
 
     return Scan(centres, scores, *balls(True), *balls(False))
-
-
-def _marks(regions: Mapping[str, Any] | None, shape: Sequence[int], names: Sequence[str]) -> np.ndarray:
-    """Where anything is marked (D, H, W) that the model tells."""
-    if regions is None:
-        return np.zeros(shape, np.bool_)
-    wanted = [number for number, label in enumerate(regions["labels"], 1) if label in names]
-    return np.isin(np.frombuffer(regions["voxels"], np.uint8).reshape(shape), wanted)

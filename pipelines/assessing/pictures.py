@@ -9,18 +9,17 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 from scipy.spatial import ConvexHull
 from scipy.spatial.distance import pdist
 
 from ..bundle import MARKS, PROBABILITIES, LoadedBundle
+from ..media import morphology
 from .quality import CHECKS, Check
 from .spec import NotAssessable, PictureAssessment, PictureFinding
 from .windows import BATCH, OVERLAP_SHARE, Floats, Pixels, slide
 
 LEAST_PIXELS = 6
 """Of a finding; what is smaller is noise."""
-_CORNERS_TOO = np.ones((3, 3), np.bool_)
 
 
 class PictureAssessor:
@@ -104,8 +103,8 @@ def extent_px(piece: NDArray[np.bool_]) -> float:
 def _pieces(
     label: str, likely: Floats, threshold: float, pixels_per_mm: float | None
 ) -> Iterator[PictureFinding]:
-    numbered: NDArray[np.int32] = ndimage.label(likely >= threshold, _CORNERS_TOO)[0]  # pyright: ignore[reportAssignmentType, reportIndexIssue]
-    for number, window in enumerate(ndimage.find_objects(numbered), 1):
+    numbered, _ = morphology.parts(likely >= threshold)
+    for number, window in enumerate(morphology.boxes(numbered), 1):
         piece = numbered[window] == number
         area = int(piece.sum())
         if area < LEAST_PIXELS:

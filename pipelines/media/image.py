@@ -13,7 +13,6 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
-from scipy.ndimage import map_coordinates
 
 from ..quarantine import Refused
 
@@ -229,6 +228,8 @@ def augment_marked(
 
     What is beyond the edge is its mirror image: a bar of one colour would be told from what is marked.
     """
+    from scipy.ndimage import map_coordinates  # only training augments
+
     pictures = np.empty((len(images), size, size, 3), np.uint8)
     marks = np.empty((len(images), size, size), np.uint8)
     for row, seed in enumerate(seeds.tolist()):

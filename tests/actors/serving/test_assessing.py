@@ -14,6 +14,7 @@ from eagleray.actors.serving.application import Together, describe
 from eagleray.actors.serving.batching import Encoder
 from eagleray.actors.serving.exporting import ExportOptions, export_bundle
 from eagleray.actors.serving.ingress import build_api
+from eagleray.actors.serving.quantising import Forms
 from eagleray.actors.serving.spec import LimitsSpec, ServingOptions
 from eagleray.commands.assessing import assess_files
 from eagleray.models.heads.document import segmented
@@ -84,6 +85,17 @@ def test_the_graph_reads_documents_as_torch_does(model, bundle, corpus_folder):
     np.testing.assert_allclose(logits, expected.numpy(), atol=1e-5)
     np.testing.assert_allclose(added.sum(axis=0), logits, atol=1e-5)
     assert segments == segmented(several, 8, 3).shape[1]
+
+
+def test_other_forms_are_held_to_what_is_marked_and_read(model, corpus_folder, tmp_path):
+    forms = Forms(("int8", "float16"), max_flips=1.0)
+    info = export_bundle(
+        model, corpus_folder, tmp_path, LINEAGE, ExportOptions(1e-4, 8, 4, 0, 8, forms=forms)
+    )
+    assert set(info.forms) == {"int8", "float16"}
+    for found in info.forms.values():
+        assert found.decided["marks"] >= 2
+        assert found.decided["document"] >= 2
 
 
 def test_a_document_is_assessed_however_it_is_sent(client, bundle):
