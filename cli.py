@@ -16,7 +16,7 @@ import typer
 from rich.text import Text
 
 from .commands.access import tokens
-from .commands.assessing import Page, Segmentation, assess_files
+from .commands.assessing import Page, Reference, Segmentation, assess_files
 from .commands.cluster import cluster
 from .commands.common import (
     DEFAULT_HOME,
@@ -534,6 +534,7 @@ def assess(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="What is to be assessed.")],
     page: Page = None,
     segmentation: Segmentation = None,
+    reference: Reference = None,
     home: Home = DEFAULT_HOME,
     store: Store = None,
     database: Database = None,
@@ -546,7 +547,7 @@ def assess(
     from .pipelines.bundle import load_bundle
 
     bundle = load_bundle(_bundle(Session(home, store, database), source).path)
-    for path, found in zip(files, assess_files(bundle, files, page, segmentation), strict=True):
+    for path, found in zip(files, assess_files(bundle, files, page, segmentation, reference), strict=True):
         assessable = not isinstance(found, NotAssessable)
         told = {"file": str(path), "assessable": assessable, **found.model_dump(mode="json")}
         typer.echo(json.dumps(told, ensure_ascii=False))

@@ -23,10 +23,18 @@ Segmentation = Annotated[
     Path | None,
     typer.Option("--dicom-seg", help="Write what was found in a scan as a DICOM Segmentation."),
 ]
+Reference = Annotated[
+    Path | None,
+    typer.Option("--reference", help="How the pictures should look, for a bundle that compares."),
+]
 
 
 def assess_files(
-    bundle: LoadedBundle, files: Sequence[Path], page: Path | None, segmentation: Path | None
+    bundle: LoadedBundle,
+    files: Sequence[Path],
+    page: Path | None = None,
+    segmentation: Path | None = None,
+    reference: Path | None = None,
 ) -> list[Assessment]:
     """Assess files, one after the other.
 
@@ -35,6 +43,7 @@ def assess_files(
         files: documents, pictures or volumes, as the bundle takes; a folder is a series of DICOM slices.
         page: where a page of the scan goes; for one file only.
         segmentation: where a DICOM Segmentation of it goes.
+        reference: how pictures should look, for a bundle that compares.
 
     Raises:
         EaglerayError: when the bundle assesses nothing, or a file isn't there.
@@ -49,15 +58,18 @@ def assess_files(
         raise EaglerayError(
             "--page and --dicom-seg are of one scan", "name one volume, and a bundle for those"
         )
-    found: list[Assessment] = []
-    for path in files:
+    marking = bundle.info.marking
+    if reference is not None and not (marking is not None and marking.compares):
+        raise EaglerayError("the bundle compares nothing", "leave --reference out")
+    for path in (*files, *([reference] if reference else [])):
         if not path.exists():
             raise EaglerayError("there is no such file", where=str(path))
-        found.append(_scan(bundle, path, page, segmentation) if scans else _assess(bundle, path))
-    return found
+    if scans:
+        return [_scan(bundle, path, page, segmentation) for path in files]
+    return [_assess(bundle, path, reference) for path in files]
 
 
-def _assess(bundle: LoadedBundle, path: Path) -> Assessment:
+def _assess(bundle: LoadedBundle, path: Path, reference: Path | None) -> Assessment:
     from ..pipelines.assessing.documents import DocumentAssessor
     from ..pipelines.assessing.pictures import PictureAssessor
     from ..pipelines.assessing.spec import not_assessable
@@ -67,7 +79,8 @@ def _assess(bundle: LoadedBundle, path: Path) -> Assessment:
 
     try:
         if "picture" in bundle.info.assesses:
-            return PictureAssessor(bundle).assess(whole(path.read_bytes()))
+            compared = whole(reference.read_bytes()) if reference is not None else None
+            return PictureAssessor(bundle).assess(whole(path.read_bytes()), compared)
         return DocumentAssessor(bundle).assess(document_text(path.read_bytes()))
     except Refused as refused:
         return not_assessable(refused)

@@ -31,6 +31,9 @@ def check_batch(spec: ModelSpec, vocab_size: int, batch: Mapping[str, Tensor]) -
             )
         _check_shape("image", image, (3, side, side))
         _check_finite("image", image, has["image"])
+        if spec.vision.compares:
+            _check_shape("reference", batch["reference"], (3, side, side))
+            _check_finite("reference", batch["reference"], has["image"])
     if spec.audio is not None:
         mel, mask = batch["mel"], batch["mel_mask"]
         if mel.dim() != 3 or mel.shape[2] != spec.audio.n_mels or mel.shape[1] > spec.audio.max_frames:

@@ -30,6 +30,7 @@ from .text import TextEncoder
 from .vision import PatchMerging, VisionEncoder
 
 DENSE = "image.dense"
+WORDS = ("tokens", "label", "image", "reference", "marks")
 """State that marked pictures are told by: the feature pyramid's finest level."""
 SEGMENTS = 64
 """Of documents, that are read at once where no gradient is wanted."""
@@ -77,7 +78,8 @@ class Heads(nn.Module):
         self.segmentation = None
         if "segmentation" in tasks and spec.vision is not None:
             width = spec.vision.pyramid_width
-            self.segmentation = SegmentationHead(width, width, len(spec.vision.findings))
+            findings = len(spec.vision.findings)
+            self.segmentation = SegmentationHead(width, width, findings, spec.vision.compares)
         self.focal_weight = 1.0 if spec.vision is None else spec.vision.focal_weight
         pairs = list(permutations(embedded, 2)) if "alignment" in tasks else []
         self.cross = nn.ModuleDict(
@@ -99,7 +101,8 @@ class Heads(nn.Module):
             state: modality → hidden states (B, N, D).
             masks: modality → where they are valid (B, N).
             words: tokens (B, T), token_mask (B, T), spoken_mask (B, T), of texts that are said, label (B,),
-                document_label (B,), image (B, 3, H, W) and marks (B, H, W), as far as the tasks need them.
+                document_label (B,), image and reference (B, 3, H, W) and marks (B, H, W), as far as the
+                tasks need them.
 
         Returns:
             See `MultimodalModel.outputs`.
@@ -136,7 +139,7 @@ class Heads(nn.Module):
             logits = pooled(said.evidence.sum(dim=1), said.scores, len(words["document_label"]))
             found["document"] = classification_nll(logits, words["document_label"])
         if "segmentation" in tasks and self.segmentation is not None:
-            logits = self.segmentation(words["image"], state[DENSE])
+            logits = self.segmentation(words["image"], state[DENSE], words.get("reference"))
             found["segmentation"] = dice_focal(logits, words["marks"], focal_weight=self.focal_weight)
         return found
 
@@ -326,7 +329,7 @@ class MultimodalModel(nn.Module):
             task: the negative log-likelihood of its target (B,), nats, a sum where that is a text.
             A question describes nothing: only `answer` reads it (see `described`).
         """
-        words = {name: batch[name] for name in ("tokens", "label", "image", "marks") if name in batch}
+        words = {name: batch[name] for name in WORDS if name in batch}
         if "token_mask" in batch:
             words["token_mask"] = described(batch)
         if "transcription" in self.tasks:
@@ -403,11 +406,16 @@ class MultimodalModel(nn.Module):
         said = torch.cat([one.evidence.sum(dim=1) for one in found])
         return pooled(said, torch.cat([one.scores for one in found]), len(tokens))
 
-    def segment(self, image: Tensor) -> Tensor:
-        """Logits of findings (B, K, H, W) in each pixel of pictures (B, 3, H, W)."""
+    def segment(self, image: Tensor, reference: Tensor | None = None) -> Tensor:
+        """Logits of findings (B, K, H, W) in each pixel of pictures (B, 3, H, W).
+
+        Args:
+            image: the pictures.
+            reference: (B, 3, H, W) how they should look, for a model that compares.
+        """
         assert self.vision is not None
         assert self.heads.segmentation is not None
-        return self.heads.segmentation(image, self.vision.dense(image))
+        return self.heads.segmentation(image, self.vision.dense(image), reference)
 
     def segments(self, tokens: Tensor) -> Tensor:
         """Overlapping segments (B*S, L) of documents, or their mask, (B, T): what `read_segments` takes."""

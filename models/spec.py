@@ -68,6 +68,8 @@ class VisionSpec(PartSpec):
     """Channels of the feature pyramid that fuses all scales; 0 leaves it out."""
     findings: tuple[str, ...] = ()
     """What is told from each other where a picture's pixels are marked; other labels mean nothing."""
+    compares: bool = False
+    """What is marked is told by comparing a picture with a reference: how the same thing should look."""
     focal_weight: float = Field(default=1.0, ge=0)
     """Of the focal loss beside Dice, where pixels are marked: more makes fewer false alarms."""
     drop_path: float = Field(default=0.0, ge=0, lt=1)
@@ -362,6 +364,11 @@ class ModelSpec(PartSpec):
     def findings(self) -> tuple[str, ...]:
         """What is told from each other in pictures' pixels."""
         return self.vision.findings if self.vision is not None else ()
+
+    @property
+    def compares(self) -> bool:
+        """Whether pictures are compared with references."""
+        return self.vision is not None and self.vision.compares
 
     def parts_for(self, tasks: Collection[Task]) -> set[str]:
         """Names of the parts that run for some tasks."""

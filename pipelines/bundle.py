@@ -149,6 +149,8 @@ class Marking(Spec):
     """Probability from which on a pixel is told."""
     pixels_per_mm: float | None = None
     """Of the pictures that it was trained on; none if that isn't known, or for volumes."""
+    compares: bool = False
+    """The graph also takes how each picture should look."""
     slicing: Slicing | None = None
     """None where pictures are assessed."""
 

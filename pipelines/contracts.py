@@ -79,14 +79,18 @@ COLUMNS: Mapping[str, pa.Field] = {
         # The same for a picture, as a PNG of one channel: of the picture's size, and beside `image` of the
         # stored one.
         pa.field("mask", _struct(labels=_many(_STRING), content=_BYTES)),
-        # As the source gave it, beside a `mask` that is the stored picture's.
+        # What the picture should look like: an encoded picture of the same size, beside `image` a PNG of the
+        # stored one.
+        pa.field("reference", _struct(address=_STRING, content=_BYTES)),
+        # As the source gave them, beside a `mask` and a `reference` that are the stored picture's.
         pa.field("source_mask", _struct(labels=_many(_STRING), content=_BYTES)),
+        pa.field("source_reference", _struct(address=_STRING, content=_BYTES)),
         # In pixels of the original.
         pa.field("boxes", _list(label=_STRING, left=_REAL, top=_REAL, width=_REAL, height=_REAL)),
     )
 }
 
-TRANSIENT = ("picture", "recordings", "waves", "source_mask")
+TRANSIENT = ("picture", "recordings", "waves", "source_mask", "source_reference")
 """Columns that never leave a task."""
 
 PLACE = pa.schema(

@@ -39,6 +39,7 @@ class CorpusReader:
         split: `train`, `val` or `test`.
         marks: labels of what is marked in pictures, in the order in which they are numbered; without, marks
             aren't read.
+        compares: read what pictures should look like, too; of a picture without, marks aren't known.
 
     Attributes:
         info: what `corpus.json` says.
@@ -47,7 +48,7 @@ class CorpusReader:
         EaglerayError: when the folder holds no corpus of this version, or has no such split.
     """
 
-    def __init__(self, folder: Path, split: str, marks: Sequence[str] = ()) -> None:
+    def __init__(self, folder: Path, split: str, marks: Sequence[str] = (), compares: bool = False) -> None:
         self.info = read_info(folder)
         if split not in self.info.splits:
             raise EaglerayError(
@@ -55,6 +56,13 @@ class CorpusReader:
             )
         self._folder, self._split = folder, split
         self._marks = {name: number for number, name in enumerate(marks, 1)}
+        if compares and "reference" not in self.info.columns:
+            raise EaglerayError(
+                "the corpus doesn't say what its pictures should look like, and the model compares them",
+                "preprocess a source that gives references, or set model.vision.compares to false",
+                str(folder),
+            )
+        self._compares = compares
         self._rows = open_split(folder, split)
         if len(self._rows) != self.info.splits[split].records:
             raise EaglerayError(
@@ -178,7 +186,8 @@ class CorpusReader:
             the language of the speech, `present` (B, 3) bool in the order of `MODALITIES`, `label` (B,)
             int64 and `group` (B,) int64, equal where records share a caption.
             Where records have answers, also `answer` (B, T) int64 and `answer_mask` (B, T) bool; where the
-            reader has `marks`, also `marks` (B, H, W) int64: 0 nothing, k the k-th of them, -1 not known.
+            reader has `marks`, also `marks` (B, H, W) int64: 0 nothing, k the k-th of them, -1 not known;
+            where it `compares`, also `reference` (B, 3, H, W) float32.
             What is absent is zeros; the label of a record without a category is -1. The text of a record
             without a caption is its document: the beginning, or with seeds any stretch of it.
         """
@@ -188,7 +197,7 @@ class CorpusReader:
         chosen = self._chosen(records, seeds, stretches, caption_language, transcript)
         tokens, token_mask = text.pad([one.tokens.tolist() for one in chosen], longest.tokens)
         mel, mel_mask = self._speech([one.clip for one in chosen], seeds, longest.frames)
-        pictures, has_picture, marks = self._pictures(records, seeds)
+        pictures, has_picture, marked = self._pictures(records, seeds)
         present = {"image": has_picture, "text": token_mask.any(axis=1), "speech": mel_mask.any(axis=1)}
         answers: Arrays = {}
         if self._has_answers:
@@ -196,7 +205,7 @@ class CorpusReader:
             answers["answer"], answers["answer_mask"] = text.pad(found, longest.answer)
         return {
             **answers,
-            **({"marks": marks} if self._marks else {}),
+            **marked,
             "image": pictures,
             "tokens": tokens,
             "token_mask": token_mask,
@@ -315,32 +324,60 @@ class CorpusReader:
 
     def _pictures(
         self, records: Sequence[tuple[Chunk, int]], seeds: Seeds | None
-    ) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.int64]]:
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_], Arrays]:
         """(B, 3, H, W), augmented if there are seeds, zeros where there is none, which are real (B,), and
-        what is marked in them (B, H, W).
+        what goes with what is marked in them: `marks` (B, H, W) and `reference` (B, 3, H, W), if they are
+        read.
         """
         size = self.info.preparation.image_size
         pixels, real = self._stored_pictures(records)
+        if not self._marks:
+            pixels = (
+                image.center(pixels, size)
+                if seeds is None
+                else image.augment(pixels, mix(seeds, _CROP), size)
+            )
+            pictures = image.normalise(pixels)
+            pictures[~real] = 0
+            return pictures, real, {}
         masks, known = self._masks(records)
+        if self._compares:
+            references, compared = self._references(records)
+            pixels, known = np.concatenate((pixels, references), axis=-1), known & compared
         if seeds is None:
             pixels = image.center(pixels, size)
-            masks = np.stack([fit(mask, size) for mask in masks]) if self._marks else masks
-        elif self._marks:
-            pixels, masks = image.augment_marked(pixels, masks, mix(seeds, _CROP), size)
+            masks = np.stack([fit(mask, size) for mask in masks])
         else:
-            pixels = image.augment(pixels, mix(seeds, _CROP), size)
-        pictures = image.normalise(pixels)
-        pictures[~real] = 0
+            pixels, masks = image.augment_marked(pixels, masks, mix(seeds, _CROP), size)
         marks = masks.astype(np.int64)
         marks[~(known & real)] = -1
-        return pictures, real, marks
+        pictures = image.normalise(pixels)
+        pictures[~real] = 0
+        if not self._compares:
+            return pictures, real, {"marks": marks}
+        reference = np.ascontiguousarray(pictures[:, 3:])
+        reference[~known] = 0
+        return np.ascontiguousarray(pictures[:, :3]), real, {"marks": marks, "reference": reference}
+
+    def _references(
+        self, records: Sequence[tuple[Chunk, int]]
+    ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+        """What pictures should look like (B, S, S, 3), and where that is known (B,)."""
+        stored = self.info.preparation.stored_image_size
+        pixels = np.zeros((len(records), stored, stored, 3), np.uint8)
+        known = np.zeros(len(records), np.bool_)
+        for i, (chunk, row) in enumerate(records):
+            found = chunk.reference(row)
+            if found is not None:
+                pixels[i], known[i] = image.decode(found, stored), True
+        return pixels, known
 
     def _masks(self, records: Sequence[tuple[Chunk, int]]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-        """What is marked (B, S, S), and where that is known (B,); empty where marks aren't read."""
-        stored = self.info.preparation.stored_image_size if self._marks else 0
+        """What is marked (B, S, S), and where that is known (B,)."""
+        stored = self.info.preparation.stored_image_size
         masks = np.zeros((len(records), stored, stored), np.uint8)
         known = np.zeros(len(records), np.bool_)
-        for i, (chunk, row) in enumerate(records if self._marks else ()):
+        for i, (chunk, row) in enumerate(records):
             found = chunk.mask(row)
             if found is not None:
                 labels, content = found

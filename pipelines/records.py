@@ -38,6 +38,11 @@ class Chunk:
         found = self._batch.column("mask")[row].as_py() if "mask" in self._names else None
         return None if found is None else (found["labels"], found["content"])
 
+    def reference(self, row: int) -> bytes | None:
+        """What the stored picture should look like, a PNG; None if that isn't known."""
+        found = self._batch.column("reference")[row].as_py() if "reference" in self._names else None
+        return None if found is None else found["content"]
+
     def captions(self, row: int) -> dict[str, list[int]]:
         """Language → numbers of the captions in the chunk."""
         found: dict[str, list[int]] = {}

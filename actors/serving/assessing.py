@@ -47,7 +47,8 @@ class Assessor:
     ) -> None:
         self._computing, self._sandbox, self._limits = computing, sandbox, limits
         self._pace, self._arrivals = Pace(1), Arrivals()
-        kinds = bundle.info.assesses
+        kinds, marking = bundle.info.assesses, bundle.info.marking
+        self._compares = marking is not None and marking.compares
         self._documents = DocumentAssessor(bundle) if "document" in kinds else None
         self._pictures = PictureAssessor(bundle) if "picture" in kinds else None
         self._volumes = VolumeAssessor(bundle) if "volume" in kinds else None
@@ -82,7 +83,11 @@ class Assessor:
             return {"text": np.frombuffer(request.text.encode(), np.uint8)}
         sent = request.document or request.image or request.volume or ""
         with span("prepare", modality=request.kind):
-            return await self._sandbox.open(TASKS[request.kind], sent.encode())
+            found = await self._sandbox.open(TASKS[request.kind], sent.encode())
+            if request.reference is None or isinstance(found, Refusal):
+                return found
+            compared = await self._sandbox.open("whole-image", request.reference.encode())
+            return compared if isinstance(compared, Refusal) else {**found, "reference": compared["pixels"]}
 
     def _work(self, kind: Assessed, found: Arrays) -> Callable[[], Assessment] | Refusal:
         if kind == "document":
@@ -94,7 +99,10 @@ class Assessor:
             return partial(self._documents.assess, text)
         if kind == "picture":
             assert self._pictures is not None
-            return partial(self._pictures.assess, found["pixels"])
+            if "reference" in found and not self._compares:
+                message = "the model doesn't compare a picture with a reference"
+                return refusal(422, "no-comparison", message, "send the image alone")
+            return partial(self._pictures.assess, found["pixels"], found.get("reference"))
         assert self._volumes is not None
         where = (found[name] for name in ("voxels", "spacing_mm", "origin_mm", "direction"))
         return partial(self._volumes.assess, Volume(*where))

@@ -41,6 +41,7 @@ from ...pipelines.bundle import (
     open_graph,
     seal_bundle,
 )
+from ...pipelines.media.image import denormalise
 from ...pipelines.reading import CorpusReader
 from ...pipelines.spec import BOS, EOS, Slicing
 from ...workflows.errors import EaglerayError
@@ -125,7 +126,7 @@ def export_bundle(
             "train all three encoders with a weight for objective.contrastive, a text's for "
             "objective.document, or a picture's for objective.segmentation",
         )
-    readers = open_splits(corpus)
+    readers = open_splits(corpus, model.spec)
     info = next(iter(readers.values())).info
     graphs: dict[str, GraphSignature] = {}
     told: dict[str, Any] = {
@@ -255,22 +256,21 @@ def _export_marks(
     """Write the graph that marks pictures, and something of the corpus to try it with."""
     rows = sample_rows(readers, options.check_rows, ("image",))
     given = rows["present"][:, MODALITIES.index("image")]
-    images = torch.from_numpy(rows["image"][given])
-    graphs[MARKS] = export_graph(MarksGraph(model), (images,), output / f"{MARKS}.onnx", options.tolerance)
-    reader = list(readers.values())[-1]
-    pixels, _ = reader.stored_pictures(np.zeros(1, np.int64))
-    slicing = options.slicing
-    sample = (
-        {"image": picture_sample(pixels[0])}
-        if slicing is None
-        else {"volume": volume_sample(pixels[0], slicing)}
-    )
+    graph, slicing = MarksGraph(model), options.slicing
+    pictures = tuple(torch.from_numpy(rows[name][given]) for name in graph.inputs)
+    graphs[MARKS] = export_graph(graph, pictures, output / f"{MARKS}.onnx", options.tolerance)
+    seen = [denormalise(one[0].numpy()) for one in pictures]
+    if slicing is None:
+        sample = {name: picture_sample(one) for name, one in zip(graph.inputs, seen, strict=True)}
+    else:
+        sample = {"volume": volume_sample(seen[0], slicing)}
     (output / SAMPLE).write_text(json.dumps(sample), encoding="utf-8")
     return Marking(
-        size=images.shape[-1],
+        size=pictures[0].shape[-1],
         findings=model.spec.findings,
         threshold=options.threshold,
         pixels_per_mm=options.pixels_per_mm,
+        compares=model.spec.compares,
         slicing=slicing,
     )
 

@@ -121,15 +121,20 @@ class DocumentGraph(Graph):
 
 
 class MarksGraph(Graph):
-    """Pictures (B, 3, S, S) → probabilities of findings in each pixel (B, K, S, S)."""
+    """Pictures (B, 3, S, S), and what they are compared with, if they are, of that shape, too →
+    probabilities of findings in each pixel (B, K, S, S).
+    """
+
+    is_variadic = True
 
     def __init__(self, model: MultimodalModel) -> None:
         super().__init__(model)
-        self.inputs, self.outputs = GRAPH_INPUTS["image"], (PROBABILITIES,)
+        self.inputs = ("image", "reference") if model.spec.compares else ("image",)
+        self.outputs = (PROBABILITIES,)
 
-    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, *given: Tensor) -> tuple[Tensor, ...]:
         """See the class."""
-        return (self.model.segment(image).sigmoid(),)
+        return (self.model.segment(*given).sigmoid(),)
 
 
 class EvidenceGraph(Graph):

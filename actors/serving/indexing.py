@@ -11,17 +11,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from ...models.spec import MODALITIES
+from ...models.spec import MODALITIES, ModelSpec
 from ...pipelines.bundle import EMBEDDING, INDEX_SCHEMA, Arrays, open_graph
 from ...pipelines.reading import CorpusReader
 from ...workflows.errors import EaglerayError
 
 
-def open_splits(corpus: Path) -> dict[str, CorpusReader]:
-    """Open every split of a corpus that has pictures."""
+def open_splits(corpus: Path, model: ModelSpec | None = None) -> dict[str, CorpusReader]:
+    """Open every split of a corpus that has records, to read what a model marks and compares, too."""
+    marks, compares = (model.findings, model.compares) if model is not None else ((), False)
     readers: dict[str, CorpusReader] = {}
     for split in ("train", "val", "test"):
-        reader = CorpusReader(corpus, split)
+        reader = CorpusReader(corpus, split, marks, compares)
         if len(reader):
             readers[split] = reader
     return readers

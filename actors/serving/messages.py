@@ -112,7 +112,7 @@ class ClassifyResponse(Message):
 
 
 class AssessRequest(Message):
-    """What is to be assessed: exactly one of the four."""
+    """What is to be assessed: exactly one of text, document, image and volume."""
 
     text: str | None = Field(None, min_length=1, examples=["Net profit rose by a fifth."])
     """Text of any length."""
@@ -120,14 +120,18 @@ class AssessRequest(Message):
     """A PDF, an HTML page or plain text as base64 or as a data URI."""
     image: str | None = Field(None, min_length=1)
     """An encoded picture (PNG, JPEG, …) as base64 or as a data URI."""
+    reference: str | None = Field(None, min_length=1)
+    """How the image should look, of its size, for a model that compares; sent as the image is."""
     volume: str | None = Field(None, min_length=1)
     """A volume (NIfTI, NRRD, MetaImage, or a zip of a series' DICOM slices) as base64 or as a data URI."""
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
-        given = self.model_dump(exclude_none=True)
+        given = self.model_dump(exclude_none=True, exclude={"reference"})
         if len(given) != 1:
             raise ValueError(f"give exactly one of text, document, image and volume, not {len(given)}")
+        if self.reference is not None and self.image is None:
+            raise ValueError("a reference goes with an image")
         return self
 
     @property

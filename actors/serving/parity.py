@@ -112,8 +112,9 @@ def _marks(bundle: LoadedBundle, rows: Arrays) -> Decision:
     places = np.flatnonzero(rows["present"][:, MODALITIES.index("image")])
     told: list[str] = []
     for start in range(0, len(places), BATCH):
-        images = rows["image"][places[start : start + BATCH]]
-        for likely in bundle.run(MARKS, {"image": images}, (PROBABILITIES,))[PROBABILITIES]:
+        some = places[start : start + BATCH]
+        feed = {name: rows[name][some] for name in ("image", "reference")[: 1 + marking.compares]}
+        for likely in bundle.run(MARKS, feed, (PROBABILITIES,))[PROBABILITIES]:
             there = (likely >= marking.threshold).any(axis=(1, 2))
             told.append(
                 ", ".join(name for name, is_there in zip(marking.findings, there, strict=True) if is_there)

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import base64
-import io
 
 import nibabel
 import numpy as np
-from PIL import Image
 
-from ...pipelines.media.image import Pixels
+from ...pipelines.media.image import Pixels, encode
 from ...pipelines.spec import Slicing
 
 
 def picture_sample(pixels: Pixels) -> str:
     """A picture (H, W, 3) as a PNG in base64."""
-    content = io.BytesIO()
-    Image.fromarray(pixels).save(content, "PNG")
-    return base64.b64encode(content.getvalue()).decode()
+    return base64.b64encode(encode(pixels)).decode()
 
 
 def volume_sample(pixels: Pixels, slicing: Slicing) -> str:

@@ -79,7 +79,8 @@ def evaluate(ctx: StageContext, spec: EvaluateSpec, corpus: Corpus, checkpoint: 
     from ..training.texts import answer_accuracies, bits_per_byte, document_accuracies, word_error_rates
 
     check_tokenizer(checkpoint.path, corpus.path, ctx.stage)
-    reader = CorpusReader(corpus.path, spec.split, read_info(checkpoint.path).model.findings)
+    model = read_info(checkpoint.path).model
+    reader = CorpusReader(corpus.path, spec.split, model.findings, model.compares)
     if not len(reader):
         raise EaglerayError(
             f"the corpus has no record in its {spec.split} split",

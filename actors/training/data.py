@@ -28,7 +28,10 @@ READ_AHEAD = 64
 """Rows whose lengths are looked up at once."""
 ABSENT = {"marks": -1, "label": -1, "group": -1, "position": -1, "question_type": -1}
 """What a row that is none has in these columns; in all others 0."""
-INPUTS = {"image": "vision", "marks": "vision", "mel": "audio", "mel_mask": "audio"}
+INPUTS = {
+    **{"image": "vision", "marks": "vision", "reference": "vision"},
+    **{"mel": "audio", "mel_mask": "audio"},
+}
 """Columns that only one part of a model reads."""
 
 

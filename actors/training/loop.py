@@ -88,7 +88,7 @@ class Trainer:
     def __init__(self, job: TrainingJob) -> None:
         self.job = job
         self.spec = job.spec
-        self.reader = CorpusReader(job.corpus, "train", job.model.findings)
+        self.reader = CorpusReader(job.corpus, "train", job.model.findings, job.model.compares)
         batching = self.spec.batching
         self.sequences = Sequences(self.reader, None if batching is None else batching.max_tokens)
         self.learner = Learner(

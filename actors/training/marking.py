@@ -49,7 +49,7 @@ def marked(
     groups: list[int] = []
     for rows, batch in batches(reader, model.spec, batch_rows, progress):
         with torch.inference_mode():
-            likely = model.segment(batch["image"]).sigmoid().numpy()
+            likely = model.segment(batch["image"], batch.get("reference")).sigmoid().numpy()
         known = batch["marks"].flatten(1)[:, 0] >= 0
         for place in known.nonzero().flatten().tolist():
             marks = batch["marks"][place].numpy()

@@ -120,18 +120,18 @@ class LocalOptimizer:
         return 1 - learning_rate * rate * decay
 
     def step(self, learning_rate: float) -> None:
-        """Change the parameters by their gradients."""
+        """Change the parameters by their gradients; on any mesh, one that nothing was read from has 0."""
         with torch.no_grad():
             for name, p in self._whole.items():
                 local = self._local[name]
                 local.data = local_part(p)  # sharding may have moved it
-                local.grad = None if p.grad is None else local_part(p.grad)
+                local.grad = torch.zeros_like(local) if p.grad is None else local_part(p.grad)
         for group in self._inner.param_groups:
             group["lr"] = learning_rate * group["rate"]
-            if group["decay"] and (moving := [p for p in group["params"] if p.grad is not None]):
+            if group["decay"] and group["params"]:
                 kept = 1 - learning_rate * group["rate"] * group["decay"]
                 with torch.no_grad():
-                    torch._foreach_mul_(moving, kept)  # pyright: ignore[reportPrivateUsage]
+                    torch._foreach_mul_(group["params"], kept)  # pyright: ignore[reportPrivateUsage]
         self._inner.step()
 
     def zero_grad(self) -> None:

@@ -67,6 +67,9 @@ def toy_batch(model: ModelSpec, tasks: Collection[Task], num_rows: int, seed: in
         side, kinds = model.vision.image_size, len(model.vision.findings)
         batch["marks"] = draw(kinds + 1, num_rows, side, side)
         batch["marks"][draw(4, num_rows) == 0] = -1
+        if model.compares:
+            noise = torch.randn(batch["image"].shape, generator=generator, dtype=torch.float64)
+            batch["reference"] = batch["image"] + 0.5 * noise
     most = 3 * SEGMENT + 1
     batch["token_mask"] = lengths(3, most) & present[:, MODALITIES.index("text"), None]
     batch["tokens"] = draw(VOCAB_SIZE, num_rows, most, low=1).masked_fill(~batch["token_mask"], 0)

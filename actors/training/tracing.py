@@ -179,6 +179,8 @@ def fake_batch(training: Training, max_tokens: int, rows: int, dtype: torch.dtyp
         batch["image"] = torch.empty(rows, 3, side, side, dtype=dtype)
         if objective.segmentation:
             batch["marks"] = torch.zeros(rows, side, side, dtype=torch.int64)
+        if model.compares:
+            batch["reference"] = torch.empty_like(batch["image"])
     if model.audio is not None:
         batch["mel"] = torch.empty(rows, model.audio.max_frames, model.audio.n_mels, dtype=dtype)
         batch["mel_mask"] = torch.zeros(rows, model.audio.max_frames, dtype=torch.bool)

@@ -28,7 +28,8 @@ Mask: TypeAlias = NDArray[np.bool_]
 Place: TypeAlias = tuple[int, int]
 """Row and column of a window's first pixel."""
 Predict: TypeAlias = Callable[[Floats], Floats]
-"""Windows (B, 3, S, S) in [-1, 1] → probabilities (B, K, S, S)."""
+"""Windows (B, 3, S, S) in [-1, 1], or (B, 6, S, S) with what they are compared with → probabilities
+(B, K, S, S)."""
 
 DEVIATION = 1 / 8
 """Of the Gaussian, as a share of the side."""
@@ -47,7 +48,7 @@ def slide(
     overlap_share: float = OVERLAP_SHARE,
     batch: int = BATCH,
 ) -> Floats:
-    """Probabilities (K, H, W) of a picture (H, W, 3).
+    """Probabilities (K, H, W) of a picture (H, W, 3), or of one and its reference (H, W, 6).
 
     The last windows end with the picture. One that is smaller than a window is mirrored at its right and
     lower edge until it fills one.
@@ -124,7 +125,7 @@ def window_weights(size: int) -> NDArray[np.float64]:
 
 
 def _predicted(windows: Iterable[Pixels], predict: Predict, batch: int) -> Iterator[Floats]:
-    """Probabilities (K, S, S) of each window (S, S, 3)."""
+    """Probabilities (K, S, S) of each window (S, S, C)."""
     left = iter(windows)
     while taken := list(islice(left, batch)):
         yield from predict(normalise(np.stack(taken)))

@@ -8,6 +8,7 @@ import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -176,6 +177,23 @@ def read_tiles(
             yield Tile(_fit(part, background, size), part.width, part.height, left, top)
 
 
+def encode(pixels: Pixels) -> bytes:
+    """A PNG of a picture (H, W, 3).
+
+    Grain compresses badly, so little time is spent on it (0.1 s a megapixel; at level 6 0.6 s).
+    """
+    content = io.BytesIO()
+    Image.fromarray(pixels).save(content, "PNG", compress_level=1)
+    return content.getvalue()
+
+
+def check_alike(width: int, height: int, picture_width: int, picture_height: int) -> None:
+    """Refuse a reference that isn't of the picture's size."""
+    if (width, height) != (picture_width, picture_height):
+        message = f"the reference is {width}x{height}, the picture {picture_width}x{picture_height} pixels"
+        raise Refused("bad-reference", message)
+
+
 def _starts(length: int, tile: int, overlap: int) -> list[int]:
     """Where tiles of a side begin."""
     if length <= tile:
@@ -199,13 +217,19 @@ def normalise(images: Pixels) -> NDArray[np.float32]:
     return channels_first
 
 
+def denormalise(picture: NDArray[np.float32]) -> Pixels:
+    """(3, H, W) in [-1, 1] → (H, W, 3) uint8: what `normalise` was given."""
+    return np.rint((picture.transpose(1, 2, 0) + 1) * 127.5).astype(np.uint8)
+
+
 def center(images: Pixels, size: int) -> Pixels:
-    """(B, S, S, 3) → (B, size, size, 3): the whole picture, without augmentation."""
+    """(B, S, S, 3N) → (B, size, size, 3N): N whole pictures a row, without augmentation."""
     if images.shape[1] == size:
         return images
-    resized = np.empty((len(images), size, size, 3), np.uint8)
-    for row, one in enumerate(images):
-        resized[row] = np.asarray(Image.fromarray(one).resize((size, size), Image.Resampling.BICUBIC))
+    resized = np.empty((len(images), size, size, images.shape[-1]), np.uint8)
+    for row, first in product(range(len(images)), range(0, images.shape[-1], 3)):
+        one = Image.fromarray(np.ascontiguousarray(images[row, ..., first : first + 3]))
+        resized[row, ..., first : first + 3] = np.asarray(one.resize((size, size), Image.Resampling.BICUBIC))
     return resized
 
 
@@ -223,14 +247,15 @@ def augment(images: Pixels, seeds: NDArray[np.uint64], size: int) -> Pixels:
 def augment_marked(
     images: Pixels, masks: NDArray[np.uint8], seeds: NDArray[np.uint64], size: int
 ) -> tuple[Pixels, NDArray[np.uint8]]:
-    """(B, S, S, 3) and what is marked there (B, S, S) → (B, size, size, 3) and (B, size, size): each row
+    """(B, S, S, 3N) and what is marked there (B, S, S) → (B, size, size, 3N) and (B, size, size): each row
     mirrored, turned, zoomed, shifted, bent (Simard et al. 2003) and recoloured by its seed.
 
-    What is beyond the edge is its mirror image: a bar of one colour would be told from what is marked.
+    A row is N pictures of one thing, which stay in register and are each recoloured by themselves. What is
+    beyond the edge is its mirror image: a bar of one colour would be told from what is marked.
     """
     from scipy.ndimage import map_coordinates  # only training augments
 
-    pictures = np.empty((len(images), size, size, 3), np.uint8)
+    pictures = np.empty((len(images), size, size, images.shape[-1]), np.uint8)
     marks = np.empty((len(images), size, size), np.uint8)
     for row, seed in enumerate(seeds.tolist()):
         random = np.random.default_rng(seed)
@@ -238,9 +263,10 @@ def augment_marked(
         channels = [
             map_coordinates(one, places, order=1, mode="mirror") for one in images[row].transpose(2, 0, 1)
         ]
-        pictures[row] = _recolour(
-            np.stack(channels, axis=-1), *random.uniform(1 - MAX_COLOUR, 1 + MAX_COLOUR, 3)
-        )
+        for first in range(0, len(channels), 3):
+            one = np.stack(channels[first : first + 3], axis=-1)
+            changed = _recolour(one, *random.uniform(1 - MAX_COLOUR, 1 + MAX_COLOUR, 3))
+            pictures[row, ..., first : first + 3] = changed
         marks[row] = map_coordinates(masks[row], places, order=0, mode="mirror")
     return pictures, marks
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -13,7 +14,7 @@ from ..spec import Preparation
 
 
 class TileImageSpec(OperatorSpec):
-    """Cut a picture into tiles at its own size; each becomes a record with the boxes in it and its mask."""
+    """Cut a picture into tiles at its own size; each becomes a record with its boxes, mask and reference."""
 
     kind: Literal["tile-image"] = "tile-image"
     size: int = Field(default=512, ge=16)
@@ -38,9 +39,13 @@ class TileImageSpec(OperatorSpec):
 
 
 def tile_image(spec: TileImageSpec, preparation: Preparation) -> Apply:
-    """`picture` → a record for each tile, with `image`, and the `boxes` and the `mask` there are."""
-    from ..media import masks, patches
-    from ..media.image import read_tiles
+    """`picture` → a record for each tile, with `image`, and the `boxes`, `mask` and `reference` there are."""
+    from ..media import image, masks, patches
+
+    def cut_up(content: bytes) -> list[image.Tile]:
+        return list(image.read_tiles(content, spec.size, spec.overlap, side, spec.pixels_per_mm))
+
+    side = preparation.stored_image_size
 
     def apply(row: Row, refuse: Refuse) -> list[Row] | None:
         if row["picture"] is None:
@@ -48,22 +53,23 @@ def tile_image(spec: TileImageSpec, preparation: Preparation) -> Apply:
         address: str = row["picture"]["address"]
         tiles: list[Row] = []
         content = row["picture"]["content"]
-        side = preparation.stored_image_size
-        cut = list(read_tiles(content, spec.size, spec.overlap, side, spec.pixels_per_mm))
+        cut = cut_up(content)
         marked = row.get("source_mask") or row.get("mask")  # the one of the picture's own size
         last = cut[-1]  # ends with the picture
         whole = marked and masks.read(marked, last.left + last.width, last.top + last.height)
-        for tile in cut:
+        compared = row.get("source_reference") or row.get("reference")
+        references: Sequence[image.Tile | None] = [None] * len(cut)
+        if compared is not None:
+            references = cut_up(compared["content"])
+            end = references[-1]
+            image.check_alike(
+                end.left + end.width, end.top + end.height, last.left + last.width, last.top + last.height
+            )
+        for tile, reference in zip(cut, references, strict=True):
             if not spec.keep_blank and (tile.pixels == tile.pixels[0, 0]).all():
                 message = f"the tile at {tile.left}, {tile.top} has one colour"
                 refuse(Refused("blank-tile", message, wanted=True), address)
                 continue
-            image = {
-                "address": address,
-                "width": tile.width,
-                "height": tile.height,
-                "pixels": tile.pixels.tobytes(),
-            }
             boxes = row.get("boxes")
             shown = boxes and [
                 one
@@ -77,10 +83,21 @@ def tile_image(spec: TileImageSpec, preparation: Preparation) -> Apply:
                 if not part.any() and patches.lot(place).random() >= spec.unmarked_share:
                     refuse(Refused("unmarked-tile", "nothing is marked on the tile", wanted=True), address)
                     continue
-            columns = {"image": image} if boxes is None else {"image": image, "boxes": shown}
+            columns: Row = {
+                "image": {
+                    "address": address,
+                    "width": tile.width,
+                    "height": tile.height,
+                    "pixels": tile.pixels.tobytes(),
+                }
+            }
+            if boxes is not None:
+                columns["boxes"] = shown
             if marked is not None and part is not None:
                 stored = masks.encode(masks.fit(part, side))
                 columns["mask"] = {"labels": marked["labels"], "content": stored}
+            if compared is not None and reference is not None:
+                columns["reference"] = {**compared, "content": image.encode(reference.pixels)}
             tiles.append(columns)
         if not tiles:
             message = "every tile of the picture has one colour, or is one of those without marks that go"
@@ -105,7 +122,7 @@ def clip_box(box: Row, left: int, top: int, width: int, height: int, min_share: 
 
 TILE = Operator(
     spec=TileImageSpec,
-    summary="cut a picture into tiles, with the boxes in them and their masks",
+    summary="cut a picture into tiles, with their boxes, masks and references",
     needs=lambda spec: ("picture",),
     gives=lambda spec: ("image",),
     start=tile_image,

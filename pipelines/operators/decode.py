@@ -23,20 +23,28 @@ class DecodeSpeechSpec(OperatorSpec):
 
 
 def decode_image(spec: DecodeImageSpec, preparation: Preparation) -> Apply:
-    """`picture` → `image`, and `mask` to its size where there is one; a picture of one colour is refused."""
+    """`picture` → `image`, and `mask` and `reference` to its size where there are any.
+
+    A picture of one colour is refused, and so is a reference of another size than the picture.
+    """
     from ..media import image, masks
 
     side = preparation.stored_image_size
 
-    def fitted(marked: Row, width: int, height: int) -> Row:
-        """The columns of a mask; what cuts the picture itself needs the one of its size."""
-        stored = masks.encode(masks.fit(masks.read(marked, width, height), side, preparation.fit))
-        return {"mask": {"labels": marked["labels"], "content": stored}, "source_mask": marked}
+    def fitted(name: str, given: Row, width: int, height: int) -> Row:
+        """The columns of a mask or a reference; what cuts the picture itself needs the one of its size."""
+        if name == "mask":
+            content = masks.encode(masks.fit(masks.read(given, width, height), side, preparation.fit))
+        else:
+            decoded = image.read(given["content"], side, preparation.fit)
+            image.check_alike(decoded.width, decoded.height, width, height)
+            content = image.encode(decoded.pixels)
+        return {name: {**given, "content": content}, f"source_{name}": given}
 
     def apply(row: Row, refuse: Refuse) -> Row | None:
-        marked = row.get("mask")
+        beside = [name for name in ("mask", "reference") if row.get(name) is not None]
         if row["picture"] is None:
-            return {"image": None} if marked is None else {"image": None, "mask": None}
+            return dict.fromkeys(("image", *beside))
         decoded = image.read(row["picture"]["content"], side, preparation.fit)
         pixels = decoded.pixels.tobytes()
         colour, middle = pixels[:3], len(pixels) // 6 * 3
@@ -50,7 +58,9 @@ def decode_image(spec: DecodeImageSpec, preparation: Preparation) -> Apply:
                 "pixels": pixels,
             }
         }
-        return columns if marked is None else columns | fitted(marked, decoded.width, decoded.height)
+        for name in beside:
+            columns |= fitted(name, row[name], decoded.width, decoded.height)
+        return columns
 
     return apply
 

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from ..media.board_defects import Damage
     from ..media.board_survey import Survey
+    from ..media.boards import Layers
 
 PACKAGE = Package(
     manager="npm",
@@ -75,6 +76,8 @@ class CircuitBoardsSpec(SourceSpec):
     """Strength of gradients, exposure, gamma, tints and grain; 0 for none."""
     blur_mm: float = Field(default=0.04, ge=0, le=1)
     """Standard deviation of the camera's blur."""
+    registration_mm: float = Field(default=0.05, ge=0, le=1)
+    """How far a picture's reference, a photograph of a board of that kind without defects, lies off."""
     seed: int = Field(default=0, ge=0)
     """Of all that is drawn by lot."""
 
@@ -125,7 +128,7 @@ def read(
     spec: CircuitBoardsSpec, files: Files, unit: Unit, preparation: Preparation, refuse: Refuse
 ) -> Iterator[Row]:
     """The record of a variant."""
-    from ..media import boards, masks
+    from ..media import image, masks
 
     layers: dict[LayerKind, list[str]] = unit.fields["layers"]
     contents = tuple((kind, tuple(files.read(path) for path in paths)) for kind, paths in layers.items())
@@ -139,7 +142,8 @@ def read(
         "id": unit.name,
         "group": unit.fields["board"],
         "category": "defective" if is_defective else "normal",
-        "picture": {"address": unit.name, "content": boards.encode(picture_of(spec, unit.name, damage))},
+        "picture": {"address": unit.name, "content": image.encode(picture_of(spec, unit.name, damage))},
+        "reference": {"address": unit.name, "content": image.encode(reference_of(spec, unit.name, survey))},
         "mask": {"labels": list(spec.kinds), "content": masks.encode(mask)},
         "boxes": boxes,
     }
@@ -165,10 +169,7 @@ def damaged(spec: CircuitBoardsSpec, name: str, survey: Survey, is_defective: bo
     """A variant's side with its misalignment, and its defects if it has any."""
     from ..media.board_defects import Damage
 
-    random = _random(spec, name, "misalignment")
-    reach = spec.misalignment_mm * spec.pixels_per_mm
-    openings, silkscreen = random.uniform(-reach, reach, (2, 2)).round().astype(int).tolist()
-    damage = Damage(survey, survey.layers.misaligned(openings, silkscreen), spec.scratch_mm)
+    damage = Damage(survey, _misaligned(spec, name, survey), spec.scratch_mm)
     random = _random(spec, name, "defects")
     for _ in range(int(random.integers(spec.defects[0], spec.defects[1] + 1)) if is_defective else 0):
         # One that finds no place gives way to another kind.
@@ -176,13 +177,36 @@ def damaged(spec: CircuitBoardsSpec, name: str, survey: Survey, is_defective: bo
     return damage
 
 
-def picture_of(spec: CircuitBoardsSpec, name: str, damage: Damage) -> np.ndarray[Any, np.dtype[np.uint8]]:
+def reference_of(spec: CircuitBoardsSpec, name: str, survey: Survey) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """What a variant is compared with (height, width, 3): another board of its kind, without defects, with a
+    misalignment of its own, in other light, a little off.
+    """
+    from ..media.board_defects import Damage
+    from ..media.boards import moved
+
+    damage = Damage(survey, _misaligned(spec, f"{name}/reference", survey), spec.scratch_mm)
+    reach = spec.registration_mm * spec.pixels_per_mm
+    rows, columns = _random(spec, name, "registration").uniform(-reach, reach, 2).tolist()
+    return moved(picture_of(spec, name, damage, "reference light"), rows, columns)
+
+
+def _misaligned(spec: CircuitBoardsSpec, name: str, survey: Survey) -> Layers:
+    random = _random(spec, name, "misalignment")
+    reach = spec.misalignment_mm * spec.pixels_per_mm
+    openings, silkscreen = random.uniform(-reach, reach, (2, 2)).round().astype(int).tolist()
+    return survey.layers.misaligned(openings, silkscreen)
+
+
+def picture_of(
+    spec: CircuitBoardsSpec, name: str, damage: Damage, light: str = "light"
+) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """A variant's photograph (height, width, 3): in the same light with its defects and without."""
     from ..media.boards import materials, palette, photograph
 
-    random = _random(spec, name, "light")
+    random = _random(spec, name, "colours")
     mask = spec.solder_masks[random.integers(len(spec.solder_masks))]
     finish = spec.finishes[random.integers(len(spec.finishes))]
+    random = _random(spec, name, light)
     colours = palette(mask, finish, random, spec.lighting)
     return photograph(
         materials(damage.layers, damage.copper, damage.bare),
@@ -220,7 +244,7 @@ def _random(spec: CircuitBoardsSpec, name: str, purpose: str) -> np.random.Gener
 SOURCE = Source(
     spec=CircuitBoardsSpec,
     summary="photographs of eight bare boards, normal and defective, composed of real layers",
-    columns=lambda spec: ("category", "picture", "mask", "boxes"),
+    columns=lambda spec: ("category", "picture", "reference", "mask", "boxes"),
     list_units=list_units,
     read=read,
     package=PACKAGE,

@@ -77,6 +77,7 @@ def read(
     differs = masks.differing(picture, other)
     height, width = differs.shape
     mask = np.zeros((height, width), np.uint8)
+    reference = {"reference": {"address": template, "content": other}}
     boxes: list[Row] = []
     for number, line in enumerate(files.read(annotation).decode("utf-8", "replace").splitlines(), 1):
         if not line.strip():
@@ -91,9 +92,11 @@ def read(
         window = (slice(top, top + round(box["height"])), slice(left, left + round(box["width"])))
         changed = differs[window]
         mask[window][changed if changed.any() else np.ones_like(changed)] = kind
-    yield _record(unit, path, picture, "defective" if boxes else "normal", masks.encode(mask), boxes)
+    found = _record(unit, path, picture, "defective" if boxes else "normal", masks.encode(mask), boxes)
+    yield found | reference
     if spec.templates:
-        yield _record(unit, template, other, "normal", masks.encode(np.zeros_like(mask)), [])
+        blank = masks.encode(np.zeros_like(mask))
+        yield _record(unit, template, other, "normal", blank, []) | reference
 
 
 def _box(line: str) -> tuple[Row, int] | None:
@@ -122,7 +125,7 @@ def _record(
 SOURCE = Source(
     spec=DeepPcbSpec,
     summary="DeepPCB's scans of boards with boxes around defects, and their templates",
-    columns=lambda spec: ("category", "picture", "mask", "boxes"),
+    columns=lambda spec: ("category", "picture", "reference", "mask", "boxes"),
     list_units=list_units,
     read=read,
 )

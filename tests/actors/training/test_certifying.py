@@ -127,6 +127,18 @@ CASES = {
         ),
         {"tensor": 2, "pipeline": 2, "microbatches": 2},
     ),
+    "segmentation, compared": (
+        {"segmentation": 1.0},
+        part(
+            text=None,
+            audio=None,
+            decoder=None,
+            vision=VISION.model_copy(
+                update={"pyramid_width": 8, "findings": ("crack", "hole"), "compares": True}
+            ),
+        ),
+        {"data": 2, "tensor": 2, "pipeline": 2},
+    ),
     "document": (
         {"document": 1.0},
         part(vision=None, audio=None, decoder=None, text=TEXT.model_copy(update={"overlap": 12})),
