@@ -16,7 +16,8 @@ class FakeBundle:
 
     Args:
         marking: what `bundle.json` says.
-        model: windows (B, 3, S, S) in [-1, 1] → probabilities (B, K, S, S).
+        model: windows (B, 3, S, S) in [-1, 1], or how they differ from their references → probabilities
+            (B, K, S, S).
 
     Attributes:
         batches: how many windows each run was given.
@@ -30,6 +31,11 @@ class FakeBundle:
         """As `LoadedBundle.run`."""
         assert (graph, outputs) == (MARKS, (PROBABILITIES,))
         windows = feed["image"]
+        if self.info.marking.compares:
+            assert feed["reference"].shape == windows.shape
+            windows = windows - feed["reference"]
+        else:
+            assert set(feed) == {"image"}
         assert windows.dtype == np.float32
         assert windows.shape[1:] == (3, self.info.marking.size, self.info.marking.size)
         self.batches.append(len(windows))

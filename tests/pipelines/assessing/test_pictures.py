@@ -7,6 +7,7 @@ import pytest
 from scipy.spatial.distance import pdist
 
 from eagleray.pipelines.assessing.pictures import PictureAssessor, extent_px, findings
+from eagleray.pipelines.assessing.registration import moved
 from eagleray.pipelines.assessing.spec import NotAssessable, PictureAssessment
 from eagleray.pipelines.bundle import Marking
 
@@ -51,6 +52,42 @@ def test_windows_change_nothing_of_what_pixels_say(size, share, batch):
     found = PictureAssessor(bundle, (), share, batch).assess(picture())
     assert found == assess(picture())
     assert max(bundle.batches) <= batch
+
+
+def layout(seed: int) -> np.ndarray:
+    random, pixels = np.random.default_rng(seed), np.full((120, 160, 3), 40, np.uint8)
+    for _ in range(40):
+        row, column = random.integers(90), random.integers(130)
+        pixels[row : row + 4, column : column + int(random.integers(8, 30))] = random.integers(90, 250)
+    return pixels
+
+
+def compared(pixels: np.ndarray, reference: np.ndarray | None):
+    marking = MARKING.model_copy(update={"compares": True})
+    bundle = FakeBundle(marking, lambda differs: np.abs(differs[:, 1:2]) / 2)
+    return PictureAssessor(bundle, checks=()).assess(pixels, reference)
+
+
+def test_what_differs_from_the_reference_is_found_wherever_that_lies():
+    broken = layout(1)
+    broken[50:58, 60:64] = 255 - broken[50:58, 60:64]
+    broken[50:58, 60:64][broken[50:58, 60:64] < 200] = 255
+    for shift in ((0, 0), (3, -5)):
+        found = compared(broken, moved(layout(1), *shift))
+        assert isinstance(found, PictureAssessment)
+        inner = [one for one in found.findings if 8 < one.left < 140 and 8 < one.top < 100]
+        assert [(one.left, one.top, one.width, one.height) for one in inner] == [(60, 50, 4, 8)]
+    assert compared(layout(1), layout(1)).verdict == "normal"
+
+
+@pytest.mark.parametrize(
+    ("reference", "reason"),
+    [(None, "no-reference"), (layout(1)[:100], "other-size"), (layout(2), "unknown-board")],
+)
+def test_nothing_is_said_of_a_picture_that_can_not_be_compared(reference, reason):
+    found = compared(layout(1), reference)
+    assert isinstance(found, NotAssessable)
+    assert found.reason == reason
 
 
 def test_a_picture_in_which_nothing_is_marked_is_normal():

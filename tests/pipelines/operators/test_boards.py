@@ -91,6 +91,25 @@ def test_a_record_without_boxes_gets_none_and_one_with_no_box_an_empty_list():
     assert [tile["boxes"] for tile in tiles(board(32, 32), [], size=32, overlap=0)] == [[]]
 
 
+def test_a_tile_has_the_same_part_of_the_reference_and_one_of_another_size_is_refused():
+    row = {"id": "a", "picture": {"address": "a", "content": encode(board(80, 48, 1))}}
+    reference = {"address": "golden", "content": encode(board(80, 48, 2))}
+    apply = tile_image(TileImageSpec(size=32, overlap=0), Preparation(image_size=32, stored_image_size=32))
+    found = apply({**row, "reference": reference}, lambda *given: None)
+    alone = apply(
+        {**row, "picture": {**row["picture"], "content": reference["content"]}}, lambda *given: None
+    )
+    assert len(found) == len(alone) == 6
+    for tile, other in zip(found, alone, strict=True):
+        shown = np.asarray(Image.open(io.BytesIO(tile["reference"]["content"])))
+        assert shown.tobytes() == other["image"]["pixels"]
+        assert tile["reference"]["address"] == "golden"
+        assert tile["image"]["pixels"] != other["image"]["pixels"]
+    small = {"address": "golden", "content": encode(board(64, 48, 2))}
+    with pytest.raises(Refused, match="the reference is 64x48, the picture 80x48"):
+        apply({**row, "reference": small}, lambda *given: None)
+
+
 def test_tiles_of_one_colour_are_left_out():
     whole = Image.new("RGB", (64, 32), (0, 90, 0))
     whole.paste(board(32, 32), (0, 0))

@@ -11,6 +11,8 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
+from eagleray.pipelines.assessing.pictures import LEAST_AGREEMENT
+from eagleray.pipelines.assessing.registration import align
 from eagleray.pipelines.media import masks
 from eagleray.pipelines.media.board_kinds import DEFECT_KINDS
 from eagleray.pipelines.media.morphology import dilated, parts
@@ -51,8 +53,8 @@ def spec(**fields) -> CircuitBoardsSpec:
     return CircuitBoardsSpec(**{"pixels_per_mm": SCALE, "variants": 6, **fields})
 
 
-def pixels(record: dict) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(record["picture"]["content"]))).astype(int)
+def pixels(record: dict, column: str = "picture") -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(record[column]["content"]))).astype(int)
 
 
 def mask_of(record: dict) -> np.ndarray:
@@ -124,6 +126,27 @@ def test_what_is_marked_is_where_a_picture_differs_from_the_same_without_defects
         assert (differs[marked] > 8).mean() > 0.8
 
 
+def test_a_reference_has_no_defects_lies_off_and_is_lit_and_aligned_as_another_board_would_be(
+    folder, read_source
+):
+    still = {"misalignment_mm": 0, "lighting": 0, "blur_mm": 0}
+    chosen = spec(boards=("nut",), defective=1, defects=(3, 3), registration_mm=0, **still)
+    for row in read_source(SOURCE, chosen, folder).records.values():
+        marked = mask_of(row) > 0
+        differs = (pixels(row).astype(int) != pixels(row, "reference")).any(axis=2)
+        assert not differs[~dilated(marked, 3)].any()
+        assert differs[marked].mean() > 0.8
+    usual = spec(boards=("nut",), defective=0)
+    off = CircuitBoardsSpec.model_validate({**usual.model_dump(), "registration_mm": 0.5})
+    plain = read_source(SOURCE, usual, folder).records
+    for name, row in read_source(SOURCE, off, folder).records.items():
+        assert row["picture"] == plain[name]["picture"]
+        assert not np.array_equal(pixels(row, "reference"), pixels(plain[name], "reference"))
+        assert not np.array_equal(pixels(row, "reference"), pixels(row))
+        shown, wanted = (pixels(row, name).astype(np.uint8) for name in ("picture", "reference"))
+        assert align(wanted, shown)[1] > LEAST_AGREEMENT
+
+
 def test_normal_boards_are_not_all_alike(folder, read_source):
     rows = list(read_source(SOURCE, spec(boards=("nut",), defective=0), folder).records.values())
     assert not any(mask_of(row).any() or row["boxes"] for row in rows)
@@ -176,18 +199,20 @@ def test_prepared_boards_have_their_masks_in_tiles(folder, prepare_source):
         "preparation": PREPARATION,
         "operators": [{"kind": "tile-image", "size": 64, "overlap": 8}],
     }
-    found = 0
+    found = compared = 0
     rows = [row for row in prepare_source(PreprocessSpec.model_validate(stage)) if row["event"] != END]
     for row in rows:
         assert row["event"] == RECORD
         assert row["group"] == row["id"].partition("/")[0]
         assert row["mask"]["labels"] == list(DEFECT_KINDS)
         mask = masks.decode(row["mask"]["content"], (20, 20))
+        compared += np.asarray(Image.open(io.BytesIO(row["reference"]["content"]))).shape == (20, 20, 3)
         marked = {DEFECT_KINDS[number - 1] for number in np.unique(mask).tolist() if number}
         assert {box["label"] for box in row["boxes"]} <= marked
         assert row["category"] == "defective" or not marked
         found += bool(marked)
     assert found >= 8
+    assert compared == len(rows)
 
 
 def test_the_packages_boards_are_eight_with_two_sides_each(real_boards, read_source):

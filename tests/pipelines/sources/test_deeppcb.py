@@ -77,6 +77,7 @@ def test_templates_are_normal_and_share_their_scans_split(folder, read_source):
     for name, split in (("00041000", "train"), ("00041001", "test")):
         scan, normal = (reading.records[f"{STEM.format(name)}_{one}.jpg"] for one in ("test", "temp"))
         assert scan["group"] == normal["group"] == f"{split}/group00041/{name}"
+        assert scan["reference"]["content"] == normal["picture"]["content"] == normal["reference"]["content"]
         assert normal["category"] == "normal"
         assert normal["boxes"] == []
         assert not masks.read(normal["mask"], *SIZE).any()
