@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+KIND_WEIGHT = 0.2
+"""Of what a marked pixel is, beside whether anything is there."""
 SMOOTH = 1e-5
 """Keeps the Dice loss a number where nothing is marked and nothing found."""
 IGNORED = -100
@@ -20,32 +22,43 @@ def promoted(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def dice_focal(logits: Tensor, marks: Tensor, gamma: float = 2.0, focal_weight: float = 1.0) -> Tensor:
-    """Soft Dice (arXiv 1606.04797) plus focal loss (arXiv 1708.02002) of each row (B,), both of sigmoids.
-
-    Dice is the mean over those findings that the row has: where a finding is rare, nothing everywhere would
-    else be nearly right. Of what isn't there the focal loss tells.
+def marks_loss(logits: Tensor, marks: Tensor, focal_weight: float = 1.0) -> Tensor:
+    """How far what is told of each pixel is from what is marked there, of each row (B,).
 
     Args:
-        logits: (B, K, H, W).
+        logits: (B, 1 + K, H, W) of anything, and of its being each of K kinds; (B, 1, H, W) for one kind.
         marks: (B, H, W) int64: 0 nothing, k the finding k - 1; a row of -1 is not known, and counts 0.
+        focal_weight: see `dice_focal`.
+    """
+    logits = promoted(logits)
+    marked = marks > 0
+    found = dice_focal(logits[:, 0], marked, focal_weight=focal_weight)
+    if logits.shape[1] > 1:
+        nll = F.cross_entropy(logits[:, 1:], (marks - 1).clamp(min=0), reduction="none")
+        each = marked.sum(dim=(1, 2)).clamp(min=1)
+        found = found + KIND_WEIGHT * nll.masked_fill(~marked, 0).sum(dim=(1, 2)) / each
+    return found.masked_fill(marks.flatten(1)[:, 0] < 0, 0)
+
+
+def dice_focal(logits: Tensor, marked: Tensor, gamma: float = 2.0, focal_weight: float = 1.0) -> Tensor:
+    """Soft Dice (arXiv 1606.04797) plus focal loss (arXiv 1708.02002) of each row (B,).
+
+    Dice counts where anything is marked: elsewhere nothing can be overlapped, and the focal loss tells of it.
+
+    Args:
+        logits: (B, H, W).
+        marked: (B, H, W) bool.
         gamma: how much less what is told already counts.
         focal_weight: of the focal loss beside Dice.
     """
-    logits = promoted(logits)
-    kinds = torch.arange(1, logits.shape[1] + 1, device=marks.device)
-    target = (marks.unsqueeze(1) == kinds[:, None, None]).to(logits.dtype)
+    target = marked.to(logits.dtype)
     likely = logits.sigmoid()
-    both = (likely * target).sum(dim=(2, 3))
-    each = (likely + target).sum(dim=(2, 3))
-    there = target.amax(dim=(2, 3))
-    dice = there * (1 - (2 * both + SMOOTH) / (each + SMOOTH))
-    dice = dice.sum(dim=1) / there.sum(dim=1).clamp(min=1)
+    both, each = (likely * target).sum(dim=(1, 2)), (likely + target).sum(dim=(1, 2))
+    dice = target.amax(dim=(1, 2)) * (1 - (2 * both + SMOOTH) / (each + SMOOTH))
     nll = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
     # the probability of what isn't so, in logarithms: where it is tiny, its power must not lose it
     missed = F.logsigmoid(-logits * (2 * target - 1))
-    focal = ((gamma * missed).exp() * nll).mean(dim=(1, 2, 3))
-    return (dice + focal_weight * focal).masked_fill(marks.flatten(1)[:, 0] < 0, 0)
+    return dice + focal_weight * ((gamma * missed).exp() * nll).mean(dim=(1, 2))
 
 
 def classification_nll(logits: Tensor, labels: Tensor) -> Tensor:

@@ -21,10 +21,10 @@ from .heads.classification import ClassificationHead
 from .heads.document import DocumentHead, Found, pooled, segmented
 from .heads.embedding import EmbeddingHead
 from .heads.language import LanguageHead
-from .heads.segmentation import SegmentationHead
+from .heads.segmentation import SegmentationHead, probabilities
 from .heads.transcription import TranscriptionHead, ctc_nll
 from .layers import RowDropout, seeds_of_parts
-from .losses import classification_nll, dice_focal, promoted
+from .losses import classification_nll, marks_loss, promoted
 from .spec import DECODED, EMBEDDED, MODALITIES, ModelSpec, Task
 from .text import TextEncoder
 from .vision import PatchMerging, VisionEncoder
@@ -140,7 +140,7 @@ class Heads(nn.Module):
             found["document"] = classification_nll(logits, words["document_label"])
         if "segmentation" in tasks and self.segmentation is not None:
             logits = self.segmentation(words["image"], state[DENSE], words.get("reference"))
-            found["segmentation"] = dice_focal(logits, words["marks"], focal_weight=self.focal_weight)
+            found["segmentation"] = marks_loss(logits, words["marks"], self.focal_weight)
         return found
 
 
@@ -290,7 +290,7 @@ class MultimodalModel(nn.Module):
             batch: image (B, 3, H, W), tokens (B, T), token_mask (B, T), mel (B, F, n_mels),
                 mel_mask (B, F), present (B, M); for answers also answer (B, A), answer_mask (B, A) and
                 question_type (B,); for transcripts is_transcript (B,); for categories label (B,); for marked
-                pictures marks (B, H, W), see `dice_focal`; in training of a model that drops, seed (B,).
+                pictures marks (B, H, W), see `marks_loss`; in training of a model that drops, seed (B,).
         """
         for name in names:
             tower, _, layer = name.partition(".")
@@ -407,7 +407,7 @@ class MultimodalModel(nn.Module):
         return pooled(said, torch.cat([one.scores for one in found]), len(tokens))
 
     def segment(self, image: Tensor, reference: Tensor | None = None) -> Tensor:
-        """Logits of findings (B, K, H, W) in each pixel of pictures (B, 3, H, W).
+        """Probabilities of findings (B, K, H, W) in each pixel of pictures (B, 3, H, W).
 
         Args:
             image: the pictures.
@@ -415,7 +415,7 @@ class MultimodalModel(nn.Module):
         """
         assert self.vision is not None
         assert self.heads.segmentation is not None
-        return self.heads.segmentation(image, self.vision.dense(image), reference)
+        return probabilities(self.heads.segmentation(image, self.vision.dense(image), reference))
 
     def segments(self, tokens: Tensor) -> Tensor:
         """Overlapping segments (B*S, L) of documents, or their mask, (B, T): what `read_segments` takes."""

@@ -95,6 +95,8 @@ class VisionSpec(PartSpec):
             raise ValueError("depths and num_heads must all be at least 1")
         if self.patch_size > self.image_size:
             raise ValueError(f"patch_size {self.patch_size} exceeds image_size {self.image_size}")
+        if self.findings and self.image_size % 2:
+            raise ValueError(f"image_size {self.image_size} must be even where findings are marked")
         for scale, heads in enumerate(self.num_heads):
             _check_heads(f"num_heads[{scale}]", self.embed_dim * 2**scale, heads)
         return self

@@ -134,7 +134,7 @@ class MarksGraph(Graph):
 
     def forward(self, *given: Tensor) -> tuple[Tensor, ...]:
         """See the class."""
-        return (self.model.segment(*given).sigmoid(),)
+        return (self.model.segment(*given),)
 
 
 class EvidenceGraph(Graph):

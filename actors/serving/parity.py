@@ -9,6 +9,7 @@ import numpy as np
 
 from ...models.spec import MODALITIES
 from ...pipelines.assessing.documents import DocumentAssessor
+from ...pipelines.assessing.pictures import told_of
 from ...pipelines.bundle import (
     CLASS_LOGITS,
     DOCUMENT,
@@ -115,10 +116,8 @@ def _marks(bundle: LoadedBundle, rows: Arrays) -> Decision:
         some = places[start : start + BATCH]
         feed = {name: rows[name][some] for name in ("image", "reference")[: 1 + marking.compares]}
         for likely in bundle.run(MARKS, feed, (PROBABILITIES,))[PROBABILITIES]:
-            there = (likely >= marking.threshold).any(axis=(1, 2))
-            told.append(
-                ", ".join(name for name, is_there in zip(marking.findings, there, strict=True) if is_there)
-            )
+            there = np.unique(told_of(likely, marking.threshold))
+            told.append(", ".join(marking.findings[number - 1] for number in there.tolist() if number))
     return Decision((MARKS,), tuple(places.tolist()), tuple(told))
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from ...models.multimodal import MultimodalModel
+from ...pipelines.assessing.pictures import told_of
 from ...pipelines.media.morphology import parts
 from ...pipelines.reading import CorpusReader
 from . import detection
@@ -22,8 +23,14 @@ RATES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """False alarms a picture at which it is told what is found."""
 STATED = 0.1
 """The rate at which it is told by kind."""
+THRESHOLD = 0.5
+"""Probability of anything from which on a pixel counts for Dice."""
 FLOOR = 0.02
-"""Probability below which a pixel is no part of a candidate."""
+"""Probability below which a pixel is no candidate."""
+PEAK_PX = 4
+"""Around a peak no other is one."""
+BESIDE_PX = 2
+"""Around a finding a peak is none of its own."""
 
 
 def marked(
@@ -32,7 +39,8 @@ def marked(
     """Found findings by false alarms a picture, by kind at `STATED`, and Dice by kind.
 
     A finding is a connected piece of what is marked, of one kind. It is found if the model marks a pixel of
-    it, as whatever; a connected piece of what the model marks that touches no finding is a false alarm.
+    it, as whatever. A false alarm is a peak of the probability that lies in no finding nor beside one; of a
+    piece that the model marks, there is one at least.
 
     Args:
         model: with a head for marks.
@@ -49,16 +57,17 @@ def marked(
     groups: list[int] = []
     for rows, batch in batches(reader, model.spec, batch_rows, progress):
         with torch.inference_mode():
-            likely = model.segment(batch["image"], batch.get("reference")).sigmoid().numpy()
+            likely = model.segment(batch["image"], batch.get("reference")).numpy()
         known = batch["marks"].flatten(1)[:, 0] >= 0
         for place in known.nonzero().flatten().tolist():
             marks = batch["marks"][place].numpy()
             found, kind, false = judge(likely[place], marks)
+            told = told_of(likely[place], THRESHOLD)
             outcomes.append(Outcome(found[found > 0], false, len(found)))
             kinds.append(kind)
             scores.append(found.tolist())
             for number, name in enumerate(names):
-                one, other = likely[place, number] >= 0.5, marks == number + 1
+                one, other = told == number + 1, marks == number + 1
                 overlaps[name].append((2.0 * (one & other).sum(), float(one.sum() + other.sum())))
         groups += reader.groups_of(rows[known.numpy()])
     metrics: list[dict[str, Any]] = []
@@ -93,7 +102,7 @@ def judge(likely: NDArray[np.float32], marks: NDArray[np.int64]) -> tuple[Number
         Of each finding the greatest probability of anything in it, 0 below `FLOOR`, and its kind; and the
         greatest probability of each false alarm.
     """
-    anything = likely.max(axis=0).astype(np.float64)
+    anything = likely.sum(axis=0, dtype=np.float64)
     anything[anything < FLOOR] = 0
     found: list[float] = []
     kinds: list[int] = []
@@ -102,8 +111,8 @@ def judge(likely: NDArray[np.float32], marks: NDArray[np.int64]) -> tuple[Number
         if count:
             found += np.asarray(ndimage.maximum(anything, pieces, range(1, count + 1))).tolist()
             kinds += [number] * count
-    candidates, count = parts(anything > 0)
-    numbers = np.arange(1, count + 1)
-    touching = np.asarray(ndimage.maximum(marks > 0, candidates, numbers)) if count else np.zeros(0)
-    heights = np.asarray(ndimage.maximum(anything, candidates, numbers)) if count else np.zeros(0)
-    return np.array(found), kinds, heights[touching == 0]
+    beside = ndimage.maximum_filter(marks > 0, 2 * BESIDE_PX + 1)
+    highest = ndimage.maximum_filter(anything, 2 * PEAK_PX + 1)
+    peaks, count = parts((anything == highest) & (anything > 0) & np.logical_not(beside))
+    heights = ndimage.maximum(anything, peaks, range(1, count + 1)) if count else []
+    return np.array(found), kinds, np.array(heights)

@@ -51,7 +51,7 @@ class _Torch(LoadedBundle):
     def run(self, graph: str, feed: Arrays, outputs: Sequence[str] | None = None) -> Arrays:
         """See `LoadedBundle`."""
         with torch.inference_mode():
-            likely = self._model.segment(torch.from_numpy(np.ascontiguousarray(feed["image"]))).sigmoid()
+            likely = self._model.segment(torch.from_numpy(np.ascontiguousarray(feed["image"])))
         return {PROBABILITIES: likely.numpy()}
 
 

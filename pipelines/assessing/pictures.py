@@ -106,18 +106,20 @@ def findings(
 ) -> list[PictureFinding]:
     """The pieces of what is likely, joined over sides and corners, the likeliest first.
 
+    A piece is what most of it is likely to be.
+
     Args:
-        probabilities: (K, H, W).
+        probabilities: (K, H, W); of a pixel their sum is how likely anything is.
         labels: of each of the K.
-        threshold: from which on a pixel belongs to a finding.
+        threshold: of anything, from which on a pixel belongs to a finding.
         pixels_per_mm: scale, if it is known.
     """
-    found = [
-        one
-        for label, likely in zip(labels, probabilities, strict=True)
-        for one in _pieces(label, likely, threshold, pixels_per_mm)
-    ]
-    return sorted(found, key=lambda one: -one.score)
+    return sorted(_pieces(probabilities, labels, threshold, pixels_per_mm), key=lambda one: -one.score)
+
+
+def told_of(probabilities: Floats, threshold: float) -> NDArray[np.int64]:
+    """What is told of each pixel (H, W) by probabilities (K, H, W): 0 nothing, k the finding k - 1."""
+    return np.where(probabilities.sum(axis=0) >= threshold, probabilities.argmax(axis=0) + 1, 0)
 
 
 def extent_px(piece: NDArray[np.bool_]) -> float:
@@ -132,8 +134,9 @@ def extent_px(piece: NDArray[np.bool_]) -> float:
 
 
 def _pieces(
-    label: str, likely: Floats, threshold: float, pixels_per_mm: float | None
+    probabilities: Floats, labels: Sequence[str], threshold: float, pixels_per_mm: float | None
 ) -> Iterator[PictureFinding]:
+    likely = probabilities.sum(axis=0)
     numbered, _ = morphology.parts(likely >= threshold)
     for number, window in enumerate(morphology.boxes(numbered), 1):
         piece = numbered[window] == number
@@ -142,8 +145,8 @@ def _pieces(
             continue
         rows, columns = window
         yield PictureFinding(
-            label=label,
-            score=float(likely[window][piece].max()),
+            label=labels[int(probabilities[:, *window][:, piece].sum(axis=1).argmax())],
+            score=min(1.0, float(likely[window][piece].max())),
             left=columns.start,
             top=rows.start,
             width=columns.stop - columns.start,
