@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import pdist
 
-from eagleray.pipelines.assessing.pictures import PictureAssessor, extent_px, findings
+from eagleray.pipelines.assessing.pictures import PictureAssessor, extent_px, findings, told_of
 from eagleray.pipelines.assessing.registration import moved
 from eagleray.pipelines.assessing.spec import NotAssessable, PictureAssessment
 from eagleray.pipelines.bundle import Marking
@@ -100,11 +100,15 @@ def test_without_a_scale_nothing_is_said_in_millimetres():
     assert (first.length_mm, first.area_mm2, first.area_px) == (None, None, 80)
 
 
-def test_each_finding_has_its_own_pieces():
+def test_a_piece_is_of_what_is_likely_to_be_anything_and_called_what_most_of_it_is():
     likely = np.zeros((2, 20, 20), np.float32)
-    likely[0, 2:5, 2:5], likely[1, 4:8, 4:8] = 0.6, 0.9
+    likely[0, 2:5, 2:5], likely[1, 9:13, 9:13] = 0.6, 0.9
+    likely[:, 15:18, 2:5] = [[[0.3]], [[0.25]]]  # neither alone, but anything
     found = findings(likely, ("open", "short"), 0.5)
-    assert [(one.label, one.area_px) for one in found] == [("short", 16), ("open", 9)]
+    assert [(one.label, one.area_px) for one in found] == [("short", 16), ("open", 9), ("open", 9)]
+    assert found[2].score == pytest.approx(0.55)
+    told = told_of(likely, 0.5)
+    assert [told[3, 3], told[10, 10], told[16, 3], told[0, 0]] == [1, 2, 1, 0]
 
 
 def test_the_farthest_points_of_any_piece_are_found():
