@@ -55,7 +55,7 @@ $(BIN)/pip:
 
 $(VENV)/.run-installed: $(BIN)/pip pyproject.toml
 	$(BIN)/pip install --quiet $(PIP_ARGS) torch==2.13.0
-	$(BIN)/pip install --quiet $(PIP_ARGS) --editable .
+	$(BIN)/pip install --quiet $(PIP_ARGS) --editable '.[platform]'
 	@touch $@
 
 $(VENV)/.dev-installed: $(VENV)/.run-installed

@@ -34,6 +34,8 @@ from .commands.common import (
     print_fields,
 )
 from .commands.data import corpora, ledger
+from .commands.edge import edge
+from .commands.extras import extra_of
 from .commands.lineage import lineage
 from .commands.planning import plan
 from .commands.serving import applications, rollback, serving_options
@@ -73,6 +75,7 @@ app = typer.Typer(
 )
 app.add_typer(cluster, name="cluster")
 app.add_typer(corpora, name="corpora")
+app.add_typer(edge, name="edge")
 app.add_typer(ledger, name="ledger")
 app.add_typer(tokens, name="tokens")
 weights = typer.Typer(no_args_is_help=True, help="Take published weights over.")
@@ -429,6 +432,13 @@ def main() -> None:
     except Exception as error:
         if debug:
             raise
+        extra = extra_of(error) if isinstance(error, ModuleNotFoundError) else None
+        if extra is not None:
+            text, remedy = f"{error.name} isn't installed", f"pip install 'eagleray[{extra}]'"  # pyright: ignore[reportAttributeAccessIssue]
+            err.print(
+                Text.assemble(("error: ", "bold red"), f"this needs more than is here: {text}\n  → {remedy}")
+            )
+            sys.exit(1)
         text = f"{type(error).__name__}: {error}"
         remedy = "this is a fault of Eagleray: run again with --debug, and report what it prints"
         err.print(Text.assemble(("error: ", "bold red"), f"{text}\n  → {remedy}"))

@@ -15,9 +15,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from .workflows.events import Event, RunStatus, StageStatus
 from .workflows.fingerprint import is_runtime
 from .workflows.plan import Plan
-from .workflows.runs import Event, RunStatus, StageStatus
 from .workflows.state import State
 
 COLOURS = {

@@ -11,11 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .workflows.artifacts import Artifact
-from .workflows.engine import Executor, OnEvent, execute
 from .workflows.errors import EaglerayError
 from .workflows.loading import Workflow, load_workflow, parse_workflow
 from .workflows.plan import Decision, Plan, PlannedStage, make_plan
-from .workflows.runs import RunLog
 from .workflows.stage import StageKind, discover_kinds
 from .workflows.state import State
 from .workflows.store import ArtifactStore, Record
@@ -23,6 +21,8 @@ from .workflows.task import DOWNLOADS, StageTask
 
 if TYPE_CHECKING:
     from .cluster.connect import Connection
+    from .workflows.engine import Executor, OnEvent
+    from .workflows.runs import RunLog
 
 STAGE_PACKAGES = ("eagleray.pipelines.stages", "eagleray.actors.stages")
 
@@ -58,6 +58,8 @@ class Session:
     @cached_property
     def log(self) -> RunLog:
         """The run log."""
+        from .workflows.runs import RunLog  # SQLAlchemy, which no device at the edge has
+
         return RunLog(self._database)
 
     def load(self, path: Path, overrides: Sequence[str]) -> Workflow:
@@ -105,6 +107,7 @@ class Session:
             on_connected: is told of the cluster.
             on_event: is told of every event.
         """
+        from .workflows.engine import execute
 
         def make_task(planned: PlannedStage, inputs: Mapping[str, Record]) -> StageTask:
             return StageTask(

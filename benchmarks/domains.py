@@ -1,6 +1,7 @@
 """`make bench-domains`: what the three domains' models take, and what simpler means find.
 
-It reads what `eagleray run examples/financial_reports.yaml` left, by stages.
+It reads what `eagleray run examples/financial_reports.yaml` left, by stages, and of
+`examples/circuit_boards.yaml` the bundle.
 """
 
 from __future__ import annotations
@@ -19,25 +20,36 @@ from eagleray.pipelines.bundle import DOCUMENT, graph_file, read_info
 from eagleray.pipelines.reading import CorpusReader
 
 COMMAND = "make bench-domains"
-PARTS = ("segment", "pages", "topics")
+PARTS = ("segment", "pages", "topics", "edge")
+TAKES = {
+    "segment": ("checkpoint", "bundle"),
+    "pages": ("bundle", "corpus"),
+    "topics": ("corpus", "report"),
+    "edge": ("boards",),
+}
 PAGES = (25, 50, 100, 200)
+TILE, TILES = 640, 40
+"""Side of a board's tile in pixels, and how many are assessed."""
 
 
 def main() -> None:
     """Run the parts that are asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", choices=PARTS, action="append", help="parts to run; all by default")
-    parser.add_argument("--checkpoint", type=Path, required=True, help="of the stage `topics`")
-    parser.add_argument(
-        "--bundle", type=Path, required=True, help="of the stage `export`, with its int8 form"
-    )
-    parser.add_argument("--corpus", type=Path, required=True, help="of the stage `news`")
-    parser.add_argument("--report", type=Path, required=True, help="of the stage `evaluate-topics`")
+    parser.add_argument("--checkpoint", type=Path, help="of the stage `topics`")
+    parser.add_argument("--bundle", type=Path, help="of the stage `export`, with its int8 form")
+    parser.add_argument("--corpus", type=Path, help="of the stage `news`")
+    parser.add_argument("--report", type=Path, help="of the stage `evaluate-topics`")
+    parser.add_argument("--boards", type=Path, help="of circuit boards' `export`, with its int8 form")
     parser.add_argument("--repeats", type=int, default=3)
     given = parser.parse_args()
+    parts = given.only or PARTS
+    missing = sorted({name for part in parts for name in TAKES[part] if getattr(given, name) is None})
+    if missing:
+        parser.error(f"the parts {', '.join(parts)} need {', '.join(f'--{name}' for name in missing)}")
     claims: list[Claim] = []
-    for part in given.only or PARTS:
-        claims += {"segment": segment, "pages": pages, "topics": topics}[part](given)
+    for part in parts:
+        claims += {"segment": segment, "pages": pages, "topics": topics, "edge": edge}[part](given)
     publish("domains", claims)
 
 
@@ -119,6 +131,61 @@ def topics(given: argparse.Namespace) -> list[Claim]:
     beside = claim("R8 topics right, per cent", ours, {"TF-IDF": peer}, ours / peer, 1.0, below=False)
     goal = claim("R8 topics right, per cent of all", ours, {"goal": 91.4}, ours / 91.4, 1.0, below=False)
     return [goal, beside]
+
+
+def edge(given: argparse.Namespace) -> list[Claim]:
+    """Tiles of boards on one core, by how much windows overlap and by form; and memory."""
+    tiles = _tiles(WORK / "tiles")
+    contenders = [
+        Contender(name, "domain_edge.py", sys.executable, (str(given.boards), str(tiles), form, overlap))
+        for name, form, overlap in (
+            ("as served", "", "0.5"),
+            ("an eighth overlaps", "", "0.125"),
+            ("an eighth overlaps, int8", "int8", "0.125"),
+            ("none overlaps, int8", "int8", "0"),
+        )
+    ]
+    results = compare(contenders, given.repeats)
+    found, peak = medians(results, "pictures_per_s"), max(medians(results, "peak_mib").values())
+    wanted = {"wanted": 15.0}
+    return [
+        *(
+            claim(f"640x640 tiles a second of one core: {name}", rate, wanted, rate / 15.0, 1.0, below=False)
+            for name, rate in found.items()
+        ),
+        claim("the edge's memory, MiB", peak, {"at most": 512.0}, peak / 512.0, 1.0),
+    ]
+
+
+def _tiles(folder: Path) -> Path:
+    """A folder of tiles of boards, made once."""
+    import io
+
+    from PIL import Image
+
+    from eagleray.pipelines.files import Files
+    from eagleray.pipelines.packages import fetch_package
+    from eagleray.pipelines.sources.circuit_boards import PACKAGE, CircuitBoardsSpec, list_units, read
+    from eagleray.pipelines.spec import Preparation
+
+    if folder.is_dir():
+        return folder
+    spec = CircuitBoardsSpec(pixels_per_mm=20, variants=1)  # at 10 few boards have 640 pixels
+    files = Files(str(fetch_package(PACKAGE, WORK, print)), WORK)
+    making = folder.with_suffix(".making")
+    making.mkdir(parents=True, exist_ok=True)
+    number = 0
+    for unit in list_units(spec, files):
+        (row,) = read(spec, files, unit, Preparation(), lambda *told: None)
+        board = Image.open(io.BytesIO(row["picture"]["content"])).convert("RGB")
+        for top in range(0, board.height - TILE + 1, TILE):
+            for left in range(0, board.width - TILE + 1, TILE):
+                if number < TILES:
+                    tile = board.crop((left, top, left + TILE, top + TILE))
+                    tile.save(making / f"{number:02}.png")
+                    number += 1
+    making.rename(folder)
+    return folder
 
 
 def weight_bytes(path: Path) -> int:

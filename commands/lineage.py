@@ -16,9 +16,9 @@ from rich.tree import Tree
 from ..display import moment
 from ..session import Session
 from ..workflows.errors import EaglerayError
+from ..workflows.events import RunInfo
 from ..workflows.hosts import is_loopback
 from ..workflows.lineage import Origin, find, trace, trace_digests
-from ..workflows.runs import RunInfo
 from .common import DEFAULT_HOME, Database, Home, Store, out
 
 TIMEOUT_S = 10.0

@@ -14,26 +14,27 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import onnxruntime as ort
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError
-from tokenizers import Tokenizer
 
 from ..workflows.errors import EaglerayError
 from ..workflows.spec import Spec
-from .media import prepare, text
+from .media import prepare
 from .media.prepare import Arrays
 from .spec import PAD, Assessed, Form, Modality, Preparation, Slicing
-from .statistics import Statistics
+
+if TYPE_CHECKING:  # each is large, and not every bundle has use for it
+    from tokenizers import Tokenizer
+
+    from .index import Hit, Index
+    from .statistics import Statistics
 
 GRAPH_INPUTS: Mapping[Modality, tuple[str, ...]] = {
     "image": ("image",),
@@ -67,22 +68,14 @@ MARKS = "marks"
 """Graph that marks pictures: image (B, 3, S, S) → probabilities (B, K, S, S) of findings."""
 PROBABILITIES = "probabilities"
 """Its output."""
+MANIFEST = "bundle.json"
+"""File that says what a bundle is."""
 SAMPLE = "sample.json"
 """File of a document of the corpus, for trying things out; a bundle that doesn't assess is without."""
 STATISTICS = "statistics.json"
 """File of what the inputs were like that a model was trained on; a bundle may be without."""
 
 _KINDS = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(bool)": np.bool_}
-
-INDEX_SCHEMA = pa.schema(
-    [
-        ("id", pa.string()),
-        ("caption", pa.string()),
-        ("category", pa.string()),
-        ("path", pa.string()),
-        ("embedding", pa.list_(pa.float32())),
-    ]
-)
 
 
 class TensorSignature(Spec):
@@ -217,49 +210,45 @@ class BundleInfo(Spec):
         return graph in self.graphs and any(one.name == output for one in self.graphs[graph].outputs)
 
 
-@dataclass(frozen=True)
-class Hit:
-    """A picture found by a search; score is the cosine of its embedding with the query's."""
-
-    id: str
-    caption: str
-    category: str
-    path: str
-    score: float
-
-
 def seal_bundle(folder: Path, **fields: Any) -> BundleInfo:  # noqa: ANN401 - fields of BundleInfo but files
     """Write `bundle.json` over the files that lie in `folder`: the last step of writing a bundle."""
     files = {path.name: _sha256(path) for path in sorted(folder.iterdir()) if path.is_file()}
     info = BundleInfo(files=files, **fields)
-    (folder / "bundle.json").write_text(info.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    (folder / MANIFEST).write_text(info.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return info
 
 
 def read_info(folder: Path) -> BundleInfo:
     """Read `bundle.json`."""
-    path = folder / "bundle.json"
+    path = folder / MANIFEST
     try:
-        return BundleInfo.model_validate_json(path.read_bytes())
+        content = path.read_bytes()
     except FileNotFoundError:
         raise EaglerayError(
             "this folder is no bundle: it has no bundle.json",
             "give the output of an export stage",
             str(folder),
         ) from None
+    return parse_info(content, str(path))
+
+
+def parse_info(content: bytes, where: str) -> BundleInfo:
+    """Read what a `bundle.json` holds."""
+    try:
+        return BundleInfo.model_validate_json(content)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
         raise EaglerayError(
             f"bundle.json can't be read: {field}: {first['msg']}",
             "export the bundle again with this version of eagleray",
-            str(path),
+            where,
         ) from None
 
 
 def bundle_digest(folder: Path) -> str:
     """Digest of a whole bundle: of `bundle.json`, which holds the digests of all other files."""
-    return _sha256(folder / "bundle.json")
+    return _sha256(folder / MANIFEST)
 
 
 def load_bundle(folder: Path, form: Form | None = None, threads: int = 1) -> LoadedBundle:
@@ -276,12 +265,21 @@ def load_bundle(folder: Path, form: Form | None = None, threads: int = 1) -> Loa
         raise EaglerayError(
             f"the bundle has no {form} graphs: {has}", f"export it with `forms: [{form}]`", str(folder)
         )
+    check_files(folder, info)
+    return LoadedBundle(folder, info, form, threads)
+
+
+def check_files(folder: Path, info: BundleInfo) -> None:
+    """Check every file of a bundle against its digest.
+
+    Raises:
+        EaglerayError: when one was changed, or is missing.
+    """
     for name, digest in info.files.items():
         path = folder / name
         if not path.is_file() or _sha256(path) != digest:
             state = "was changed after it was written" if path.is_file() else "is missing"
             raise EaglerayError(f"the bundle's {name} {state}", "export the bundle again", str(path))
-    return LoadedBundle(folder, info, form, threads)
 
 
 def graph_file(graph: str, form: Form | None = None) -> str:
@@ -310,18 +308,20 @@ class LoadedBundle:
         threads: of one graph.
 
     Attributes:
-        info: see above.
+        info, form: see above.
     """
 
     def __init__(self, folder: Path, info: BundleInfo, form: Form | None = None, threads: int = 1) -> None:
         self.info = info
-        self._form: Form | None = form
+        self.form: Form | None = form
         self._folder, self._threads = folder, threads
         self._sessions: dict[str, ort.InferenceSession] = {}
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """Of all its texts."""
+        from tokenizers import Tokenizer
+
         return Tokenizer.from_file(str(self._folder / "tokenizer.json"))
 
     @cached_property
@@ -329,7 +329,13 @@ class LoadedBundle:
         """What the inputs were like that it was trained on, if it says so."""
         if STATISTICS not in self.info.files:
             return None
-        return Statistics.model_validate_json((self._folder / STATISTICS).read_bytes())
+        from .statistics import Statistics
+
+        return Statistics.model_validate_json(self.file(STATISTICS))
+
+    def file(self, name: str) -> bytes:
+        """The content of one of its files."""
+        return (self._folder / name).read_bytes()
 
     @property
     def sample(self) -> tuple[str, dict[str, Any]]:
@@ -337,14 +343,14 @@ class LoadedBundle:
         if self.info.embeds:
             caption = next((caption for caption in self.captions if caption), "A picture.")
             return "/v1/search", {"text": caption, "top_k": 3}
-        return "/v1/assess", json.loads((self._folder / SAMPLE).read_bytes())
+        return "/v1/assess", json.loads(self.file(SAMPLE))
 
     @property
     def captions(self) -> list[str]:
         """Of the indexed pictures; empty where one has none."""
         if not self.info.embeds:
             return []
-        return self._index["caption"].to_pylist()
+        return self._index.captions
 
     def prepare_image(self, data: bytes) -> Arrays:
         """See `media.prepare`."""
@@ -352,6 +358,8 @@ class LoadedBundle:
 
     def prepare_text(self, string: str) -> Arrays:
         """Prepare a text: tokens (T,) int64, token_mask (T,) bool; what is too long is cut."""
+        from .media import text
+
         tokens, mask = text.encode(self.tokenizer, [string], self.info.preparation.max_tokens)
         return {"tokens": tokens[0], "token_mask": mask[0]}
 
@@ -421,17 +429,14 @@ class LoadedBundle:
         """Run a graph on a batch; its outputs by name, all of them by default."""
         session = self._sessions.get(graph)
         if session is None:
-            path = self._folder / graph_file(graph, self._form)
+            path = self._folder / graph_file(graph, self.form)
             session = self._sessions[graph] = open_graph(path, self._threads)
         names = [one.name for one in session.get_outputs()] if outputs is None else list(outputs)
         return dict(zip(names, (np.asarray(one) for one in session.run(names, dict(feed))), strict=True))
 
     def search(self, query: NDArray[np.float32], top_k: int) -> list[Hit]:
         """Rank the indexed pictures by cosine with `query` (E,); the best `top_k`, equal ones by id."""
-        scores = self._vectors @ query
-        order = np.argsort(-scores, kind="stable")[:top_k]
-        rows = self._index.take(pa.array(order)).to_pylist()
-        return [Hit(**row, score=float(scores[i])) for row, i in zip(rows, order, strict=True)]
+        return self._index.search(query, top_k)
 
     @cached_property
     def _nothing(self) -> Arrays:
@@ -439,15 +444,10 @@ class LoadedBundle:
         return {name: np.zeros_like(array) for name, array in self.blank("evidence").items()}
 
     @cached_property
-    def _index(self) -> pa.Table:
-        names = [name for name in INDEX_SCHEMA.names if name != "embedding"]
-        return pq.read_table(self._folder / "index.parquet", columns=names)
+    def _index(self) -> Index:
+        from .index import Index
 
-    @cached_property
-    def _vectors(self) -> NDArray[np.float32]:
-        table = pq.read_table(self._folder / "index.parquet", columns=["embedding"])
-        vectors = table["embedding"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-        return vectors.reshape(-1, self.info.embed_dim).astype(np.float32, copy=False)
+        return Index(self._folder, self.info.embed_dim)
 
 
 def split(batch: Arrays) -> list[Arrays]:

@@ -11,15 +11,17 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 
 from ..workflows.spec import Spec
 from .media.cleaning import identify_language
 from .spec import Preparation
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 Quantities: TypeAlias = Mapping[str, float | str]
 """Name → number, or word."""

@@ -14,7 +14,7 @@ from rich.console import Console
 from eagleray.actors.stages.pretrain import PretrainSpec
 from eagleray.display import RunView, field_rows, print_table, seconds, status_table
 from eagleray.pipelines.stages.preprocess import PreprocessSpec
-from eagleray.workflows.runs import Event, RunStatus, StageStatus
+from eagleray.workflows.events import Event, RunStatus, StageStatus
 from eagleray.workflows.state import State
 
 

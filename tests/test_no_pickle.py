@@ -13,7 +13,7 @@ import eagleray
 from eagleray.workflows.errors import EaglerayError
 
 ROOT = Path(eagleray.__file__ or "").parent if eagleray.__file__ else Path(next(iter(eagleray.__path__)))
-PACKAGES = ("actors", "cluster", "commands", "models", "pipelines", "workflows")
+PACKAGES = ("actors", "cluster", "commands", "edge", "models", "pipelines", "workflows")
 SOURCES = [*ROOT.glob("*.py"), *(path for name in PACKAGES for path in (ROOT / name).rglob("*.py"))]
 MODULES = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
 RESTRICTED = {"actors/training/unpickling.py", "actors/serving/moderating/reading.py"}

@@ -19,7 +19,8 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp
 
 from ...pipelines.assessing.spec import Assessment
-from ...pipelines.bundle import BundleInfo, Hit, LoadedBundle, Modality, read_info
+from ...pipelines.bundle import BundleInfo, LoadedBundle, Modality, read_info
+from ...pipelines.index import Hit
 from ...pipelines.spec import Form
 from ...workflows.spec import Spec
 from .answering import Answered, Decoder, Parts

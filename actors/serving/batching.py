@@ -24,11 +24,11 @@ from ...pipelines.bundle import (
     STATES,
     TRANSCRIPT,
     Arrays,
-    Hit,
     LoadedBundle,
     Modality,
     split,
 )
+from ...pipelines.index import Hit
 from ...pipelines.media.image import Pixels
 from ...pipelines.media.prepare import SEEN, SEEN_SIDE
 from .assessing import Assessor

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from ...models.multimodal import MultimodalModel
 from ...models.spec import MODALITIES
+from ...pipelines.assessing.answers import write_answers
 from ...pipelines.bundle import (
     DOCUMENT,
     GRAPH_INPUTS,
@@ -127,12 +128,12 @@ def export_bundle(
             "objective.document, or a picture's for objective.segmentation",
         )
     readers = open_splits(corpus, model.spec)
-    info = next(iter(readers.values())).info
+    described = next(iter(readers.values())).info
     graphs: dict[str, GraphSignature] = {}
     told: dict[str, Any] = {
         "embed_dim": 0,
-        "classes": tuple(info.classes),
-        "preparation": info.preparation,
+        "classes": tuple(described.classes),
+        "preparation": described.preparation,
         "graphs": graphs,
         "decoding": None,
         "lineage": lineage,
@@ -158,6 +159,9 @@ def export_bundle(
             for some in (readers, dict(reversed(readers.items())))
         )
         told["forms"] = write_forms(output, BundleInfo(files={}, **told), seen, golden, options.forms)
+    info = BundleInfo(files={}, **told)
+    if "picture" in info.assesses:
+        write_answers(output, info, options.forms.forms)
     return seal_bundle(output, **told)
 
 

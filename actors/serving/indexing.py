@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ...models.spec import MODALITIES, ModelSpec
-from ...pipelines.bundle import EMBEDDING, INDEX_SCHEMA, Arrays, open_graph
+from ...pipelines.bundle import EMBEDDING, Arrays, open_graph
+from ...pipelines.index import INDEX, INDEX_SCHEMA
 from ...pipelines.reading import CorpusReader
 from ...workflows.errors import EaglerayError
 
@@ -65,7 +66,7 @@ def write_index(
             done += len(rows)
             progress(done, total)
     index = pa.concat_tables(tables).sort_by("id")
-    pq.write_table(index, bundle / "index.parquet")
+    pq.write_table(index, bundle / INDEX)
     return len(index["embedding"][0])
 
 

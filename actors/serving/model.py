@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...pipelines.assessing.spec import Assessment
-from ...pipelines.bundle import Hit
+from ...pipelines.index import Hit
 from . import deadlines
 from .answering import Answered, Parts
 from .batching import Encoded, Observed, Transcript

@@ -9,11 +9,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import ConvexHull
-from scipy.spatial.distance import pdist
 
 from ..bundle import MARKS, PROBABILITIES, LoadedBundle
-from ..media import morphology
+from .pieces import pieces
 from .quality import CHECKS, Check
 from .registration import align
 from .spec import NotAssessable, PictureAssessment, PictureFinding
@@ -114,7 +112,7 @@ def findings(
         threshold: of anything, from which on a pixel belongs to a finding.
         pixels_per_mm: scale, if it is known.
     """
-    return sorted(_pieces(probabilities, labels, threshold, pixels_per_mm), key=lambda one: -one.score)
+    return sorted(_found(probabilities, labels, threshold, pixels_per_mm), key=lambda one: -one.score)
 
 
 def told_of(probabilities: Floats, threshold: float) -> NDArray[np.int64]:
@@ -122,36 +120,23 @@ def told_of(probabilities: Floats, threshold: float) -> NDArray[np.int64]:
     return np.where(probabilities.sum(axis=0) >= threshold, probabilities.argmax(axis=0) + 1, 0)
 
 
-def extent_px(piece: NDArray[np.bool_]) -> float:
-    """Distance of the farthest points of a piece (H, W), the outer edges of its pixels included.
-
-    They are corners of the convex hull, and those are at the ends of rows.
-    """
-    rows = np.flatnonzero(piece.any(axis=1))
-    first, last = piece[rows].argmax(axis=1), piece.shape[1] - piece[rows, ::-1].argmax(axis=1)
-    corners = np.concatenate([np.stack([rows + side, end], 1) for side in (0, 1) for end in (first, last)])
-    return float(pdist(corners[ConvexHull(corners).vertices]).max())
-
-
-def _pieces(
+def _found(
     probabilities: Floats, labels: Sequence[str], threshold: float, pixels_per_mm: float | None
 ) -> Iterator[PictureFinding]:
     likely = probabilities.sum(axis=0)
-    numbered, _ = morphology.parts(likely >= threshold)
-    for number, window in enumerate(morphology.boxes(numbered), 1):
-        piece = numbered[window] == number
-        area = int(piece.sum())
+    for piece in pieces(likely >= threshold):
+        area = piece.area
         if area < LEAST_PIXELS:
             continue
-        rows, columns = window
+        left, top, right, bottom = piece.box
         yield PictureFinding(
-            label=labels[int(probabilities[:, *window][:, piece].sum(axis=1).argmax())],
-            score=min(1.0, float(likely[window][piece].max())),
-            left=columns.start,
-            top=rows.start,
-            width=columns.stop - columns.start,
-            height=rows.stop - rows.start,
+            label=labels[int(piece.sums(probabilities).argmax())],
+            score=min(1.0, piece.greatest(likely)),
+            left=left,
+            top=top,
+            width=right - left,
+            height=bottom - top,
             area_px=area,
-            length_mm=extent_px(piece) / pixels_per_mm if pixels_per_mm else None,
+            length_mm=piece.extent / pixels_per_mm if pixels_per_mm else None,
             area_mm2=area / pixels_per_mm**2 if pixels_per_mm else None,
         )

@@ -13,8 +13,8 @@ from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
+from ..media.filtering import gaussian, laplacian
 from .spec import NotAssessable
 
 Pixels: TypeAlias = NDArray[np.uint8]
@@ -110,9 +110,8 @@ def blur_px(pixels: Pixels) -> float | None:
     contrast, as of how sharp they are. A step that was blurred by d and is looked at on a scale of s has a
     Laplacian whose energy falls with (d² + s²)^1.5, so two scales tell d.
     """
-    fine, coarse = (
-        float(np.var(ndimage.gaussian_laplace(grey(pixels), scale, mode="nearest"))) for scale in SCALES_PX
-    )
+    values = grey(pixels)
+    fine, coarse = (float(np.var(laplacian(values, scale))) for scale in SCALES_PX)
     if fine < LEAST_EDGES or coarse <= 0:
         return None
     ratio = max((fine / coarse) ** (2 / 3), 1 + 1e-3)
@@ -128,10 +127,7 @@ def turn_deg(pixels: Pixels) -> tuple[float, float]:
     curved traces.
     """
     values = grey(pixels)
-    down, across = (
-        np.asarray(ndimage.gaussian_filter(values, GRADIENT_PX, order), np.float32)  # pyright: ignore[reportArgumentType]
-        for order in ((1, 0), (0, 1))
-    )
+    down, across = gaussian(values, GRADIENT_PX, (1, 0)), gaussian(values, GRADIENT_PX, (0, 1))
     strength = np.hypot(down, across)
     is_edge = strength >= np.quantile(strength, 1 - EDGE_SHARE)
     weights = strength[is_edge]
@@ -139,6 +135,6 @@ def turn_deg(pixels: Pixels) -> tuple[float, float]:
         return 0.0, 0.0
     directions = np.degrees(np.arctan2(down[is_edge], across[is_edge])) % ALIKE_DEG
     counted = np.histogram(directions, round(ALIKE_DEG / BIN_DEG), (0, ALIKE_DEG), weights=weights)[0]
-    counted = np.asarray(ndimage.gaussian_filter1d(counted, BLEND_DEG / BIN_DEG, mode="wrap"), np.float64)
+    counted = gaussian(counted.astype(np.float32), BLEND_DEG / BIN_DEG, (0,), "wrap")
     found = (float(counted.argmax()) + 0.5) * BIN_DEG
     return found - ALIKE_DEG * (found > ALIKE_DEG / 2), float(counted.max() / counted.mean())

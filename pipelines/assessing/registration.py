@@ -9,7 +9,6 @@ from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import fft
 
 from .quality import grey
 
@@ -69,11 +68,11 @@ def _blocks(values: Floats, size: int) -> Floats:
 def _peak(ours: Floats, theirs: Floats, reach: int) -> tuple[int, int]:
     """By how many rows and columns ours lies off theirs, each at most by `reach`."""
     taper = np.outer(*(np.hanning(side + 2)[1:-1] for side in ours.shape)).astype(np.float32)
-    one, other = (np.asarray(fft.rfft2((values - values.mean()) * taper)) for values in (ours, theirs))
+    one, other = (np.asarray(np.fft.rfft2((values - values.mean()) * taper)) for values in (ours, theirs))
     cross = one * other.conj()
-    found = fft.irfft2(cross / np.maximum(np.abs(cross), 1e-9), ours.shape)
+    found = np.fft.irfft2(cross / np.maximum(np.abs(cross), 1e-9), ours.shape)
     offsets = np.arange(-reach, reach + 1)
-    near = np.asarray(found)[np.ix_(offsets, offsets)]
+    near = found[np.ix_(offsets, offsets)]
     row, column = np.unravel_index(int(near.argmax()), near.shape)
     return int(offsets[row]), int(offsets[column])
 

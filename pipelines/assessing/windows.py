@@ -20,7 +20,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..media.image import normalise
-from ..media.patches import slab
 
 Pixels: TypeAlias = NDArray[np.uint8]
 Floats: TypeAlias = NDArray[np.float32]
@@ -93,6 +92,8 @@ def slide_volume(
         within: (D, H, W); windows without any of it are left out, and pixels in no other have 0. Of the rest
             it takes away nothing: a pixel that is `within` is seen by all windows it would be seen by.
     """
+    from ..media.patches import slab  # which needs SciPy, and pictures don't
+
     height, width = voxels.shape[1:]
     shape = (max(height, size), max(width, size))
     every = list(window_places(shape, size, overlap_share))

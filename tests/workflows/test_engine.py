@@ -29,9 +29,10 @@ from workflow_harness import (
 
 from eagleray.workflows import engine
 from eagleray.workflows.engine import Update, execute
+from eagleray.workflows.events import derive_status
 from eagleray.workflows.graph import topological_order
 from eagleray.workflows.plan import Decision, Plan, PlannedStage
-from eagleray.workflows.runs import RunLog, TakenError, derive_status
+from eagleray.workflows.runs import RunLog, TakenError
 from eagleray.workflows.spec import RunOptions, StageSpec
 from eagleray.workflows.state import TABLE, State
 from eagleray.workflows.store import Record

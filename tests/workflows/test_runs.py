@@ -17,7 +17,8 @@ from workflow_harness import CHAIN, parse
 
 from eagleray.workflows import runs
 from eagleray.workflows.errors import EaglerayError
-from eagleray.workflows.runs import STALE_AFTER_S, Event, RunLog, TakenError, derive_status
+from eagleray.workflows.events import Event, derive_status
+from eagleray.workflows.runs import STALE_AFTER_S, RunLog, TakenError
 from eagleray.workflows.state import State
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from math import exp, isfinite
 
-from ....pipelines.bundle import Hit
+from ....pipelines.index import Hit
 from ..messages import Judged, Judgement, Verdict
 from ..spec import Action, PairRule, PicturePolicy, TextPolicy, Thresholds
 

@@ -14,7 +14,7 @@ from eagleray.actors.serving.model import Model
 from eagleray.actors.serving.problems import REFUSAL_HEADER
 from eagleray.actors.serving.spec import LimitsSpec, ServingOptions
 from eagleray.actors.serving.tokens import SCOPES
-from eagleray.pipelines.bundle import Hit
+from eagleray.pipelines.index import Hit
 
 DIGEST = "d" * 64
 OPTIONS = ServingOptions(

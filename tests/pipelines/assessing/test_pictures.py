@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.spatial.distance import pdist
 
-from eagleray.pipelines.assessing.pictures import PictureAssessor, extent_px, findings, told_of
+from eagleray.pipelines.assessing.pictures import PictureAssessor, findings, told_of
 from eagleray.pipelines.assessing.registration import moved
 from eagleray.pipelines.assessing.spec import NotAssessable, PictureAssessment
 from eagleray.pipelines.bundle import Marking
@@ -109,15 +108,6 @@ def test_a_piece_is_of_what_is_likely_to_be_anything_and_called_what_most_of_it_
     assert found[2].score == pytest.approx(0.55)
     told = told_of(likely, 0.5)
     assert [told[3, 3], told[10, 10], told[16, 3], told[0, 0]] == [1, 2, 1, 0]
-
-
-def test_the_farthest_points_of_any_piece_are_found():
-    rng = np.random.default_rng(0)
-    for _ in range(20):
-        piece = rng.random((rng.integers(1, 9), rng.integers(1, 9))) < 0.4
-        piece[0, 0] = True
-        corners = np.argwhere(piece)[:, None] + [[0, 0], [0, 1], [1, 0], [1, 1]]
-        assert extent_px(piece) == pytest.approx(pdist(corners.reshape(-1, 2)).max())
 
 
 def test_the_model_is_not_asked_about_a_picture_that_fails_a_check():

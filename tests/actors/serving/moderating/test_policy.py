@@ -20,7 +20,7 @@ from eagleray.actors.serving.moderating.policy import (
     verdict,
 )
 from eagleray.actors.serving.spec import ModerationSpec, PairRule, TextPolicy, Thresholds
-from eagleray.pipelines.bundle import Hit
+from eagleray.pipelines.index import Hit
 
 SHARES = st.floats(0, 1)
 RULE = PairRule(name="cruelty", picture=r"\banimals?\b", words=r"\bhurt it\b")
