@@ -21,7 +21,8 @@ from eagleray.edge.queue import ResultQueue, Seen
 queue = ResultQueue(Path(sys.argv[1]))
 for number in range(10**9):
     assert queue.put(f"id{number}", f"line{number}", Seen(f"file{number}", "v"))
-    print(number, flush=True)
+    sys.stdout.write(f"{number}\\n")  # in one call, whatever buffers there are
+    sys.stdout.flush()
 """
 
 
