@@ -12,7 +12,8 @@ from pypdf import PdfWriter
 
 from eagleray.actors.serving.application import Together, describe
 from eagleray.actors.serving.batching import Encoder
-from eagleray.actors.serving.exporting import ExportOptions, export_bundle
+from eagleray.actors.serving.exporting import ExportOptions, export_bundle, export_graph
+from eagleray.actors.serving.graphs import MarksGraph
 from eagleray.actors.serving.ingress import build_api
 from eagleray.actors.serving.quantising import Forms
 from eagleray.actors.serving.spec import LimitsSpec, ServingOptions
@@ -20,6 +21,7 @@ from eagleray.commands.assessing import assess_files
 from eagleray.models.heads.document import segmented
 from eagleray.models.multimodal import MultimodalModel
 from eagleray.models.spec import ModelSpec
+from eagleray.pipelines.assessing.answers import check_answer
 from eagleray.pipelines.assessing.documents import DocumentAssessor
 from eagleray.pipelines.bundle import Lineage, LoadedBundle, load_bundle
 from eagleray.pipelines.reading import CorpusReader, read_info
@@ -179,3 +181,21 @@ def test_a_bundle_says_what_it_assesses_and_has_a_sample_of_it(client, bundle):
     assert path == "/v1/assess"
     assert client.post(path, json=body).status_code == 200
     assert client.get("/v2/models/embed/ready").status_code == 404
+
+
+def test_what_was_exported_says_of_its_sample_what_it_said_then(model, corpus_folder, tmp_path):
+    folder = tmp_path / "bundle"
+    folder.mkdir()
+    options = ExportOptions(1e-4, 8, 4, 0, 8, forms=Forms(("int8",), max_flips=1.0))
+    export_bundle(model, corpus_folder, folder, LINEAGE, options)
+    for form in (None, "int8"):
+        check_answer(load_bundle(folder, form))
+    graph = folder / "marks.onnx"
+    loaded = load_bundle(folder)  # digests are checked here, and the graph is opened later
+    with torch.no_grad():
+        model.heads.segmentation.logits.bias.add_(1.0)
+    export_graph(MarksGraph(model), (torch.zeros(2, 3, 32, 32),), graph, 1e-4)
+    with torch.no_grad():
+        model.heads.segmentation.logits.bias.sub_(1.0)
+    with pytest.raises(EaglerayError, match="something else of its sample"):
+        check_answer(loaded)
