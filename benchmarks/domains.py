@@ -1,7 +1,7 @@
 """`make bench-domains`: what the three domains' models take, and what simpler means find.
 
 It reads what `eagleray run examples/financial_reports.yaml` left, by stages, and of
-`examples/circuit_boards.yaml` the bundle.
+`examples/circuit_boards.yaml` the corpus `boards` and the bundle.
 """
 
 from __future__ import annotations
@@ -14,19 +14,27 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from harness import WORK, Claim, Contender, compare, machine, medians, publish
+from harness import WORK, Claim, Contender, compare, environment, machine, medians, publish
 
+from eagleray.actors.training.anomalies import gather, told
+from eagleray.actors.training.anomaly import marks_of, normal_rows
+from eagleray.actors.training.metrics import Bootstrap, shown
 from eagleray.pipelines.bundle import DOCUMENT, graph_file, read_info
 from eagleray.pipelines.reading import CorpusReader
 
 COMMAND = "make bench-domains"
-PARTS = ("segment", "pages", "topics", "edge")
-TAKES = {
+PARTS = {
     "segment": ("checkpoint", "bundle"),
     "pages": ("bundle", "corpus"),
     "topics": ("corpus", "report"),
-    "edge": ("boards",),
+    "anomalies": ("boards",),
+    "edge": ("board_bundle",),
 }
+"""Part → the arguments that it reads."""
+ANOMALIB = ("torch==2.13.0", "torchvision==0.28.0", "anomalib==2.7.0", "pydantic>=2.14")
+PEERS = ("patchcore-filters", "padim-filters", "patchcore-resnet18", "padim-resnet18")
+NORMAL_TILES = 100
+"""That all learn from: PatchCore's choice of what to remember takes time by their square."""
 PAGES = (25, 50, 100, 200)
 TILE, TILES = 640, 40
 """Side of a board's tile in pixels, and how many are assessed."""
@@ -40,16 +48,21 @@ def main() -> None:
     parser.add_argument("--bundle", type=Path, help="of the stage `export`, with its int8 form")
     parser.add_argument("--corpus", type=Path, help="of the stage `news`")
     parser.add_argument("--report", type=Path, help="of the stage `evaluate-topics`")
-    parser.add_argument("--boards", type=Path, help="of circuit boards' `export`, with its int8 form")
+    parser.add_argument("--boards", type=Path, help="of the stage `boards`")
+    parser.add_argument("--board-bundle", type=Path, help="of circuit boards' `export`, with its int8 form")
     parser.add_argument("--repeats", type=int, default=3)
     given = parser.parse_args()
     parts = given.only or PARTS
-    missing = sorted({name for part in parts for name in TAKES[part] if getattr(given, name) is None})
+    missing = sorted({name for part in parts for name in PARTS[part] if getattr(given, name) is None})
     if missing:
         parser.error(f"the parts {', '.join(parts)} need {', '.join(f'--{name}' for name in missing)}")
     claims: list[Claim] = []
+    functions = {
+        **{"segment": segment, "pages": pages, "topics": topics},
+        **{"anomalies": anomalies, "edge": edge},
+    }
     for part in parts:
-        claims += {"segment": segment, "pages": pages, "topics": topics, "edge": edge}[part](given)
+        claims += functions[part](given)
     publish("domains", claims)
 
 
@@ -137,7 +150,9 @@ def edge(given: argparse.Namespace) -> list[Claim]:
     """Tiles of boards on one core, by how much windows overlap and by form; and memory."""
     tiles = _tiles(WORK / "tiles")
     contenders = [
-        Contender(name, "domain_edge.py", sys.executable, (str(given.boards), str(tiles), form, overlap))
+        Contender(
+            name, "domain_edge.py", sys.executable, (str(given.board_bundle), str(tiles), form, overlap)
+        )
         for name, form, overlap in (
             ("as served", "", "0.5"),
             ("an eighth overlaps", "", "0.125"),
@@ -186,6 +201,38 @@ def _tiles(folder: Path) -> Path:
                     number += 1
     making.rename(folder)
     return folder
+
+
+def anomalies(given: argparse.Namespace) -> list[Claim]:
+    """Defects on boards that were never seen, by what was learned of the same normal tiles."""
+    train, test = (CorpusReader(given.boards, split) for split in ("train", "test"))
+    normal = normal_rows(train, 256)
+    drawn = np.sort(np.random.default_rng(0).permutation(normal)[:NORMAL_TILES])
+    every = np.arange(len(test))
+    WORK.mkdir(parents=True, exist_ok=True)
+    tiles = WORK / "tiles.npz"
+    np.savez(tiles, train=train.examples(drawn, None)["image"], test=test.examples(every, None)["image"])
+    python = environment("anomalib", ANOMALIB)
+    contenders = [
+        Contender(name, "domain_anomaly.py", where, (name, str(tiles), str(WORK / f"{name}.npy")))
+        for name, where in [("ours", sys.executable), *((peer, python) for peer in PEERS)]
+    ]
+    compare(contenders, 1)  # what they score is always the same
+    marks, groups, how = marks_of(test, every), test.groups_of(every), Bootstrap(2000, 0.95, 0)
+    values: dict[str, dict[str, float]] = {}
+    for one in contenders:
+        maps = np.load(WORK / f"{one.name}.npy")
+        some = [row for row in zip(maps, marks, groups, strict=True) if row[1] is not None]
+        metrics = told(gather(some), how)
+        for metric in metrics:
+            print(f"  {one.name}: {shown(metric)}", flush=True)
+        values[one.name] = {metric["name"]: 100 * metric["value"] for metric in metrics}
+    claims: list[Claim] = []
+    for name, value in values["ours"].items():
+        peers = {peer: values[peer][name] for peer in PEERS}
+        ratio = value / max(*peers.values(), 1e-9)
+        claims.append(claim(f"boards, normal only: {name}, per cent", value, peers, ratio, 1.0, below=False))
+    return claims
 
 
 def weight_bytes(path: Path) -> int:

@@ -70,6 +70,11 @@ PROBABILITIES = "probabilities"
 """Its output."""
 MANIFEST = "bundle.json"
 """File that says what a bundle is."""
+ANOMALY = "anomaly"
+"""Graph that tells what looks like nothing normal, and the label of that: image (B, 3, S, S) → scores
+(B, 1, S, S)."""
+SCORES = "scores"
+"""Its output: from 0 to 1, a half at the threshold that was set on normal pictures; no probabilities."""
 SAMPLE = "sample.json"
 """File of a document of the corpus, for trying things out; a bundle that doesn't assess is without."""
 STATISTICS = "statistics.json"
@@ -148,6 +153,19 @@ class Marking(Spec):
     """None where pictures are assessed."""
 
 
+class AnomalyScoring(Spec):
+    """How what looks like nothing normal is found in pictures."""
+
+    size: int
+    """Side of what the graph sees at once, pixels."""
+    threshold: float = 0.5
+    """Score from which on a pixel is told."""
+    false_alarms: float
+    """Share of normal pictures of that size in which anything is told, as it was set."""
+    pixels_per_mm: float | None = None
+    """Of the pictures that it was fitted to; none if that isn't known."""
+
+
 class FormInfo(Spec):
     """How graphs in another form compare with those in single precision, on rows of the corpus."""
 
@@ -170,13 +188,15 @@ class BundleInfo(Spec):
     classes: tuple[str, ...]
     preparation: Preparation
     graphs: Mapping[str, GraphSignature]
-    """Modality, `evidence`, `step`, `document` or `marks` → its graph."""
+    """Modality, `evidence`, `step`, `document`, `marks` or `anomaly` → its graph."""
     decoding: Decoding | None
     """None where the model doesn't answer."""
     document: Reading | None = None
     """None where it doesn't read documents for their category."""
     marking: Marking | None = None
     """None where nothing is marked in pictures or volumes."""
+    anomaly: AnomalyScoring | None = None
+    """None where pictures aren't held against normal ones."""
     forms: Mapping[Form, FormInfo] = Field(default_factory=dict)
     """Further forms of all graphs."""
     lineage: Lineage
@@ -199,6 +219,8 @@ class BundleInfo(Spec):
         found: list[Assessed] = ["document"] if self.document is not None else []
         if self.marking is not None:
             found.append("picture" if self.marking.slicing is None else "volume")
+        elif self.anomaly is not None:
+            found.append("picture")
         return tuple(found)
 
     @property

@@ -32,6 +32,10 @@ class Checkpoint(Artifact):
     """A trained model: sharded weights, its spec, and how its inputs are prepared."""
 
 
+class AnomalyModel(Artifact):
+    """A density of normal patches' features, and the threshold beyond which one is an anomaly."""
+
+
 class Report(Artifact):
     """Metrics of an evaluation, as `report.json`."""
 

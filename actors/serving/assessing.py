@@ -15,7 +15,7 @@ from ...pipelines.assessing.documents import DocumentAssessor
 from ...pipelines.assessing.pictures import PictureAssessor
 from ...pipelines.assessing.spec import Assessment, NotAssessable
 from ...pipelines.assessing.volumes import VolumeAssessor
-from ...pipelines.bundle import DOCUMENT, MARKS, LoadedBundle
+from ...pipelines.bundle import ANOMALY, DOCUMENT, MARKS, LoadedBundle
 from ...pipelines.media.prepare import Arrays
 from ...pipelines.media.volumes import Volume
 from ...pipelines.spec import Assessed
@@ -52,7 +52,7 @@ class Assessor:
         self._documents = DocumentAssessor(bundle) if "document" in kinds else None
         self._pictures = PictureAssessor(bundle) if "picture" in kinds else None
         self._volumes = VolumeAssessor(bundle) if "volume" in kinds else None
-        for graph in (DOCUMENT, MARKS):
+        for graph in (DOCUMENT, MARKS, ANOMALY):
             for rows in WARM if graph in bundle.info.graphs else ():  # the first run of a shape makes room
                 begun = time.monotonic()
                 blank = bundle.blank(graph)

@@ -8,7 +8,7 @@ import shutil
 import warnings
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +20,19 @@ from onnxscript import optimizer
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
+from ...models.anomaly import AnomalyDetector
 from ...models.multimodal import MultimodalModel
 from ...models.spec import MODALITIES
 from ...pipelines.assessing.answers import write_answers
 from ...pipelines.bundle import (
+    ANOMALY,
     DOCUMENT,
     GRAPH_INPUTS,
     MARKS,
     SAMPLE,
     STATES,
     STATISTICS,
+    AnomalyScoring,
     Arrays,
     BundleInfo,
     Decoding,
@@ -48,6 +51,7 @@ from ...pipelines.spec import BOS, EOS, Slicing
 from ...workflows.errors import EaglerayError
 from .describing import TRAINED, describe_corpora
 from .graphs import (
+    AnomalyGraph,
     DocumentGraph,
     EvidenceGraph,
     Graph,
@@ -66,6 +70,24 @@ SAMPLE_CHARS = 600
 FOLDED = 2**22
 """Numbers that a constant may have."""
 GRAPHS: Mapping[Modality, type[Graph]] = {"image": ImageGraph, "text": TextGraph, "speech": SpeechGraph}
+
+
+EXACT = "detector.density", "detector.features.jet"
+"""Parts that stay in single precision in all forms: a density falls by orders of magnitude within one of 256
+steps."""
+
+
+@dataclass(frozen=True)
+class Anomalies:
+    """What tells what looks like nothing normal.
+
+    Attributes:
+        detector: whose encoder, if it has one, is the exported model's.
+        false_alarms: share of normal pictures that its threshold was set for.
+    """
+
+    detector: AnomalyDetector
+    false_alarms: float
 
 
 @dataclass(frozen=True)
@@ -103,6 +125,7 @@ def export_bundle(
     options: ExportOptions,
     progress: Callable[[int, int], None] = lambda step, total: None,
     asked: Path | None = None,
+    anomalies: Anomalies | None = None,
 ) -> BundleInfo:
     """Write a bundle of `model`; where it embeds, with an index of all the corpus's pictures.
 
@@ -114,18 +137,23 @@ def export_bundle(
         options: tolerance and sizes.
         progress: told how many pictures of how many are indexed.
         asked: folder of a corpus that is more like what will be asked; none if that is `corpus`.
+        anomalies: what tells those in pictures, if anything does.
 
     Raises:
         EaglerayError: a graph is further from torch than the tolerance, or the model does nothing that is
-            served.
+            served, or it is to tell anomalies in volumes.
     """
     embeds = "contrastive" in model.tasks and set(model.modalities) == set(GRAPHS)
     reads, marks = "document" in model.tasks, "segmentation" in model.tasks
-    if not (embeds or reads or marks):
+    if not (embeds or reads or marks or anomalies):
         raise EaglerayError(
             "the model neither embeds pictures, texts and speech, nor reads documents, nor marks pictures",
             "train all three encoders with a weight for objective.contrastive, a text's for "
-            "objective.document, or a picture's for objective.segmentation",
+            "objective.document, or a picture's for objective.segmentation; or give it an anomaly model",
+        )
+    if anomalies and options.slicing:
+        raise EaglerayError(
+            "an anomaly model is of pictures, and slicing is of volumes", "leave one of them out", "slicing"
         )
     readers = open_splits(corpus, model.spec)
     described = next(iter(readers.values())).info
@@ -151,6 +179,8 @@ def export_bundle(
         told["document"] = _export_document(model, readers, output, graphs, options)
     if marks:
         told["marking"] = _export_marks(model, readers, output, graphs, options)
+    if anomalies:
+        told["anomaly"] = _export_anomalies(model, anomalies, readers, output, graphs, options)
     if options.forms.forms:
         # ranges are measured on what was trained on, if there is anything else to compare on
         modalities: Sequence[Modality] = tuple(GRAPHS) if embeds else ("text",) if reads else ("image",)
@@ -158,7 +188,10 @@ def export_bundle(
             sample_rows(some, options.calibration_rows, modalities)
             for some in (readers, dict(reversed(readers.items())))
         )
-        told["forms"] = write_forms(output, BundleInfo(files={}, **told), seen, golden, options.forms)
+        names = {f"detector.{name}" for name, _ in anomalies.detector.named_modules()} if anomalies else set()
+        kept = (*options.forms.keep, *(one for one in EXACT if one in names))
+        forms = replace(options.forms, keep=kept)
+        told["forms"] = write_forms(output, BundleInfo(files={}, **told), seen, golden, forms)
     info = BundleInfo(files={}, **told)
     if "picture" in info.assesses:
         write_answers(output, info, options.forms.forms)
@@ -258,25 +291,58 @@ def _export_marks(
     options: ExportOptions,
 ) -> Marking:
     """Write the graph that marks pictures, and something of the corpus to try it with."""
-    rows = sample_rows(readers, options.check_rows, ("image",))
-    given = rows["present"][:, MODALITIES.index("image")]
-    graph, slicing = MarksGraph(model), options.slicing
-    pictures = tuple(torch.from_numpy(rows[name][given]) for name in graph.inputs)
+    graph = MarksGraph(model)
+    pictures = _pictures(readers, options, graph.inputs)
     graphs[MARKS] = export_graph(graph, pictures, output / f"{MARKS}.onnx", options.tolerance)
-    seen = [denormalise(one[0].numpy()) for one in pictures]
-    if slicing is None:
-        sample = {name: picture_sample(one) for name, one in zip(graph.inputs, seen, strict=True)}
-    else:
-        sample = {"volume": volume_sample(seen[0], slicing)}
-    (output / SAMPLE).write_text(json.dumps(sample), encoding="utf-8")
+    _write_sample(dict(zip(graph.inputs, pictures, strict=True)), output, options)
     return Marking(
         size=pictures[0].shape[-1],
         findings=model.spec.findings,
         threshold=options.threshold,
         pixels_per_mm=options.pixels_per_mm,
         compares=model.spec.compares,
-        slicing=slicing,
+        slicing=options.slicing,
     )
+
+
+def _export_anomalies(
+    model: MultimodalModel,
+    anomalies: Anomalies,
+    readers: Mapping[str, CorpusReader],
+    output: Path,
+    graphs: dict[str, GraphSignature],
+    options: ExportOptions,
+) -> AnomalyScoring:
+    """Write the graph that tells anomalies, and something of the corpus to try it with."""
+    graph = AnomalyGraph(model, anomalies.detector)
+    pictures = _pictures(readers, options, graph.inputs)
+    graphs[ANOMALY] = export_graph(graph, pictures, output / f"{ANOMALY}.onnx", options.tolerance)
+    if not (output / SAMPLE).exists():
+        _write_sample({"image": pictures[0]}, output, options)
+    return AnomalyScoring(
+        size=pictures[0].shape[-1], false_alarms=anomalies.false_alarms, pixels_per_mm=options.pixels_per_mm
+    )
+
+
+def _pictures(
+    readers: Mapping[str, CorpusReader], options: ExportOptions, inputs: Sequence[str]
+) -> tuple[Tensor, ...]:
+    """Inputs (B, 3, S, S) of a graph of pictures, of the corpus, that it is held to torch on."""
+    rows = sample_rows(readers, options.check_rows, ("image",))
+    given = rows["present"][:, MODALITIES.index("image")]
+    return tuple(torch.from_numpy(rows[name][given]) for name in inputs)
+
+
+def _write_sample(pictures: Mapping[str, Tensor], output: Path, options: ExportOptions) -> None:
+    """Write a picture, with what it is compared with, or a patch of a volume to try a bundle with."""
+    seen = {name: denormalise(one[0].numpy()) for name, one in pictures.items()}
+    slicing = options.slicing
+    sample = (
+        {name: picture_sample(one) for name, one in seen.items()}
+        if slicing is None
+        else {"volume": volume_sample(seen["image"], slicing)}
+    )
+    (output / SAMPLE).write_text(json.dumps(sample), encoding="utf-8")
 
 
 def _export_decoder(

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
+from ...models.anomaly import AnomalyDetector
 from ...models.decoding import DecoderCache, JointDecoder
 from ...models.layers import KeyValues
 from ...models.multimodal import MultimodalModel
@@ -26,6 +27,7 @@ from ...pipelines.bundle import (
     OF_QUESTIONS,
     OWN,
     PROBABILITIES,
+    SCORES,
     SEEN,
     STATES,
     STEP_INPUTS,
@@ -135,6 +137,19 @@ class MarksGraph(Graph):
     def forward(self, *given: Tensor) -> tuple[Tensor, ...]:
         """See the class."""
         return (self.model.segment(*given),)
+
+
+class AnomalyGraph(Graph):
+    """Pictures (B, 3, S, S) → how unlike normal ones their pixels are (B, 1, S, S), from 0 to 1."""
+
+    def __init__(self, model: MultimodalModel, detector: AnomalyDetector) -> None:
+        super().__init__(model)
+        self.detector = detector
+        self.inputs, self.outputs = GRAPH_INPUTS["image"], (SCORES,)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """See the class."""
+        return (self.detector.scores(image),)
 
 
 class EvidenceGraph(Graph):

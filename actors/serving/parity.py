@@ -11,12 +11,14 @@ from ...models.spec import MODALITIES
 from ...pipelines.assessing.documents import DocumentAssessor
 from ...pipelines.assessing.pictures import told_of
 from ...pipelines.bundle import (
+    ANOMALY,
     CLASS_LOGITS,
     DOCUMENT,
     EMBEDDING,
     GRAPH_INPUTS,
     MARKS,
     PROBABILITIES,
+    SCORES,
     TRANSCRIPT,
     Arrays,
     LoadedBundle,
@@ -65,7 +67,8 @@ def decide(bundle: LoadedBundle, rows: Arrays) -> dict[str, Decision]:
 
     Returns:
         For each modality `picture nearest to MODALITY`, the indexed one; `category`; `transcript`;
-        `document`, its category; `marks`, what is told of the picture; `answer`.
+        `document`, its category; `marks`, what is told of the picture; `anomaly`, whether that is told of it;
+        `answer`.
     """
     found: dict[str, Decision] = {}
     encoded: list[dict[Modality, Arrays]] = [{} for _ in rows["present"]]
@@ -89,8 +92,10 @@ def decide(bundle: LoadedBundle, rows: Arrays) -> dict[str, Decision]:
             found["transcript"] = Decision((modality,), places, said)
     if bundle.info.document is not None:
         found["document"] = _documents(bundle, rows)
-    if bundle.info.marking is not None:
-        found["marks"] = _marks(bundle, rows)
+    if (marking := bundle.info.marking) is not None:
+        found["marks"] = _told(bundle, rows, MARKS, PROBABILITIES, marking.findings, marking.threshold)
+    if (anomaly := bundle.info.anomaly) is not None:
+        found["anomaly"] = _told(bundle, rows, ANOMALY, SCORES, (ANOMALY,), anomaly.threshold)
     if bundle.info.decoding is not None:
         found["answer"] = _answers(bundle, encoded, rows)
     return found
@@ -106,19 +111,20 @@ def _documents(bundle: LoadedBundle, rows: Arrays) -> Decision:
     return Decision((DOCUMENT,), tuple(places), tuple(classes[int(one.argmax())] for one in logits), right)
 
 
-def _marks(bundle: LoadedBundle, rows: Arrays) -> Decision:
+def _told(
+    bundle: LoadedBundle, rows: Arrays, graph: str, output: str, labels: Sequence[str], threshold: float
+) -> Decision:
     """Which findings are told of each row's picture."""
-    marking = bundle.info.marking
-    assert marking is not None
     places = np.flatnonzero(rows["present"][:, MODALITIES.index("image")])
+    names = [one.name for one in bundle.info.graphs[graph].inputs]
     told: list[str] = []
     for start in range(0, len(places), BATCH):
         some = places[start : start + BATCH]
-        feed = {name: rows[name][some] for name in ("image", "reference")[: 1 + marking.compares]}
-        for likely in bundle.run(MARKS, feed, (PROBABILITIES,))[PROBABILITIES]:
-            there = np.unique(told_of(likely, marking.threshold))
-            told.append(", ".join(marking.findings[number - 1] for number in there.tolist() if number))
-    return Decision((MARKS,), tuple(places.tolist()), tuple(told))
+        feed = {name: rows[name][some] for name in names}
+        for likely in bundle.run(graph, feed, (output,))[output]:
+            there = set(np.unique(told_of(likely, threshold)).tolist())
+            told.append(", ".join(label for number, label in enumerate(labels, 1) if number in there))
+    return Decision((graph,), tuple(places.tolist()), tuple(told))
 
 
 def _categories(

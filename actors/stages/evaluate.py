@@ -10,7 +10,7 @@ from pydantic import Field, field_validator
 
 from ...models.spec import Task
 from ...pipelines.spec import Slicing
-from ...workflows.artifacts import Checkpoint, Corpus, Report
+from ...workflows.artifacts import AnomalyModel, Checkpoint, Corpus, Report
 from ...workflows.errors import EaglerayError
 from ...workflows.spec import Runtime, StageSpec
 from ...workflows.stage import StageContext, stage
@@ -66,10 +66,23 @@ class EvaluateSpec(StageSpec):
         return groups
 
 
-@stage(EvaluateSpec, takes={"corpus": Corpus, "checkpoint": Checkpoint}, gives=Report)
-def evaluate(ctx: StageContext, spec: EvaluateSpec, corpus: Corpus, checkpoint: Checkpoint) -> dict[str, Any]:
+@stage(
+    EvaluateSpec,
+    takes={"corpus": Corpus, "checkpoint": Checkpoint},
+    may_take={"anomaly": AnomalyModel},
+    gives=Report,
+)
+def evaluate(
+    ctx: StageContext,
+    spec: EvaluateSpec,
+    corpus: Corpus,
+    checkpoint: Checkpoint,
+    anomaly: AnomalyModel | None = None,
+) -> dict[str, Any]:
     """Measure what a model is for on held-out records, each with interval and chance."""
     from ...pipelines.reading import CorpusReader
+    from ..training.anomalies import anomalies
+    from ..training.anomaly import read
     from ..training.bias import flagged_texts, read_parts
     from ..training.checkpoint import check_tokenizer, load_model, read_info
     from ..training.marking import marked
@@ -116,6 +129,9 @@ def evaluate(ctx: StageContext, spec: EvaluateSpec, corpus: Corpus, checkpoint: 
         metrics += marked(model, reader, spec.batch_rows, how, ctx.progress)
     elif "segmentation" in tasks and spec.slicing is not None:
         metrics += marked_volumes(model, reader, spec.slicing, how, ctx.progress)
+    if anomaly is not None:
+        detector, _ = read(anomaly.path, model, checkpoint.digest, ctx.stage)
+        metrics += anomalies(detector, reader, spec.batch_rows, how, ctx.progress)
     if "language" in tasks:
         metrics += bits_per_byte(model, reader, spec.memory_lengths, how, ctx.progress, parts)
     if "transcription" in tasks:

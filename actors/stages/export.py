@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from ...pipelines.spec import Form, Slicing
-from ...workflows.artifacts import Bundle, Checkpoint, Corpus
+from ...workflows.artifacts import AnomalyModel, Bundle, Checkpoint, Corpus
 from ...workflows.spec import Runtime, StageSpec
 from ...workflows.stage import StageContext, stage
 
@@ -46,7 +46,7 @@ class ExportSpec(StageSpec):
 @stage(
     ExportSpec,
     takes={"checkpoint": Checkpoint, "corpus": Corpus},
-    may_take={"asked": Corpus},
+    may_take={"asked": Corpus, "anomaly": AnomalyModel},
     gives=Bundle,
 )
 def export(
@@ -55,21 +55,29 @@ def export(
     checkpoint: Checkpoint,
     corpus: Corpus,
     asked: Corpus | None = None,
+    anomaly: AnomalyModel | None = None,
 ) -> dict[str, Any]:
     """Export a checkpoint as ONNX graphs, check them against torch, and index the corpus's pictures.
 
-    Where what is asked is to be like another corpus than that which is indexed, that is `asked`.
+    Where what is asked is to be like another corpus than that which is indexed, that is `asked`. What
+    `anomaly` knows is told of pictures besides what the checkpoint marks, if it does.
     """
     from ...pipelines.bundle import Lineage
-    from ..serving.exporting import ExportOptions, export_bundle
+    from ..serving.exporting import Anomalies, ExportOptions, export_bundle
     from ..serving.quantising import Forms
+    from ..training.anomaly import read
     from ..training.checkpoint import check_tokenizer, load_model
 
     for one in (corpus, asked):
         if one is not None:
             check_tokenizer(checkpoint.path, one.path, ctx.stage)
+    model = load_model(checkpoint.path)
+    anomalies = None
+    if anomaly is not None:
+        detector, fitted = read(anomaly.path, model, checkpoint.digest, ctx.stage)
+        anomalies = Anomalies(detector, fitted.spec.false_alarms)
     info = export_bundle(
-        load_model(checkpoint.path),
+        model,
         corpus.path,
         ctx.output,
         Lineage(run_id=ctx.run_id, checkpoint=checkpoint.digest, corpus=corpus.digest),
@@ -86,6 +94,7 @@ def export(
         ),
         ctx.progress,
         asked.path if asked else None,
+        anomalies,
     )
     differences = {modality: graph.max_difference for modality, graph in info.graphs.items()}
     for modality, difference in differences.items():

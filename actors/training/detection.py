@@ -193,20 +193,16 @@ def _interval(
 
     A resampling without any nodule says nothing and is drawn again.
     """
-    if num_groups < 2:
+
+    def measured(weights: Numbers) -> Numbers:
+        at = pooled.curve(weights).at(rates)
+        return np.append(at.mean(), at)
+
+    found = how.percentiles(num_groups, pooled.holds_nodules, measured)
+    if found is None:
         nothing = [None] * (1 + len(rates))
         return nothing, nothing
-    rng = np.random.default_rng(how.seed)
-    rows: list[Numbers] = []
-    while len(rows) < how.resamples:
-        drawn = np.bincount(rng.integers(num_groups, size=num_groups), minlength=num_groups)
-        weights = drawn.astype(np.float64)
-        if pooled.holds_nodules(weights):
-            at = pooled.curve(weights).at(rates)
-            rows.append(np.append(at.mean(), at))
-    tail = (1 - how.confidence) / 2
-    low, high = np.quantile(np.stack(rows), [tail, 1 - tail], axis=0)
-    return low.tolist(), high.tolist()
+    return found[0].tolist(), found[1].tolist()
 
 
 def _near(points: Numbers, centres: Numbers, diameters: Numbers) -> NDArray[np.bool_]:

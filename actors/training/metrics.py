@@ -56,6 +56,35 @@ class Bootstrap:
         ).confidence_interval
         return float(found.low), float(found.high)
 
+    def percentiles(
+        self, num_groups: int, holds: Callable[[Numbers], bool], measured: Callable[[Numbers], Numbers]
+    ) -> tuple[Numbers, Numbers] | None:
+        """Percentile bootstrap of anything that weighs whole groups; from one group alone nothing follows.
+
+        Args:
+            num_groups: to resample.
+            holds: whether weights of the groups (G,) leave anything to measure; else others are drawn.
+            measured: weights of the groups (G,) → values (M,).
+
+        Returns:
+            Least and greatest values (M,).
+        """
+        if num_groups < 2:
+            return None
+        rng = np.random.default_rng(self.seed)
+        known: dict[bytes, Numbers] = {}  # of few groups there are few resamplings
+        rows: list[Numbers] = []
+        while len(rows) < self.resamples:
+            drawn = np.bincount(rng.integers(num_groups, size=num_groups), minlength=num_groups)
+            weights = drawn.astype(np.float64)
+            if holds(weights):
+                key = weights.tobytes()
+                known[key] = found = known[key] if key in known else measured(weights)
+                rows.append(found)
+        tail = (1 - self.confidence) / 2
+        low, high = np.quantile(np.stack(rows), [tail, 1 - tail], axis=0)
+        return low, high
+
 
 def report(
     name: str,

@@ -18,6 +18,7 @@ from ..bundle import SAMPLE, BundleInfo, LoadedBundle
 from ..media.image import whole
 from ..spec import Form
 from .pictures import PictureAssessor
+from .windows import Floats
 
 ANSWERS = "answers.json"
 """File of what was said, by form; a bundle that doesn't assess pictures is without."""
@@ -27,7 +28,7 @@ TOLERANCE = 0.02
 
 
 class Answer(Spec):
-    """Probabilities over all pixels of the sample, for each finding."""
+    """Probabilities over all pixels of the sample, for each finding and for anything that isn't normal."""
 
     mean: tuple[float, ...]
     greatest: tuple[float, ...]
@@ -39,8 +40,13 @@ _Answers = TypeAdapter(Mapping[str, Answer])
 def answer_of(bundle: LoadedBundle) -> Answer:
     """What a bundle says of its sample; whether the picture is a good one is not asked."""
     seen = {name: whole(base64.b64decode(told)) for name, told in bundle.sample[1].items()}
-    likely = PictureAssessor(bundle, checks=()).probabilities(seen["image"], seen.get("reference"))
-    flat = likely.reshape(len(likely), -1)
+    assessor = PictureAssessor(bundle, checks=())
+    told: list[Floats] = []
+    if bundle.info.marking is not None:
+        told.append(assessor.probabilities(seen["image"], seen.get("reference")))
+    if bundle.info.anomaly is not None:
+        told.append(assessor.scores(seen["image"]))
+    flat = np.concatenate(told).reshape(sum(map(len, told)), -1)
     return Answer(mean=tuple(flat.mean(axis=1).tolist()), greatest=tuple(flat.max(axis=1).tolist()))
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ..bundle import MARKS, PROBABILITIES, LoadedBundle
+from ..bundle import ANOMALY, MARKS, PROBABILITIES, SCORES, LoadedBundle
 from .pieces import pieces
 from .quality import CHECKS, Check
 from .registration import align
@@ -18,7 +18,7 @@ from .spec import NotAssessable, PictureAssessment, PictureFinding
 from .windows import BATCH, OVERLAP_SHARE, Floats, Pixels, slide
 
 LEAST_PIXELS = 6
-"""Of a finding; what is smaller is noise."""
+"""Of what is marked; what is smaller is noise. An anomaly's threshold was set for single pixels."""
 LEAST_AGREEMENT = 0.4
 """Of a picture's edges with its reference's. Of boards of `circuit-boards` with 8 to 16 defects, 0.5 mm off
 and in other light, it is 0.60 to 0.92, of two different ones at most 0.20."""
@@ -28,7 +28,7 @@ class PictureAssessor:
     """Assesses pictures with a bundle's graph.
 
     Args:
-        bundle: with a graph that marks pictures.
+        bundle: with a graph that marks pictures, one that tells what looks like nothing normal, or both.
         checks: what a picture must pass before the model is asked; those for boards by default.
         overlap_share: of a window that its neighbour sees too, at least.
         batch: windows that are looked at together.
@@ -41,8 +41,10 @@ class PictureAssessor:
         overlap_share: float = OVERLAP_SHARE,
         batch: int = BATCH,
     ) -> None:
-        assert bundle.info.marking is not None
-        self._bundle, self._marking = bundle, bundle.info.marking
+        self._bundle, self._marking, self._anomaly = bundle, bundle.info.marking, bundle.info.anomaly
+        seeing = self._marking or self._anomaly
+        assert seeing is not None
+        self._size = seeing.size
         self._checks, self._overlap_share, self._batch = checks, overlap_share, batch
 
     def assess(self, pixels: Pixels, reference: Pixels | None = None) -> PictureAssessment | NotAssessable:
@@ -54,21 +56,25 @@ class PictureAssessor:
             pixels: of the picture (H, W, 3).
             reference: how it should look, about in the same place, for a bundle that compares.
         """
-        problem = next((one for check in self._checks if (one := check(pixels, self._marking.size))), None)
+        problem = next((one for check in self._checks if (one := check(pixels, self._size))), None)
         if problem is not None:
             return problem
-        marking = self._marking
-        if marking.compares:
-            compared = _compared(pixels, reference)
-            if isinstance(compared, NotAssessable):
-                return compared
-            reference = compared
-        found = findings(
-            self.probabilities(pixels, reference), marking.findings, marking.threshold, marking.pixels_per_mm
-        )
+        marking, anomaly = self._marking, self._anomaly
+        found: list[PictureFinding] = []
+        if marking is not None:
+            if marking.compares:
+                compared = _compared(pixels, reference)
+                if isinstance(compared, NotAssessable):
+                    return compared
+                reference = compared
+            likely = self.probabilities(pixels, reference)
+            found += findings(likely, marking.findings, marking.threshold, marking.pixels_per_mm)
+        if anomaly is not None:
+            scores = self.scores(pixels)
+            found += findings(scores, (ANOMALY,), anomaly.threshold, anomaly.pixels_per_mm, 1)
         return PictureAssessment(
             verdict="defective" if found else "normal",
-            findings=tuple(found),
+            findings=tuple(sorted(found, key=lambda one: -one.score)),
             width=pixels.shape[1],
             height=pixels.shape[0],
         )
@@ -76,11 +82,18 @@ class PictureAssessor:
     def probabilities(self, pixels: Pixels, reference: Pixels | None = None) -> Floats:
         """How likely each finding is in each pixel (K, H, W); a reference lies over the picture."""
         seen = pixels if reference is None else np.concatenate((pixels, reference), axis=-1)
-        return slide(seen, self._marking.size, self._predict, self._overlap_share, self._batch)
+        return self._slide(seen, MARKS, PROBABILITIES)
 
-    def _predict(self, windows: Floats) -> Floats:
-        feed = {"image": windows[:, :3]} | ({"reference": windows[:, 3:]} if self._marking.compares else {})
-        return self._bundle.run(MARKS, feed, (PROBABILITIES,))[PROBABILITIES]
+    def scores(self, pixels: Pixels) -> Floats:
+        """How unlike a normal one each pixel is (1, H, W)."""
+        return self._slide(pixels, ANOMALY, SCORES)
+
+    def _slide(self, pixels: Pixels, graph: str, output: str) -> Floats:
+        def predict(windows: Floats) -> Floats:
+            feed = {"image": windows[:, :3]} | ({"reference": windows[:, 3:]} if windows.shape[1] > 3 else {})
+            return self._bundle.run(graph, feed, (output,))[output]
+
+        return slide(pixels, self._size, predict, self._overlap_share, self._batch)
 
 
 def _compared(pixels: Pixels, reference: Pixels | None) -> Pixels | NotAssessable:
@@ -100,7 +113,11 @@ def _compared(pixels: Pixels, reference: Pixels | None) -> Pixels | NotAssessabl
 
 
 def findings(
-    probabilities: Floats, labels: Sequence[str], threshold: float, pixels_per_mm: float | None = None
+    probabilities: Floats,
+    labels: Sequence[str],
+    threshold: float,
+    pixels_per_mm: float | None = None,
+    least_pixels: int = LEAST_PIXELS,
 ) -> list[PictureFinding]:
     """The pieces of what is likely, joined over sides and corners, the likeliest first.
 
@@ -111,8 +128,10 @@ def findings(
         labels: of each of the K.
         threshold: of anything, from which on a pixel belongs to a finding.
         pixels_per_mm: scale, if it is known.
+        least_pixels: that a finding has.
     """
-    return sorted(_found(probabilities, labels, threshold, pixels_per_mm), key=lambda one: -one.score)
+    found = _found(probabilities, labels, threshold, pixels_per_mm, least_pixels)
+    return sorted(found, key=lambda one: -one.score)
 
 
 def told_of(probabilities: Floats, threshold: float) -> NDArray[np.int64]:
@@ -121,12 +140,16 @@ def told_of(probabilities: Floats, threshold: float) -> NDArray[np.int64]:
 
 
 def _found(
-    probabilities: Floats, labels: Sequence[str], threshold: float, pixels_per_mm: float | None
+    probabilities: Floats,
+    labels: Sequence[str],
+    threshold: float,
+    pixels_per_mm: float | None,
+    least_pixels: int,
 ) -> Iterator[PictureFinding]:
     likely = probabilities.sum(axis=0)
     for piece in pieces(likely >= threshold):
         area = piece.area
-        if area < LEAST_PIXELS:
+        if area < least_pixels:
             continue
         left, top, right, bottom = piece.box
         yield PictureFinding(

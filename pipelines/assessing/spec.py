@@ -62,8 +62,10 @@ class PictureFinding(Spec):
     """Something that is marked in a picture."""
 
     label: str
+    """What it is; `anomaly` where it is only known to look like nothing normal."""
     score: float
-    """Greatest probability of its pixels."""
+    """Greatest probability of its pixels; of an anomaly no probability, but a half at the threshold and more
+    the less normal it looks."""
     left: int
     """Of the box around it, in pixels."""
     top: int

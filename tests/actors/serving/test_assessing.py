@@ -4,6 +4,7 @@ import base64
 import io
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from fastapi.testclient import TestClient
@@ -12,19 +13,30 @@ from pypdf import PdfWriter
 
 from eagleray.actors.serving.application import Together, describe
 from eagleray.actors.serving.batching import Encoder
-from eagleray.actors.serving.exporting import ExportOptions, export_bundle, export_graph
+from eagleray.actors.serving.exporting import (
+    EXACT,
+    Anomalies,
+    ExportOptions,
+    export_bundle,
+    export_graph,
+)
 from eagleray.actors.serving.graphs import MarksGraph
 from eagleray.actors.serving.ingress import build_api
+from eagleray.actors.serving.layers import layers_of
 from eagleray.actors.serving.quantising import Forms
 from eagleray.actors.serving.spec import LimitsSpec, ServingOptions
 from eagleray.commands.assessing import assess_files
+from eagleray.models.anomaly import AnomalyDetector, PatchFeatures
 from eagleray.models.heads.document import segmented
 from eagleray.models.multimodal import MultimodalModel
 from eagleray.models.spec import ModelSpec
 from eagleray.pipelines.assessing.answers import check_answer
 from eagleray.pipelines.assessing.documents import DocumentAssessor
-from eagleray.pipelines.bundle import Lineage, LoadedBundle, load_bundle
+from eagleray.pipelines.assessing.pictures import PictureAssessor
+from eagleray.pipelines.bundle import AnomalyScoring, Lineage, LoadedBundle, load_bundle
+from eagleray.pipelines.media.image import normalise
 from eagleray.pipelines.reading import CorpusReader, read_info
+from eagleray.pipelines.spec import Slicing
 from eagleray.workflows.errors import EaglerayError
 
 SPEC = ModelSpec.model_validate(
@@ -167,6 +179,91 @@ def test_the_command_says_what_the_service_says(client, bundle, tmp_path):
         assess_files(reads, [tmp_path / "none"], None, None)
     with pytest.raises(EaglerayError, match="one scan"):
         assess_files(reads, [tmp_path / "a.txt"], tmp_path / "page.html", None)
+
+
+@pytest.fixture(scope="module")
+def anomalies(model, corpus_folder) -> Anomalies:
+    """A density of the corpus's pictures, of which the brightest tenth is told."""
+    images = torch.from_numpy(CorpusReader(corpus_folder, "train").examples(np.arange(8), None)["image"])
+    detector = AnomalyDetector(PatchFeatures(model.vision, [1.0], 2), 2).eval()
+    with torch.no_grad():
+        rows = detector.features(images).movedim(1, -1).flatten(0, 2).double()
+        spread = torch.cov(rows.T) + 0.05 * torch.eye(rows.shape[1])
+        ones = torch.ones(rows.shape[1])
+        detector.density.set_(
+            0 * ones,
+            ones,
+            torch.tensor([0.3, 0.7]),
+            torch.stack([rows.mean(0)] * 2),
+            torch.stack([spread] * 2),
+        )
+        detector.threshold.fill_(float(detector(images).flatten().quantile(0.9)))
+        detector.spread.fill_(5.0)
+    return Anomalies(detector, 0.05)
+
+
+def export_anomalies(model, corpus_folder, folder, anomalies, **options):
+    given = ExportOptions(1e-4, 8, 4, 0, pixels_per_mm=10, **options)
+    return export_bundle(model, corpus_folder, folder, LINEAGE, given, anomalies=anomalies)
+
+
+def test_what_looks_like_nothing_normal_is_told_beside_what_is_marked(
+    model, anomalies, corpus_folder, tmp_path
+):
+    info = export_anomalies(model, corpus_folder, tmp_path, anomalies)
+    assert info.anomaly == AnomalyScoring(size=32, false_alarms=0.05, pixels_per_mm=10)
+    assert info.assesses == ("document", "picture")
+    pixels, _ = CorpusReader(corpus_folder, "train").stored_pictures(np.arange(3))
+    bundle = load_bundle(tmp_path)
+    assessor = PictureAssessor(bundle, checks=())
+    with torch.no_grad():
+        nats = anomalies.detector(torch.from_numpy(normalise(pixels[:1, :32, :32])))[0].numpy()
+    scores = assessor.scores(pixels[0, :32, :32])[0]
+    np.testing.assert_allclose(scores, 1 / (1 + np.exp((anomalies.detector.threshold - nats) / 5)), atol=1e-4)
+    told = assessor.assess(pixels[0, :32, :32])
+    found = [one for one in told.findings if one.label == "anomaly"]
+    assert found
+    assert all(one.score >= 0.5 for one in found)
+    assert [one.score for one in told.findings] == sorted((one.score for one in told.findings), reverse=True)
+    first = found[0]
+    box = np.s_[first.top : first.top + first.height, first.left : first.left + first.width]
+    assert scores[box].max() == pytest.approx(first.score)
+    assert first.area_mm2 == pytest.approx(first.area_px / 100)
+
+
+def test_other_forms_are_held_to_what_anomalies_they_tell(model, anomalies, corpus_folder, tmp_path):
+    forms = Forms(("int8", "float16"), max_flips=1.0)
+    info = export_anomalies(model, corpus_folder, tmp_path, anomalies, calibration_rows=8, forms=forms)
+    assert all(one.decided["anomaly"] >= 2 for one in info.forms.values())
+    eight = onnx.load(tmp_path / "anomaly.int8.onnx")
+    kept = [node for layer, names in layers_of(eight).items() if layer in EXACT for node in names]
+    assert kept
+    quantised = {
+        name for node in eight.graph.node if node.op_type == "DequantizeLinear" for name in node.output
+    }
+    by_name = {node.name: node for node in eight.graph.node}
+    assert not any(quantised & set(by_name[name].input) for name in kept)
+    assert quantised
+
+
+def test_anomalies_alone_are_served_and_in_volumes_refused(anomalies, model, corpus_folder, tmp_path):
+    seeing = MultimodalModel(model.spec, 300, 2, ["classification"]).eval()
+    info = export_anomalies(seeing, corpus_folder, tmp_path, anomalies)
+    assert (info.assesses, set(info.graphs)) == (("picture",), {"anomaly"})
+    bundle = load_bundle(tmp_path)
+    path, body = bundle.sample
+    encoder = Encoder(lambda: bundle, 4, LimitsSpec(), 1)
+    options = ServingOptions()
+    with TestClient(
+        build_api(Together(encoder, None), describe(bundle.info, "b" * 64, options), options)
+    ) as api:
+        answer = api.post(path, json=body)
+    encoder.close()
+    assert answer.status_code == 200
+    assert {"assessable", "picture", "problem"} <= set(answer.json())
+    slicing = Slicing(spacing_mm=(1, 1, 1), low_hu=-1000, high_hu=400)
+    with pytest.raises(EaglerayError, match="is of pictures, and slicing is of volumes"):
+        export_anomalies(seeing, corpus_folder, tmp_path, anomalies, slicing=slicing)
 
 
 def replace_marking(bundle):

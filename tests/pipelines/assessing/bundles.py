@@ -24,7 +24,7 @@ class FakeBundle:
     """
 
     def __init__(self, marking: Marking, model: Callable[[np.ndarray], np.ndarray]) -> None:
-        self.info: Any = SimpleNamespace(marking=marking)
+        self.info: Any = SimpleNamespace(marking=marking, anomaly=None)
         self.model, self.batches = model, list[int]()
 
     def run(self, graph: str, feed: dict[str, np.ndarray], outputs: tuple[str, ...]) -> dict[str, np.ndarray]:

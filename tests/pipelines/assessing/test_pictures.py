@@ -110,6 +110,17 @@ def test_a_piece_is_of_what_is_likely_to_be_anything_and_called_what_most_of_it_
     assert [told[3, 3], told[10, 10], told[16, 3], told[0, 0]] == [1, 2, 1, 0]
 
 
+def test_what_is_smaller_is_no_finding():
+    likely = np.zeros((1, 9, 9), np.float32)
+    likely[0, 2:4, 2:4], likely[0, 7, 7] = 0.6, 0.7
+    assert [one.area_px for one in findings(likely, ("open",), 0.5, None, 5)] == []
+    told = findings(likely, ("anomaly",), 0.5, 10, 1)
+    assert [(one.area_px, one.length_mm) for one in told] == [
+        (1, pytest.approx(0.1 * 2**0.5)),
+        (4, pytest.approx(0.2 * 2**0.5)),
+    ]
+
+
 def test_the_model_is_not_asked_about_a_picture_that_fails_a_check():
     bundle = FakeBundle(MARKING, bright)
     found = PictureAssessor(bundle).assess(np.zeros((70, 90, 3), np.uint8))
