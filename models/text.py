@@ -191,7 +191,9 @@ class RelativeAttention(nn.Module):
             hidden = hidden | everything.tril(length - num_queries - self.window)
         if some is not None:
             hidden = hidden | ~some[:, None, None, :]
-        return attend(by_content, key, value, bias.masked_fill(hidden, float("-inf")))
+        # added: ONNX Runtime chooses between two tensors five times as slowly
+        unseen = bias.new_zeros(hidden.shape).masked_fill(hidden, float("-inf"))
+        return attend(by_content, key, value, bias + unseen)
 
 
 class TextBlock(nn.Module):

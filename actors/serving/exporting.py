@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import shutil
 import warnings
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -16,6 +17,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import torch
+from onnx import helper, numpy_helper
 from onnxscript import optimizer
 from tokenizers import Tokenizer
 from torch import Tensor, nn
@@ -69,6 +71,8 @@ from .sampling import picture_sample, volume_sample
 SAMPLE_CHARS = 600
 FOLDED = 2**22
 """Numbers that a constant may have."""
+LARGE = 2**10
+"""Numbers from which on a constant's size matters."""
 GRAPHS: Mapping[Modality, type[Graph]] = {"image": ImageGraph, "text": TextGraph, "speech": SpeechGraph}
 
 
@@ -422,7 +426,42 @@ def _tidy(path: Path) -> None:
         del node.metadata_props[:]
         node.metadata_props.extend(scopes)
     del model.graph.value_info[:]
+    _keep_masks(model)
+    _share_constants(model)
     onnx.save(model, path)
+
+
+def _keep_masks(model: onnx.ModelProto) -> None:
+    """Keep large constants of two numbers as masks, a quarter of the size; opening a graph makes them."""
+    for one in list(model.graph.initializer):
+        if one.data_type != onnx.TensorProto.FLOAT or math.prod(one.dims) < LARGE:
+            continue
+        array = numpy_helper.to_array(one)
+        first = array.flat[0]
+        others = array[array != first]
+        if others.size and (others == others[0]).all():
+            parts = {"mask": array == first, "first": first, "other": others[0]}
+            names = [f"{one.name}_{part}" for part in parts]
+            made = (
+                numpy_helper.from_array(np.asarray(p), n) for p, n in zip(parts.values(), names, strict=True)
+            )
+            model.graph.initializer.remove(one)
+            model.graph.initializer.extend(made)
+            model.graph.node.insert(0, helper.make_node("Where", names, [one.name], f"{one.name}_made"))
+
+
+def _share_constants(model: onnx.ModelProto) -> None:
+    """Keep constants that are equal once."""
+    found: dict[tuple[Any, ...], str] = {}
+    instead: dict[str, str] = {}
+    for one in list(model.graph.initializer):
+        array = numpy_helper.to_array(one)
+        name = found.setdefault((one.data_type, array.shape, array.tobytes()), one.name)
+        if name != one.name:
+            instead[one.name] = name
+            model.graph.initializer.remove(one)
+    for node in model.graph.node:
+        node.input[:] = [instead.get(name, name) for name in node.input]
 
 
 @contextmanager

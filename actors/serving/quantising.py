@@ -8,27 +8,20 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
 
 import onnx
-from numpy.typing import NDArray
-from onnxruntime.quantization import (
-    CalibrationDataReader,
-    QuantFormat,
-    QuantType,
-    quantize_dynamic,
-    quantize_static,
-)
+from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from ...pipelines.bundle import Arrays, BundleInfo, FormInfo, LoadedBundle, graph_file
 from ...pipelines.spec import Form
 from ...workflows.errors import EaglerayError
 from .layers import KINDS, errors_by_layer, jumps, layers_of
 from .parity import Decision, compare, decide
+from .rounding import Range, measure, round_graph, rounded_nodes
 
 NAMED = 3
 """Layers that a refusal names."""
@@ -42,11 +35,14 @@ class Forms:
         forms: which.
         keep: modules whose layers stay in single precision, by path.
         max_flips: share of rows that may be decided otherwise.
+        ranges: a layer's path and `.of_input` or `.of_result` → range of that, which a training has found;
+            others are measured.
     """
 
     forms: tuple[Form, ...] = ()
     keep: tuple[str, ...] = ()
     max_flips: float = 0.0
+    ranges: Mapping[str, Range] = field(default_factory=dict)
 
 
 def write_forms(
@@ -76,7 +72,8 @@ def write_forms(
             changed = [
                 one for one in layers[graph] if not any(_is_within(one, kept) for kept in options.keep)
             ]
-            convert(path, folder / graph_file(graph, form), form, recorder.fed[graph], changed)
+            where, fed = folder / graph_file(graph, form), recorder.fed[graph]
+            convert(path, where, form, fed, changed, options.ranges)
         after = decide(LoadedBundle(folder, info, form), golden)
         flips = compare(before, after)
         for name, where in flips.items():
@@ -148,7 +145,14 @@ class Recorder(LoadedBundle):
         return super().run(graph, feed, outputs)
 
 
-def convert(path: Path, output: Path, form: Form, feeds: Sequence[Arrays], layers: Collection[str]) -> None:
+def convert(
+    path: Path,
+    output: Path,
+    form: Form,
+    feeds: Sequence[Arrays],
+    layers: Collection[str],
+    ranges: Mapping[str, Range] | None = None,
+) -> None:
     """Write a graph in another form.
 
     Args:
@@ -157,33 +161,57 @@ def convert(path: Path, output: Path, form: Form, feeds: Sequence[Arrays], layer
         form: which.
         feeds: what it was given on rows of the corpus.
         layers: whose operations are changed, by module path.
+        ranges: see `Forms`.
     """
     model = onnx.load(path)
-    wanted = {name for layer, names in layers_of(model).items() if layer in layers for name in names}
+    wanted = {name: layer for layer, names in layers_of(model).items() if layer in layers for name in names}
     if form == "int8-dynamic":  # of others it knows no ranges
         matrices = {one.name for one in model.graph.initializer if len(one.dims) == 2}
         wanted = {
-            node.name
+            node.name: wanted[node.name]
             for node in model.graph.node
             if node.name in wanted and not matrices.isdisjoint(node.input)
         }
-    nodes = sorted(wanted)
     if form == "float16":
         _halve(model, output, wanted)
-        return
-    shared: dict[str, Any] = {"per_channel": True, "weight_type": QuantType.QInt8, "nodes_to_quantize": nodes}
-    if form == "int8-dynamic":
-        quantize_dynamic(path, output, op_types_to_quantize=list(KINDS), **shared)
-        return
-    quantize_static(
-        path,
-        output,
-        _Feeds(feeds),
-        quant_format=QuantFormat.QDQ,
-        op_types_to_quantize=list(KINDS),
-        activation_type=QuantType.QUInt8,
-        **shared,
-    )
+    elif form == "int8":
+        _round(model, output, wanted, feeds, ranges or {})
+    else:
+        quantize_dynamic(
+            path,
+            output,
+            op_types_to_quantize=list(KINDS),
+            per_channel=True,
+            weight_type=QuantType.QInt8,
+            nodes_to_quantize=sorted(wanted),
+        )
+
+
+def _round(
+    model: onnx.ModelProto,
+    output: Path,
+    layers: Mapping[str, str],
+    feeds: Sequence[Arrays],
+    known: Mapping[str, Range],
+) -> None:
+    """Write a graph in eight bits; layers: operation → whose it is."""
+    nodes = rounded_nodes(model, layers)
+    values = {
+        one.node: {
+            name: f"{layers[one.node]}.{part}"
+            for name, part in ((one.data, "of_input"), (one.result, "of_result"))
+            if name is not None
+        }
+        for one in nodes
+    }
+    missing = (name for some in values.values() for name, told in some.items() if told not in known)
+    seen = measure(model, missing, feeds)
+    ranges = {
+        node: {name: known[told] if told in known else seen[name] for name, told in some.items()}
+        for node, some in values.items()
+    }
+    round_graph(model, nodes, ranges)
+    onnx.save(model, output)
 
 
 def _halve(model: onnx.ModelProto, output: Path, nodes: Collection[str]) -> None:
@@ -192,15 +220,3 @@ def _halve(model: onnx.ModelProto, output: Path, nodes: Collection[str]) -> None
     kept = [node.name for node in model.graph.node if node.op_type in KINDS and node.name not in nodes]
     halved = convert_float_to_float16(model, keep_io_types=True, node_block_list=kept)
     onnx.save(halved, output)
-
-
-class _Feeds(CalibrationDataReader):
-    """What onnxruntime reads rows of the corpus from."""
-
-    def __init__(self, feeds: Sequence[Arrays]) -> None:
-        self._feeds: Iterator[Mapping[str, NDArray[Any]]] = iter(feeds)
-
-    def get_next(self) -> dict[str, NDArray[Any]] | None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """The next ones; None at the end."""
-        found = next(self._feeds, None)
-        return None if found is None else dict(found)

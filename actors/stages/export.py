@@ -66,7 +66,7 @@ def export(
     from ..serving.exporting import Anomalies, ExportOptions, export_bundle
     from ..serving.quantising import Forms
     from ..training.anomaly import read
-    from ..training.checkpoint import check_tokenizer, load_model
+    from ..training.checkpoint import check_tokenizer, load_limits, load_model
 
     for one in (corpus, asked):
         if one is not None:
@@ -76,6 +76,8 @@ def export(
     if anomaly is not None:
         detector, fitted = read(anomaly.path, model, checkpoint.digest, ctx.stage)
         anomalies = Anomalies(detector, fitted.spec.false_alarms)
+    if ranges := load_limits(checkpoint.path):
+        ctx.log(f"int8: {len(ranges)} ranges are those that it was trained with")
     info = export_bundle(
         model,
         corpus.path,
@@ -90,7 +92,7 @@ def export(
             spec.threshold,
             spec.pixels_per_mm,
             spec.slicing,
-            Forms(spec.forms, spec.keep, spec.max_flips),
+            Forms(spec.forms, spec.keep, spec.max_flips, ranges),
         ),
         ctx.progress,
         asked.path if asked else None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ...models.spec import ModelSpec
 from ...workflows.artifacts import Checkpoint, Corpus
@@ -26,6 +26,14 @@ class FinetuneSpec(TrainingSpec, AdaptationSpec):
     model: ModelSpec | None = None
     """Parts and sizes; by default the checkpoint's. What both have must have the same sizes; what the
     checkpoint lacks starts at random."""
+
+    @model_validator(mode="after")
+    def _check_padding(self) -> FinetuneSpec:
+        if self.quantise is not None and self.batching is not None:
+            raise ValueError(
+                "quantise and batching: padding would move the limits; give a batch_size instead"
+            )
+        return self
 
 
 @stage(

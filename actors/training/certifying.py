@@ -119,6 +119,7 @@ def alone(rank: int, toy: Training, weights: Path) -> Evidence:
     from .adapting import adapt, layer_rates
     from .objective import Objective
     from .optimizer import LocalOptimizer, learning_rate
+    from .rounding import limits_of, move_limits, use_rounding
 
     spec = toy.spec
     torch.manual_seed(spec.seed)
@@ -129,6 +130,8 @@ def alone(rank: int, toy: Training, weights: Path) -> Evidence:
     scatter_weights(whole)
     dcp.save(whole.state_dict(), checkpoint_id=weights)
     slow = copy.deepcopy(whole).requires_grad_(False)
+    if toy.adaptation.quantise is not None:
+        use_rounding(whole)
     assert dist.group.WORLD is not None
     compression = spec.optimizer.compression
     sources = 1 if compression is None else compression.sources
@@ -171,6 +174,7 @@ def alone(rank: int, toy: Training, weights: Path) -> Evidence:
         optimizer.step(learning_rate(spec.optimizer, step, spec.steps))
         optimizer.zero_grad()
         objective.end_step()
+        move_limits(limits_of(whole), step)
         kept = min(spec.objective.momentum, (1 + step) / (10 + step))
         with torch.no_grad():
             for old, new in zip(slow.parameters(), whole.parameters(), strict=True):

@@ -25,6 +25,8 @@ from ...workflows.errors import EaglerayError
 from .spec import AdaptationSpec
 
 PRECISION = "precision.json"
+LIMITS = ".limits"
+"""What names of limits end with; see `rounding`."""
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -225,6 +227,29 @@ def load_all_weights(folder: Path, module: nn.Module) -> None:
             "take a whole copy of it, or make it again",
             str(folder),
         )
+
+
+def load_limits(folder: Path) -> dict[str, tuple[float, float]]:
+    """What a training in sight of eight bits found: layer and `of_input` or `of_result` → limits of that.
+
+    Args:
+        folder: of a `Checkpoint` artifact.
+    """
+    import torch
+    from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+
+    from .unpickling import load_tensors, read_table
+
+    stored = read_table(folder / "weights").state_dict_metadata
+    found = {
+        name: torch.zeros(2, dtype=one.properties.dtype)
+        for name, one in stored.items()
+        if name.endswith(LIMITS) and isinstance(one, TensorStorageMetadata)
+    }
+    if found:
+        load_tensors(found, folder / "weights", no_dist=True)
+    pairs = {name.removesuffix(LIMITS): tensor.tolist() for name, tensor in found.items()}
+    return {name: (least, largest) for name, (least, largest) in pairs.items() if largest > least}
 
 
 def is_below(name: str, path: str) -> bool:

@@ -37,6 +37,7 @@ from .precision import (
     scale_after,
     weights_dtype,
 )
+from .rounding import limits_of, move_limits, use_rounding
 from .slicing import ModelSlice, place_layers, slice_model
 from .spec import AdaptationSpec, TrainingSpec
 from .tensor import Sharing
@@ -226,6 +227,7 @@ class Learner:
         if is_finite:
             self.optimizer.step(learning_rate(self.spec.optimizer, self.step, self.spec.steps))
             self.objective.end_step()
+        self._move_limits(is_finite)
         self.optimizer.zero_grad()
         if self.keys is not self.model and is_finite:
             follow(self._followers, self._slices, self.spec.objective.momentum, self.step)
@@ -260,6 +262,8 @@ class Learner:
             with torch.no_grad():
                 for name, parameter in new.named_parameters():
                     local_part(parameter).copy_(local_part(known[name]))
+                for one, before in zip(limits_of(new), limits_of(old), strict=True):
+                    one.limits.copy_(before.limits)
         self.optimizer.load(optimizer.state())
         self.objective.model = self.model
 
@@ -277,13 +281,13 @@ class Learner:
         """Build this worker's part, and that of the model that follows if there is one."""
         self._by_shapes: dict[tuple[torch.Size, ...], Schedules] = {}
 
-        def build() -> Part:
-            part = self._part_of(self._draw().to(self.device, self.dtype))
+        def build(rounds: bool = False) -> Part:
+            part = self._part_of(self._draw().to(self.device, self.dtype), rounds)
             if load is not None:
                 load(part)
             return part
 
-        part = build()
+        part = build(self._adaptation.quantise is not None)
         kept = build() if self.spec.objective.is_slow else part
         self._part, self.model, self.keys = part, part.model, kept.model
         self._slices, self._followers = part.slices, kept.slices
@@ -333,13 +337,23 @@ class Learner:
         self._by_shapes[shapes] = found
         return found
 
-    def _part_of(self, model: MultimodalModel) -> Part:
+    def _move_limits(self, is_finite: bool) -> None:
+        """Move the limits between which results are rounded, unless a step's were not finite."""
+        limits = limits_of(self.model)
+        if is_finite:
+            move_limits(limits, self.step, [self.mesh[axis].get_group() for axis in ("data", "tensor")])
+        for one in limits:
+            one.seen.zero_()
+
+    def _part_of(self, model: MultimodalModel, rounds: bool) -> Part:
         parallel, group = self.spec.parallel, self.mesh["pipeline"].get_group()
         places = place_layers(model, parallel.num_slices, self._costs)
         untie(model)
         mine = range(self.mesh["pipeline"].get_local_rank(), parallel.num_slices, parallel.pipeline)
         slices = slice_model(model, places, mine)
         sharings = self.grids.split(model)
+        if rounds:
+            use_rounding(model)
         for part in slices.values():
             part.register_forward_pre_hook(partial(_see, sharings), with_kwargs=True)
             for name in part.layers if self.spec.precision == "fp8" else ():

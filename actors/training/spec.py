@@ -264,6 +264,17 @@ class AdaptationSpec(Spec):
     """Factor of the learning rate for each layer further from an encoder's top."""
     lora: LoraSpec | None = None
     """Learn low-rank layers only, and the heads; in the checkpoint they are merged into the others."""
+    quantise: Literal["int8"] | None = None
+    """Train in sight of eight bits: what `export` rounds in that form is rounded in training, and the
+    checkpoint says between which limits, which `export` then doesn't measure."""
+
+    @model_validator(mode="after")
+    def _check_rounding(self) -> AdaptationSpec:
+        if self.quantise is not None and self.lora is not None:
+            raise ValueError(
+                "lora and quantise: low-rank layers are merged before they are rounded; merge first"
+            )
+        return self
 
 
 class TrainingSpec(StageSpec):

@@ -115,8 +115,8 @@ def break_layer(path, layer, factor=-3.0):
 def test_a_broken_export_is_caught_and_its_layer_is_named(bundle_folder, unsealed, rows, monkeypatch):
     convert = quantising.convert
 
-    def breaks(path, output, form, feeds, layers):
-        convert(path, output, form, feeds, layers)
+    def breaks(path, output, form, feeds, layers, ranges):
+        convert(path, output, form, feeds, layers, ranges)
         if path.name == "image.onnx":
             break_layer(output, LAYER)
 
