@@ -35,10 +35,11 @@ from .commands.common import (
 )
 from .commands.data import corpora, ledger
 from .commands.edge import edge
+from .commands.engines import engines
 from .commands.extras import extra_of
 from .commands.lineage import lineage
 from .commands.planning import plan
-from .commands.serving import applications, rollback, serving_options
+from .commands.serving import applications, bundle_of, rollback, serving_options
 from .commands.training import certify
 from .commands.watching import dashboard
 from .display import (
@@ -51,7 +52,7 @@ from .display import (
 )
 from .pipelines.assessing.spec import NotAssessable
 from .session import Session
-from .workflows.artifacts import Artifact, Bundle, Deployment
+from .workflows.artifacts import Deployment
 from .workflows.errors import EaglerayError
 from .workflows.state import TABLE, State
 
@@ -86,6 +87,7 @@ app.command()(applications)
 app.command()(rollback)
 app.command()(lineage)
 app.command()(dashboard)
+app.command()(engines)
 
 
 @app.callback()
@@ -333,7 +335,7 @@ def serve(
     from .cluster.connect import connect
 
     session = Session(home, store, database)
-    opened = _bundle(session, source)
+    opened = bundle_of(session, source)
     application = f"serve-{port}{route_prefix.replace('/', '-').rstrip('-')}"
     if (tls_certificate is None) != (tls_key is None):
         raise EaglerayError("TLS needs a certificate and its key", "give --tls-certificate and --tls-key")
@@ -556,7 +558,7 @@ def assess(
     """
     from .pipelines.bundle import load_bundle
 
-    bundle = load_bundle(_bundle(Session(home, store, database), source).path)
+    bundle = load_bundle(bundle_of(Session(home, store, database), source).path)
     for path, found in zip(files, assess_files(bundle, files, page, segmentation, reference), strict=True):
         assessable = not isinstance(found, NotAssessable)
         told = {"file": str(path), "assessable": assessable, **found.model_dump(mode="json")}
@@ -568,18 +570,7 @@ def _named(session: Session, told: str) -> tuple[str, str]:
     name, sign, source = told.partition("=")
     if not sign or not source:
         raise EaglerayError(f"{told} names no bundle", "write NAME=RUN or NAME=FOLDER", "--beside")
-    return name, str(_bundle(session, source).path)
-
-
-def _bundle(session: Session, source: str) -> Artifact:
-    """The bundle in a folder, or that a run made."""
-    if (Path(source) / "bundle.json").is_file():
-        return Bundle(Path(source).absolute(), "", "", {})
-    made = session.made(source, Bundle)
-    if not made:
-        run = session.log.find(source)
-        raise EaglerayError(f"run {run.id} has made no bundle", "give it an `export` stage, and resume it")
-    return session.store.open(made[-1])
+    return name, str(bundle_of(session, source).path)
 
 
 if __name__ == "__main__":

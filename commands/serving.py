@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from ..display import print_table
 from ..session import Session
+from ..workflows.artifacts import Artifact, Bundle
 from ..workflows.errors import EaglerayError
 from .common import DEFAULT_HOME, Address, AsJson, Home, out
 
@@ -106,3 +107,14 @@ def _connected(address: str | None, home: Path) -> Generator[None]:
         raise EaglerayError("no cluster of this home is running", "give --home, or --address of another one")
     with connect(address, folder, 0, out.print):
         yield
+
+
+def bundle_of(session: Session, source: str) -> Artifact:
+    """The bundle in a folder, or that a run made."""
+    if (Path(source) / "bundle.json").is_file():
+        return Bundle(Path(source).absolute(), "", "", {})
+    made = session.made(source, Bundle)
+    if not made:
+        run = session.log.find(source)
+        raise EaglerayError(f"run {run.id} has made no bundle", "give it an `export` stage, and resume it")
+    return session.store.open(made[-1])

@@ -112,14 +112,14 @@ def run(
     Args:
         source: of pictures.
         queue: takes results.
-        latest: the bundle to use, asked before each picture.
+        latest: the bundle to use, asked once a picture is there.
         ending: set from outside.
         limit: results after which it ends.
         reference: how pictures should look, for bundles that compare.
     """
     counts = Counts()
     while not ending.is_set() and (limit is None or counts.assessed < limit):
-        opened, picture = latest(), source.next(LOOK_EVERY_S)
+        picture, opened = source.next(LOOK_EVERY_S), latest()
         if picture is not None:
             _keep(picture, _assess(opened, picture, reference), opened, source, queue, ending, counts)
         elif source.ended:

@@ -28,7 +28,8 @@ from ..workflows.errors import EaglerayError
 from ..workflows.spec import Spec
 from .media import prepare
 from .media.prepare import Arrays
-from .spec import PAD, Assessed, Form, Modality, Preparation, Slicing
+from .providers import Choice, choose, providers_for, tell_once, this_machine
+from .spec import PAD, Accelerator, Assessed, Form, Modality, Preparation, Slicing
 
 if TYPE_CHECKING:  # each is large, and not every bundle has use for it
     from tokenizers import Tokenizer
@@ -77,6 +78,7 @@ SCORES = "scores"
 """Its output: from 0 to 1, a half at the threshold that was set on normal pictures; no probabilities."""
 SAMPLE = "sample.json"
 """File of a document of the corpus, for trying things out; a bundle that doesn't assess is without."""
+ON_CPU: Sequence[tuple[str, dict[str, Any]]] = (("CPUExecutionProvider", {}),)
 STATISTICS = "statistics.json"
 """File of what the inputs were like that a model was trained on; a bundle may be without."""
 
@@ -309,13 +311,15 @@ def graph_file(graph: str, form: Form | None = None) -> str:
     return f"{graph}.onnx" if form is None else f"{graph}.{form}.onnx"
 
 
-def open_graph(path: Path, threads: int = 1) -> ort.InferenceSession:
-    """Open an ONNX graph on the CPU, run by `threads` threads."""
+def open_graph(
+    path: Path, threads: int = 1, providers: Sequence[tuple[str, dict[str, Any]]] = ON_CPU
+) -> ort.InferenceSession:
+    """Open an ONNX graph, on the CPU if nothing else is said, run there by `threads` threads."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # others need the CPU
-    return ort.InferenceSession(path, sess_options=options, providers=["CPUExecutionProvider"])
+    return ort.InferenceSession(path, sess_options=options, providers=list(providers))
 
 
 class LoadedBundle:
@@ -338,6 +342,30 @@ class LoadedBundle:
         self.form: Form | None = form
         self._folder, self._threads = folder, threads
         self._sessions: dict[str, ort.InferenceSession] = {}
+        self._choice: Choice | None = None
+
+    def accelerate(self, wanted: Accelerator, engines: Path | None = None, max_rows: int = 16) -> Choice:
+        """Run graphs on the fastest that works here, from `wanted` on, and log once which that is.
+
+        Args:
+            wanted: see `Accelerator`.
+            engines: folder that TensorRT's engines are kept in, beside the bundle by default.
+            max_rows: of a batch, that engines are made for.
+        """
+        where = self._folder.with_name(f"{self._folder.name}.engines") if engines is None else engines
+        self._choice = choose(wanted, this_machine(), where, max_rows)
+        self._sessions.clear()
+        if wanted != "cpu":
+            tell_once(self._choice.line)
+        return self._choice
+
+    def providers(self, graph: str) -> Sequence[tuple[str, dict[str, Any]]]:
+        """ONNX Runtime's providers that a graph runs on, with their options."""
+        if self._choice is None or self._choice.provider == "cpu":
+            return ON_CPU
+        digest = self.info.files[graph_file(graph, self.form)]
+        shapes = {one.name: one.shape for one in self.info.graphs[graph].inputs}
+        return providers_for(self._choice, digest, self.form, shapes)
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -452,7 +480,10 @@ class LoadedBundle:
         session = self._sessions.get(graph)
         if session is None:
             path = self._folder / graph_file(graph, self.form)
-            session = self._sessions[graph] = open_graph(path, self._threads)
+            session = open_graph(path, self._threads, providers := self.providers(graph))
+            if (ran := session.get_providers()[0]) != providers[0][0]:
+                tell_once(f"{providers[0][0]} didn't load, as ONNX Runtime says above: graphs run on {ran}")
+            self._sessions[graph] = session
         names = [one.name for one in session.get_outputs()] if outputs is None else list(outputs)
         return dict(zip(names, (np.asarray(one) for one in session.run(names, dict(feed))), strict=True))
 

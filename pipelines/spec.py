@@ -15,6 +15,8 @@ Assessed: TypeAlias = Literal["document", "picture", "volume"]
 """What a bundle may assess whole."""
 Form: TypeAlias = Literal["int8", "int8-dynamic", "float16"]
 """Of a bundle's graphs, beside single precision."""
+Accelerator: TypeAlias = Literal["auto", "tensorrt", "cuda", "cpu"]
+"""What graphs run on: the fastest that works, or from one on; what can't be falls back to the next."""
 
 Split: TypeAlias = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")

@@ -21,6 +21,7 @@ from starlette.types import ASGIApp
 from ...pipelines.assessing.spec import Assessment
 from ...pipelines.bundle import BundleInfo, LoadedBundle, Modality, read_info
 from ...pipelines.index import Hit
+from ...pipelines.providers import Choice
 from ...pipelines.spec import Form
 from ...workflows.spec import Spec
 from .answering import Answered, Decoder, Parts
@@ -264,6 +265,7 @@ class _Line:
         open_bundle: Opens,
     ) -> None:
         bundle = open_bundle(Path(release.folder), options.form)
+        choice = _accelerate(bundle, options)
         size, limits = options.max_batch_size, options.limits
         self.bundle = release.bundle
         pictures = _pictures(options)
@@ -271,7 +273,7 @@ class _Line:
         answers = bundle.info.decoding is not None
         decoder = Decoder(lambda: bundle, size, self.encoder.computing) if answers else None
         self.together = Together(self.encoder, decoder)
-        health = describe(bundle.info, release.bundle, options)
+        health = describe(bundle.info, release.bundle, options, choice.line)
         moderator = _moderator(options, bundle.info)
         self.api: ASGIApp = build_api(self.together, health, options, access, audit, moderator)
 
@@ -314,8 +316,8 @@ class Front(Called):
         return self._state
 
 
-def describe(info: BundleInfo, digest: str, options: ServingOptions) -> Health:
-    """Say what answers, when a bundle is served with `options`."""
+def describe(info: BundleInfo, digest: str, options: ServingOptions, runs_on: str = "") -> Health:
+    """Say what answers, when a bundle is served with `options` by a process that runs graphs on that."""
     return Health(
         status="ok",
         bundle=digest,
@@ -323,6 +325,7 @@ def describe(info: BundleInfo, digest: str, options: ServingOptions) -> Health:
         answers=info.decoding is not None,
         asks=info.decoding is not None and info.decoding.asks,
         form=options.form,
+        runs_on=runs_on,
         transcribes=info.transcribes,
         classes=info.classes if info.classifies else (),
         embeds=info.embeds,
@@ -371,7 +374,7 @@ def build_application(releases: Releases, options: ServingOptions, open_bundle: 
         # of the same version only the configuration changes, in place; Serve has no public way to say so
         return whole.options(version=_version(options), _internal=True).bind(options, open_bundle)
     folder = Path(releases.live.folder)
-    opened = partial(_open_closed, open_bundle, folder, options.form)
+    opened = partial(_open_closed, open_bundle, folder, options)
 
     def replicated(kind: type[Any], *arguments: object) -> Any:  # noqa: ANN401 - Serve's
         # a replica holds one batch that runs and one that gathers; fewer would starve the batches
@@ -404,10 +407,17 @@ def _audit(options: ServingOptions) -> AuditLog | None:
     return None if options.audit is None else AuditLog(Path(options.audit))
 
 
-def _open_closed(open_bundle: Opens, folder: Path, form: Form | None) -> LoadedBundle:
+def _open_closed(open_bundle: Opens, folder: Path, options: ServingOptions) -> LoadedBundle:
     """Open a bundle in a replica that speaks no HTTP."""
     close_to_other_machines()
-    return open_bundle(folder, form)
+    bundle = open_bundle(folder, options.form)
+    _accelerate(bundle, options)
+    return bundle
+
+
+def _accelerate(bundle: LoadedBundle, options: ServingOptions) -> Choice:
+    engines = None if options.engines is None else Path(options.engines)
+    return bundle.accelerate(options.accelerator, engines, options.max_batch_size)
 
 
 def _moderator(options: ServingOptions, bundle: BundleInfo) -> Moderator | None:

@@ -12,8 +12,9 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from ...pipelines.bundle import Arrays
+from ...pipelines.bundle import ON_CPU, Arrays
 
+Providers = Sequence[tuple[str, dict[str, Any]]]
 KINDS = ("MatMul", "Gemm", "Conv", "Gather")
 """Operations that a layer consists of here: nearly all weights and multiplications are theirs."""
 SCOPES = "pkg.torch.onnx.name_scopes"
@@ -35,14 +36,17 @@ def layers_of(model: onnx.ModelProto) -> dict[str, list[str]]:
     return found
 
 
-def errors_by_layer(before: Path, after: Path, feed: Arrays) -> dict[str, float]:
+def errors_by_layer(
+    before: Path, after: Path, feed: Arrays, providers: Providers = ON_CPU
+) -> dict[str, float]:
     """How far each layer's result is from where it was: the root of the mean square of the difference, over
-    that of the result; in the order in which they run.
+    that of the result; in the order in which they run. What is after runs on `providers`.
     """
     model = onnx.load(before)
     results = {node.name: node.output[0] for node in model.graph.node}
     wanted = {layer: results[names[-1]] for layer, names in layers_of(model).items()}
-    ours, theirs = (values_of(path, list(wanted.values()), feed) for path in (before, after))
+    names = list(wanted.values())
+    ours, theirs = values_of(before, names, feed), values_of(after, names, feed, providers)
     return {
         layer: _rms(theirs[name] - ours[name]) / max(_rms(ours[name]), 1e-12)
         for layer, name in wanted.items()
@@ -60,14 +64,16 @@ def jumps(errors: Mapping[str, float], count: int) -> list[tuple[str, float]]:
     return sorted(found, key=lambda pair: -pair[1])[:count]
 
 
-def values_of(path: Path, names: Sequence[str], feed: Arrays) -> dict[str, NDArray[np.floating[Any]]]:
+def values_of(
+    path: Path, names: Sequence[str], feed: Arrays, providers: Providers = ON_CPU
+) -> dict[str, NDArray[np.floating[Any]]]:
     """What some values of a graph are, of those that it has."""
     model = onnx.load(path)
     known = {name for node in model.graph.node for name in node.output}
     wanted = [name for name in dict.fromkeys(names) if name in known]
     given = {one.name for one in model.graph.output}
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted if name not in given)
-    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(model.SerializeToString(), providers=list(providers))
     found = session.run(wanted, {one.name: feed[one.name] for one in session.get_inputs()})
     return {name: np.asarray(one, np.float64) for name, one in zip(wanted, found, strict=True)}
 

@@ -296,6 +296,8 @@ class Health(Message):
     """Whether it makes a text of speech."""
     form: Form | None = None
     """Of the graphs; none is single precision."""
+    runs_on: str = ""
+    """What the graphs run on, and why on nothing faster; empty where other processes run them."""
     classes: tuple[str, ...] = ()
     """Categories of pictures that it tells apart; none if it wasn't trained for that."""
     embeds: bool = True

@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -16,10 +16,10 @@ from pathlib import Path
 import onnx
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
-from ...pipelines.bundle import Arrays, BundleInfo, FormInfo, LoadedBundle, graph_file
+from ...pipelines.bundle import ON_CPU, Arrays, BundleInfo, FormInfo, LoadedBundle, graph_file
 from ...pipelines.spec import Form
 from ...workflows.errors import EaglerayError
-from .layers import KINDS, errors_by_layer, jumps, layers_of
+from .layers import KINDS, Providers, errors_by_layer, jumps, layers_of
 from .parity import Decision, compare, decide
 from .rounding import Range, measure, round_graph, rounded_nodes
 
@@ -100,12 +100,8 @@ def _flipped(
     fed: Mapping[str, Sequence[Arrays]],
 ) -> EaglerayError:
     """The refusal of a form that decides otherwise, with the layers after which it is off."""
-    at_fault: list[tuple[str, float]] = []
-    for graph in decision.graphs:
-        pair = folder / graph_file(graph), folder / graph_file(graph, form)
-        at_fault += jumps(errors_by_layer(*pair, fed[graph][0]), NAMED)
-    at_fault = sorted(at_fault, key=lambda one: -one[1])[:NAMED]
-    told = ", ".join(f"{layer} ({error:.2g} of its result)" for layer, error in at_fault)
+    at_fault = layers_at_fault(decision, folder, form, fed)
+    told = in_words(at_fault)
     return EaglerayError(
         f"{form} decides {len(where)} of {len(decision.found)} rows otherwise ({name}: {where[0]}); results "
         f"go astray most at {told}",
@@ -113,6 +109,34 @@ def _flipped(
         "more rows (calibration_rows), or allow some (max_flips)",
         graph_file(decision.graphs[0], form),
     )
+
+
+def layers_at_fault(
+    decision: Decision,
+    folder: Path,
+    form: Form | None,
+    fed: Mapping[str, Sequence[Arrays]],
+    providers: Callable[[str], Providers] = lambda graph: ON_CPU,
+) -> list[tuple[str, float]]:
+    """Layers after which a decision's graphs are further off than before, and by how much, the most first.
+
+    Args:
+        decision: that flips.
+        folder: of the bundle.
+        form: of the graphs that are off.
+        fed: graph → what it was given.
+        providers: of a graph, what it ran on.
+    """
+    found: list[tuple[str, float]] = []
+    for graph in decision.graphs:
+        pair = folder / graph_file(graph), folder / graph_file(graph, form)
+        found += jumps(errors_by_layer(*pair, fed[graph][0], providers(graph)), NAMED)
+    return sorted(found, key=lambda one: -one[1])[:NAMED]
+
+
+def in_words(at_fault: Sequence[tuple[str, float]]) -> str:
+    """Layers and how far off they are."""
+    return ", ".join(f"{layer} ({error:.2g} of its result)" for layer, error in at_fault)
 
 
 def _check_kept(keep: Sequence[str], layers: Sequence[str]) -> None:

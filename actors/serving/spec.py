@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from ...pipelines.spec import Form
+from ...pipelines.spec import Accelerator, Form
 from ...workflows.hosts import is_loopback
 from ...workflows.spec import Runtime, Spec
 
@@ -239,6 +239,11 @@ class ServingOptions(Spec):
     samples: SamplesSpec | None = Runtime(None)
     form: Form | None = Runtime(None)
     """Of the graphs that answer, which the bundle must have been exported with; none is single precision."""
+    accelerator: Accelerator = Runtime("auto")
+    """What graphs run on: the fastest that works on a replica's machine, or `tensorrt`, `cuda`, `cpu`, and
+    what follows that where it doesn't. `/healthz` and the replica's log say which, and why."""
+    engines: str | None = Runtime(None)
+    """An absolute folder for the engines that TensorRT makes of graphs; beside the bundle by default."""
     max_batch_size: int = Runtime(16, ge=1)
     """Rows that a replica runs together at the most."""
     autoscaling: AutoscalingSpec = Runtime(AutoscalingSpec())
@@ -292,7 +297,7 @@ class ServingOptions(Spec):
     def _are_folders(cls, beside: dict[str, str]) -> dict[str, str]:
         return {name: _absolute(folder) for name, folder in beside.items()}
 
-    @field_validator("audit")
+    @field_validator("audit", "engines")
     @classmethod
     def _is_a_folder(cls, where: str | None) -> str | None:
         return where if where is None else _absolute(where)

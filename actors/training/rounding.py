@@ -58,7 +58,7 @@ class Limits(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Round x, of any shape."""
-        if self.training:
+        if self.training and torch.is_grad_enabled():  # a pipeline first passes what memory happens to hold
             with torch.no_grad():
                 extremes = torch.stack((-x.detach().amin(), x.detach().amax())).to(self.seen.dtype)
                 torch.maximum(self.seen, extremes, out=self.seen)

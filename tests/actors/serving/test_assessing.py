@@ -11,6 +11,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 from pypdf import PdfWriter
 
+from eagleray.actors.serving import quantising
 from eagleray.actors.serving.application import Together, describe
 from eagleray.actors.serving.batching import Encoder
 from eagleray.actors.serving.exporting import (
@@ -38,6 +39,8 @@ from eagleray.pipelines.media.image import normalise
 from eagleray.pipelines.reading import CorpusReader, read_info
 from eagleray.pipelines.spec import Slicing
 from eagleray.workflows.errors import EaglerayError
+
+from .test_quantising import break_layer
 
 SPEC = ModelSpec.model_validate(
     {
@@ -110,6 +113,34 @@ def test_other_forms_are_held_to_what_is_marked_and_read(model, corpus_folder, t
     for found in info.forms.values():
         assert found.decided["marks"] >= 2
         assert found.decided["document"] >= 2
+
+
+@pytest.mark.parametrize(
+    ("graph", "layer"),
+    [
+        ("document", "heads.document.classifier"),
+        ("document", "text.blocks.0.mlp.up"),
+        ("marks", "heads.segmentation.logits"),
+        ("marks", "heads.segmentation.fuse"),
+    ],
+)
+def test_a_broken_export_makes_no_bundle_and_its_layer_is_named(
+    model, corpus_folder, tmp_path, monkeypatch, graph, layer
+):
+    convert = quantising.convert
+
+    def breaks(path, output, form, feeds, layers, ranges):
+        convert(path, output, form, feeds, layers, ranges)
+        if path.name == f"{graph}.onnx":
+            break_layer(output, layer)
+
+    monkeypatch.setattr(quantising, "convert", breaks)
+    options = ExportOptions(1e-4, 8, 4, 0, 16, forms=Forms(("int8",), max_flips=0.1))
+    with pytest.raises(EaglerayError, match=f"int8 decides .*{graph}") as caught:
+        export_bundle(model, corpus_folder, tmp_path, LINEAGE, options)
+    assert f"most at {layer} " in caught.value.cause
+    assert caught.value.where == f"{graph}.int8.onnx"
+    assert not (tmp_path / "bundle.json").exists()
 
 
 def test_a_document_is_assessed_however_it_is_sent(client, bundle):

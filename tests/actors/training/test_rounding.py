@@ -149,10 +149,10 @@ def test_convolutions_are_trained_as_their_graph_computes(tmp_path):
     graph, path, output = MarksGraph(model), tmp_path / "marks.onnx", tmp_path / "marks.int8.onnx"
     export_graph(graph, (images,), path, 1e-4)
     use_rounding(model.train())
+    graph(images)
+    move_limits(limits_of(model), 0)
+    model.eval()
     with torch.no_grad():
-        graph(images)
-        move_limits(limits_of(model), 0)
-        model.eval()
         expected = graph(images)[0].numpy()
     feed = {"image": images.numpy()}
     convert(path, output, "int8", [feed], list(layers_of(onnx.load(path))), ranges_of(model))
