@@ -16,7 +16,7 @@ import typer
 from rich.text import Text
 
 from .commands.access import tokens
-from .commands.assessing import Page, Reference, Segmentation, assess_files
+from .commands.assessing import Beside, Page, Reference, Segmentation, assess_files
 from .commands.cluster import cluster
 from .commands.common import (
     DEFAULT_HOME,
@@ -547,6 +547,7 @@ def assess(
     page: Page = None,
     segmentation: Segmentation = None,
     reference: Reference = None,
+    text: Beside = None,
     home: Home = DEFAULT_HOME,
     store: Store = None,
     database: Database = None,
@@ -559,7 +560,8 @@ def assess(
     from .pipelines.bundle import load_bundle
 
     bundle = load_bundle(bundle_of(Session(home, store, database), source).path)
-    for path, found in zip(files, assess_files(bundle, files, page, segmentation, reference), strict=True):
+    found_all = assess_files(bundle, files, page, segmentation, reference, text)
+    for path, found in zip(files, found_all, strict=True):
         assessable = not isinstance(found, NotAssessable)
         told = {"file": str(path), "assessable": assessable, **found.model_dump(mode="json")}
         typer.echo(json.dumps(told, ensure_ascii=False))

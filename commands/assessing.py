@@ -19,6 +19,10 @@ Page = Annotated[
     Path | None,
     typer.Option("--page", help="Write an HTML page of a scan's slices with what was found in them."),
 ]
+Beside = Annotated[
+    str | None,
+    typer.Option("--text", help="What is known of a picture or a scan, such as a report; for one file."),
+]
 Segmentation = Annotated[
     Path | None,
     typer.Option("--dicom-seg", help="Write what was found in a scan as a DICOM Segmentation."),
@@ -35,6 +39,7 @@ def assess_files(
     page: Path | None = None,
     segmentation: Path | None = None,
     reference: Path | None = None,
+    text: str | None = None,
 ) -> list[Assessment]:
     """Assess files, one after the other.
 
@@ -44,6 +49,7 @@ def assess_files(
         page: where a page of the scan goes; for one file only.
         segmentation: where a DICOM Segmentation of it goes.
         reference: how pictures should look, for a bundle that compares.
+        text: that stands beside the picture or the scan; for one file only.
 
     Raises:
         EaglerayError: when the bundle assesses nothing, or a file isn't there.
@@ -61,15 +67,20 @@ def assess_files(
     marking = bundle.info.marking
     if reference is not None and not (marking is not None and marking.compares):
         raise EaglerayError("the bundle compares nothing", "leave --reference out")
+    if text and not (marking is not None and marking.reads_text and len(files) == 1):
+        raise EaglerayError(
+            "--text is of one picture or scan, beside which the bundle reads one",
+            "name one file, and a bundle of a model with vision.reads_text",
+        )
     for path in (*files, *([reference] if reference else [])):
         if not path.exists():
             raise EaglerayError("there is no such file", where=str(path))
     if scans:
-        return [_scan(bundle, path, page, segmentation) for path in files]
-    return [_assess(bundle, path, reference) for path in files]
+        return [_scan(bundle, path, page, segmentation, text) for path in files]
+    return [_assess(bundle, path, reference, text) for path in files]
 
 
-def _assess(bundle: LoadedBundle, path: Path, reference: Path | None) -> Assessment:
+def _assess(bundle: LoadedBundle, path: Path, reference: Path | None, text: str | None) -> Assessment:
     from ..pipelines.assessing.documents import DocumentAssessor
     from ..pipelines.assessing.pictures import PictureAssessor
     from ..pipelines.assessing.spec import not_assessable
@@ -80,13 +91,15 @@ def _assess(bundle: LoadedBundle, path: Path, reference: Path | None) -> Assessm
     try:
         if "picture" in bundle.info.assesses:
             compared = whole(reference.read_bytes()) if reference is not None else None
-            return PictureAssessor(bundle).assess(whole(path.read_bytes()), compared)
+            return PictureAssessor(bundle).assess(whole(path.read_bytes()), compared, text)
         return DocumentAssessor(bundle).assess(document_text(path.read_bytes()))
     except Refused as refused:
         return not_assessable(refused)
 
 
-def _scan(bundle: LoadedBundle, path: Path, page: Path | None, segmentation: Path | None) -> Assessment:
+def _scan(
+    bundle: LoadedBundle, path: Path, page: Path | None, segmentation: Path | None, text: str | None
+) -> Assessment:
     from ..pipelines.assessing.dicom_seg import dicom_seg, source_series
     from ..pipelines.assessing.spec import NotAssessable, not_assessable
     from ..pipelines.assessing.viewer import viewer
@@ -104,7 +117,7 @@ def _scan(bundle: LoadedBundle, path: Path, page: Path | None, segmentation: Pat
             scan = open_volume(path.read_bytes())
     except Refused as refused:
         return not_assessable(refused)
-    found = VolumeAssessor(bundle).find(scan)
+    found = VolumeAssessor(bundle).find(scan, text)
     if isinstance(found, NotAssessable):
         return found
     if page is not None:

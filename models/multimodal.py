@@ -18,6 +18,7 @@ from .alignment import CrossModalAttention
 from .audio import AudioEncoder
 from .decoding import Generated, JointDecoder, Memories, ModalityGate
 from .heads.classification import ClassificationHead
+from .heads.conditioning import TextModulation, modulated
 from .heads.document import DocumentHead, Found, pooled, segmented
 from .heads.embedding import EmbeddingHead
 from .heads.language import LanguageHead
@@ -30,8 +31,11 @@ from .text import TextEncoder
 from .vision import PatchMerging, VisionEncoder
 
 DENSE = "image.dense"
-WORDS = ("tokens", "label", "image", "reference", "marks")
 """State that marked pictures are told by: the feature pyramid's finest level."""
+WORDS = ("tokens", "label", "image", "reference", "marks")
+"""Of a batch, what heads read besides states."""
+READ_AT_TOP: frozenset[Task] = frozenset({*EMBEDDED, *DECODED, "classification"})
+"""Tasks that read pictures where their encoder ends, and not at the pyramid's finest level alone."""
 SEGMENTS = 64
 """Of documents, that are read at once where no gradient is wanted."""
 TOWERS = {"vision": "image", "audio": "speech", "text": "text"}
@@ -75,11 +79,13 @@ class Heads(nn.Module):
             TranscriptionHead(widths["speech"], vocab_size) if "transcription" in tasks else None
         )
         self.document = DocumentHead(widths["text"], num_classes) if "document" in tasks else None
-        self.segmentation = None
+        self.segmentation = self.modulation = None
         if "segmentation" in tasks and spec.vision is not None:
             width = spec.vision.pyramid_width
             findings = len(spec.vision.findings)
             self.segmentation = SegmentationHead(width, width, findings, spec.vision.compares)
+            if spec.marks_by_text:
+                self.modulation = TextModulation(widths["text"], width)
         self.focal_weight = 1.0 if spec.vision is None else spec.vision.focal_weight
         pairs = list(permutations(embedded, 2)) if "alignment" in tasks else []
         self.cross = nn.ModuleDict(
@@ -139,7 +145,10 @@ class Heads(nn.Module):
             logits = pooled(said.evidence.sum(dim=1), said.scores, len(words["document_label"]))
             found["document"] = classification_nll(logits, words["document_label"])
         if "segmentation" in tasks and self.segmentation is not None:
-            logits = self.segmentation(words["image"], state[DENSE], words.get("reference"))
+            dense = state[DENSE]
+            if self.modulation is not None:
+                dense = modulated(dense, self.modulation(state["text"], masks["text"]))
+            logits = self.segmentation(words["image"], dense, words.get("reference"))
             found["segmentation"] = marks_loss(logits, words["marks"], self.focal_weight)
         return found
 
@@ -212,10 +221,14 @@ class MultimodalModel(nn.Module):
             (heads.transcription, "transcription" in tasks),
             (heads.document, "document" in tasks),
             (heads.segmentation, "segmentation" in tasks),
+            (heads.modulation, "segmentation" in tasks),
         ]
         for part, is_needed in sorted(needed, key=lambda pair: pair[1]):  # weights may be another's too
             if part is not None:
                 part.requires_grad_(is_needed)
+        if self.vision is not None and self.vision.pyramid is not None and not READ_AT_TOP & self.tasks:
+            for part in (self.vision.norm, *self.vision.pyramid.to_top):
+                part.requires_grad_(False)
 
     @property
     def layer_names(self) -> tuple[str, ...]:
@@ -406,16 +419,29 @@ class MultimodalModel(nn.Module):
         said = torch.cat([one.evidence.sum(dim=1) for one in found])
         return pooled(said, torch.cat([one.scores for one in found]), len(tokens))
 
-    def segment(self, image: Tensor, reference: Tensor | None = None) -> Tensor:
+    def segment(
+        self, image: Tensor, reference: Tensor | None = None, modulation: Tensor | None = None
+    ) -> Tensor:
         """Probabilities of findings (B, K, H, W) in each pixel of pictures (B, 3, H, W).
 
         Args:
             image: the pictures.
             reference: (B, 3, H, W) how they should look, for a model that compares.
+            modulation: (B, 2*width) what `modulate` says of the texts beside them; None where there are none.
         """
         assert self.vision is not None
         assert self.heads.segmentation is not None
-        return probabilities(self.heads.segmentation(image, self.vision.dense(image), reference))
+        dense = self.vision.dense(image)
+        seen = dense if modulation is None else modulated(dense, modulation)
+        return probabilities(self.heads.segmentation(image, seen, reference))
+
+    def modulate(self, tokens: Tensor, token_mask: Tensor) -> Tensor:
+        """What texts (B, T) under their mask (B, T) change in how pictures are marked: (B, 2*width), zeros
+        where there is no text.
+        """
+        assert self.text is not None
+        assert self.heads.modulation is not None
+        return self.heads.modulation(self.text(tokens)[0], token_mask)
 
     def segments(self, tokens: Tensor) -> Tensor:
         """Overlapping segments (B*S, L) of documents, or their mask, (B, T): what `read_segments` takes."""

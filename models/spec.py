@@ -72,6 +72,8 @@ class VisionSpec(PartSpec):
     """What is marked is told by comparing a picture with a reference: how the same thing should look."""
     focal_weight: float = Field(default=1.0, ge=0)
     """Of the focal loss beside Dice, where pixels are marked: more makes fewer false alarms."""
+    reads_text: bool = False
+    """What is marked hangs on the text beside a picture, too, where a row has one: a scan's report, say."""
     drop_path: float = Field(default=0.0, ge=0, lt=1)
     """How often, in training, a picture goes past a branch of the last block; of earlier ones, less."""
 
@@ -381,7 +383,14 @@ class ModelSpec(PartSpec):
             needed |= {"vision", "audio"}
         for task in tasks:
             needed |= set(NEEDS[task])
+        if "segmentation" in tasks and self.marks_by_text:
+            needed.add("text")
         return needed & self.parts
+
+    @property
+    def marks_by_text(self) -> bool:
+        """Whether what is marked in pictures hangs on their texts, too."""
+        return self.vision is not None and self.vision.reads_text
 
     @property
     def drops(self) -> bool:
@@ -395,6 +404,10 @@ class ModelSpec(PartSpec):
         if task in ("contrastive", "alignment"):
             return "" if len(self.parts - {"decoder"}) > 1 else "a second encoder"
         if task == "segmentation" and self.vision is not None:
-            lacks = [("pyramid_width", self.vision.pyramid_width), ("findings", self.vision.findings)]
-            return " and ".join(f"vision.{name}" for name, value in lacks if not value)
+            lacks = [
+                ("vision.pyramid_width", self.vision.pyramid_width),
+                ("vision.findings", self.vision.findings),
+                ("text, which vision.reads_text is about", not self.marks_by_text or self.text is not None),
+            ]
+            return " and ".join(name for name, value in lacks if not value)
         return " and ".join(part for part in NEEDS[task] if part not in self.parts)

@@ -280,6 +280,12 @@ class FeaturePyramid(nn.Module):
         self.smooth = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in channels)
         self.fuse = nn.Linear(width * len(channels), channels[-1])
 
+    @property
+    def to_top(self) -> tuple[nn.Module, ...]:
+        """What only the coarsest scale is changed by, and not the finest level."""
+        _, *coarser = self.smooth
+        return (*coarser, self.fuse)
+
     def zero_(self) -> None:
         """Make what `forward` adds zero."""
         nn.init.zeros_(self.fuse.weight)

@@ -76,6 +76,11 @@ ANOMALY = "anomaly"
 (B, 1, S, S)."""
 SCORES = "scores"
 """Its output: from 0 to 1, a half at the threshold that was set on normal pictures; no probabilities."""
+BESIDE = "beside"
+"""Graph that reads the text beside a picture or a volume, where `marks` hangs on it: tokens (B, T) under
+their mask (B, T) → what it changes."""
+MODULATION = "modulation"
+"""Its output (B, 2*C), which `marks` then takes besides; zeros without a text."""
 SAMPLE = "sample.json"
 """File of a document of the corpus, for trying things out; a bundle that doesn't assess is without."""
 ON_CPU: Sequence[tuple[str, dict[str, Any]]] = (("CPUExecutionProvider", {}),)
@@ -153,6 +158,8 @@ class Marking(Spec):
     """The graph also takes how each picture should look."""
     slicing: Slicing | None = None
     """None where pictures are assessed."""
+    reads_text: bool = False
+    """Whether what is marked hangs on a text beside the picture or the volume, too, where there is one."""
 
 
 class AnomalyScoring(Spec):
@@ -190,7 +197,7 @@ class BundleInfo(Spec):
     classes: tuple[str, ...]
     preparation: Preparation
     graphs: Mapping[str, GraphSignature]
-    """Modality, `evidence`, `step`, `document`, `marks` or `anomaly` → its graph."""
+    """Modality, `evidence`, `step`, `document`, `marks`, `beside` or `anomaly` → its graph."""
     decoding: Decoding | None
     """None where the model doesn't answer."""
     document: Reading | None = None
@@ -413,6 +420,18 @@ class LoadedBundle:
         tokens, mask = text.encode(self.tokenizer, [string], self.info.preparation.max_tokens)
         return {"tokens": tokens[0], "token_mask": mask[0]}
 
+    def told_beside(self, string: str | None) -> Arrays:
+        """What `marks` takes beside each picture, a row of it: what a text says; nothing where it reads none.
+
+        Args:
+            string: the text beside the picture or the volume; none, or an empty one, changes nothing.
+        """
+        if self.info.marking is None or not self.info.marking.reads_text:
+            return {}
+        tokens, mask = self.prepare_text(string or "").values()
+        feed = {"tokens": tokens[None], "token_mask": mask[None] & bool(string)}
+        return self.run(BESIDE, feed, (MODULATION,))
+
     def prepare_speech(self, data: bytes) -> Arrays:
         """See `media.prepare`."""
         return prepare.prepare_speech(data, self.info.preparation)
@@ -486,6 +505,17 @@ class LoadedBundle:
             self._sessions[graph] = session
         names = [one.name for one in session.get_outputs()] if outputs is None else list(outputs)
         return dict(zip(names, (np.asarray(one) for one in session.run(names, dict(feed))), strict=True))
+
+    def mark(self, windows: NDArray[np.float32], beside: Arrays) -> NDArray[np.float32]:
+        """Probabilities of findings (B, K, S, S) in pictures.
+
+        Args:
+            windows: the pictures (B, 3, S, S), or with what they are compared with (B, 6, S, S).
+            beside: what `told_beside` gives, the same for all of them.
+        """
+        seen = {"image": windows[:, :3]} | ({"reference": windows[:, 3:]} if windows.shape[1] > 3 else {})
+        feed = seen | {name: one.repeat(len(windows), axis=0) for name, one in beside.items()}
+        return self.run(MARKS, feed, (PROBABILITIES,))[PROBABILITIES]
 
     def search(self, query: NDArray[np.float32], top_k: int) -> list[Hit]:
         """Rank the indexed pictures by cosine with `query` (E,); the best `top_k`, equal ones by id."""

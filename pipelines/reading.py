@@ -43,6 +43,7 @@ class CorpusReader:
 
     Attributes:
         info: what `corpus.json` says.
+        folder: the corpus's.
 
     Raises:
         EaglerayError: when the folder holds no corpus of this version, or has no such split.
@@ -54,7 +55,7 @@ class CorpusReader:
             raise EaglerayError(
                 f"the corpus has no split {split!r}", f"known: {', '.join(self.info.splits)}", str(folder)
             )
-        self._folder, self._split = folder, split
+        self.folder, self._split = folder, split
         self._marks = {name: number for number, name in enumerate(marks, 1)}
         if compares and "reference" not in self.info.columns:
             raise EaglerayError(
@@ -156,7 +157,7 @@ class CorpusReader:
 
     @cached_property
     def _packs(self) -> MappedRows:
-        return MappedRows([pack_path(self._folder, self._split)])
+        return MappedRows([pack_path(self.folder, self._split)])
 
     def examples(
         self,

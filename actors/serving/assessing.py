@@ -15,7 +15,7 @@ from ...pipelines.assessing.documents import DocumentAssessor
 from ...pipelines.assessing.pictures import PictureAssessor
 from ...pipelines.assessing.spec import Assessment, NotAssessable
 from ...pipelines.assessing.volumes import VolumeAssessor
-from ...pipelines.bundle import ANOMALY, DOCUMENT, MARKS, LoadedBundle
+from ...pipelines.bundle import ANOMALY, BESIDE, DOCUMENT, MARKS, LoadedBundle
 from ...pipelines.media.prepare import Arrays
 from ...pipelines.media.volumes import Volume
 from ...pipelines.spec import Assessed
@@ -52,7 +52,8 @@ class Assessor:
         self._documents = DocumentAssessor(bundle) if "document" in kinds else None
         self._pictures = PictureAssessor(bundle) if "picture" in kinds else None
         self._volumes = VolumeAssessor(bundle) if "volume" in kinds else None
-        for graph in (DOCUMENT, MARKS, ANOMALY):
+        self._reads_beside = marking is not None and marking.reads_text
+        for graph in (DOCUMENT, BESIDE, MARKS, ANOMALY):
             for rows in WARM if graph in bundle.info.graphs else ():  # the first run of a shape makes room
                 begun = time.monotonic()
                 blank = bundle.blank(graph)
@@ -62,13 +63,15 @@ class Assessor:
     async def assess(self, request: AssessRequest) -> Assessment | Refusal:
         """Assess what is sent, or say why that can't be."""
         self._arrivals.add()
+        if problem := self._beside(request):
+            return problem
         found = await self._open(request)
         if isinstance(found, Refusal):
             # what is the matter with the content itself is a finding, too
             if found.status != HTTPStatus.UNPROCESSABLE_ENTITY:
                 return found
             return NotAssessable(reason=found.problem.code, message=found.problem.message)
-        work = self._work(request.kind, found)
+        work = self._work(request.kind, found, request.text)
         if isinstance(work, Refusal):
             return work
         with span("assess", modality=request.kind):
@@ -78,8 +81,21 @@ class Assessor:
         """Tell Serve's autoscaler what came lately, and what could have."""
         return {ARRIVALS: self._arrivals.per_s, CAPACITY: self._pace.capacity}
 
+    def _beside(self, request: AssessRequest) -> Refusal | None:
+        """Why a text that stands beside a picture or a volume isn't read."""
+        if request.text is None or request.kind == "document":
+            return None
+        if not self._reads_beside:
+            message = f"the bundle reads no text beside a {request.kind}"
+            return refusal(422, "text-not-read", message, f"send the {request.kind} alone")
+        most = self._limits.max_document_chars
+        if len(request.text) > most:
+            message = f"the text has {len(request.text):,} characters, over {most:,}"
+            return refusal(413, "document-too-long", message, "send what is said of the findings")
+        return None
+
     async def _open(self, request: AssessRequest) -> Arrays | Refusal:
-        if request.text is not None:
+        if request.kind == "document" and request.text is not None:
             return {"text": np.frombuffer(request.text.encode(), np.uint8)}
         sent = request.document or request.image or request.volume or ""
         with span("prepare", modality=request.kind):
@@ -89,7 +105,7 @@ class Assessor:
             compared = await self._sandbox.open("whole-image", request.reference.encode())
             return compared if isinstance(compared, Refusal) else {**found, "reference": compared["pixels"]}
 
-    def _work(self, kind: Assessed, found: Arrays) -> Callable[[], Assessment] | Refusal:
+    def _work(self, kind: Assessed, found: Arrays, beside: str | None) -> Callable[[], Assessment] | Refusal:
         if kind == "document":
             assert self._documents is not None
             text, most = found["text"].tobytes().decode(), self._limits.max_document_chars
@@ -102,10 +118,10 @@ class Assessor:
             if "reference" in found and not self._compares:
                 message = "the model doesn't compare a picture with a reference"
                 return refusal(422, "no-comparison", message, "send the image alone")
-            return partial(self._pictures.assess, found["pixels"], found.get("reference"))
+            return partial(self._pictures.assess, found["pixels"], found.get("reference"), beside)
         assert self._volumes is not None
         where = (found[name] for name in ("voxels", "spacing_mm", "origin_mm", "direction"))
-        return partial(self._volumes.assess, Volume(*where))
+        return partial(self._volumes.assess, Volume(*where), beside)
 
     def _timed(self, work: Callable[[], Assessment]) -> Assessment:
         begun = time.monotonic()

@@ -28,9 +28,11 @@ from ...models.spec import MODALITIES
 from ...pipelines.assessing.answers import write_answers
 from ...pipelines.bundle import (
     ANOMALY,
+    BESIDE,
     DOCUMENT,
     GRAPH_INPUTS,
     MARKS,
+    MODULATION,
     SAMPLE,
     STATES,
     STATISTICS,
@@ -54,6 +56,7 @@ from ...workflows.errors import EaglerayError
 from .describing import TRAINED, describe_corpora
 from .graphs import (
     AnomalyGraph,
+    BesideGraph,
     DocumentGraph,
     EvidenceGraph,
     Graph,
@@ -187,7 +190,8 @@ def export_bundle(
         told["anomaly"] = _export_anomalies(model, anomalies, readers, output, graphs, options)
     if options.forms.forms:
         # ranges are measured on what was trained on, if there is anything else to compare on
-        modalities: Sequence[Modality] = tuple(GRAPHS) if embeds else ("text",) if reads else ("image",)
+        needed = ("image", "text") if model.spec.marks_by_text else ("image",)
+        modalities: Sequence[Modality] = tuple(GRAPHS) if embeds else ("text",) if reads else needed
         seen, golden = (
             sample_rows(some, options.calibration_rows, modalities)
             for some in (readers, dict(reversed(readers.items())))
@@ -295,17 +299,27 @@ def _export_marks(
     options: ExportOptions,
 ) -> Marking:
     """Write the graph that marks pictures, and something of the corpus to try it with."""
-    graph = MarksGraph(model)
-    pictures = _pictures(readers, options, graph.inputs)
-    graphs[MARKS] = export_graph(graph, pictures, output / f"{MARKS}.onnx", options.tolerance)
-    _write_sample(dict(zip(graph.inputs, pictures, strict=True)), output, options)
+    graph, reads_text = MarksGraph(model), model.spec.marks_by_text
+    rows = sample_rows(readers, options.check_rows, ("image", "text") if reads_text else ("image",))
+    given = rows["present"][:, MODALITIES.index("image")]
+    known = {name: torch.from_numpy(rows[name][given]) for name in ("image", "reference") if name in rows}
+    if reads_text:
+        texts = [torch.from_numpy(rows[name][given]) for name in GRAPH_INPUTS["text"]]
+        path = output / f"{BESIDE}.onnx"
+        graphs[BESIDE] = export_graph(BesideGraph(model), texts, path, options.tolerance)
+        with torch.no_grad():
+            known[MODULATION] = model.modulate(*texts)
+    inputs = tuple(known[name] for name in graph.inputs)
+    graphs[MARKS] = export_graph(graph, inputs, output / f"{MARKS}.onnx", options.tolerance)
+    _write_sample({name: known[name] for name in graph.inputs if name != MODULATION}, output, options)
     return Marking(
-        size=pictures[0].shape[-1],
+        size=known["image"].shape[-1],
         findings=model.spec.findings,
         threshold=options.threshold,
         pixels_per_mm=options.pixels_per_mm,
         compares=model.spec.compares,
         slicing=options.slicing,
+        reads_text=reads_text,
     )
 
 

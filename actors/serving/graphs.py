@@ -24,6 +24,7 @@ from ...pipelines.bundle import (
     LOG_PROBS,
     MAP,
     MEMORY,
+    MODULATION,
     OF_QUESTIONS,
     OWN,
     PROBABILITIES,
@@ -123,20 +124,23 @@ class DocumentGraph(Graph):
 
 
 class MarksGraph(Graph):
-    """Pictures (B, 3, S, S), and what they are compared with, if they are, of that shape, too →
-    probabilities of findings in each pixel (B, K, S, S).
+    """Pictures (B, 3, S, S) → probabilities of findings in each pixel (B, K, S, S).
+
+    It takes, too, what pictures are compared with, if they are, of that shape, and what the texts beside
+    them change (B, 2*C), where those are read.
     """
 
     is_variadic = True
 
     def __init__(self, model: MultimodalModel) -> None:
         super().__init__(model)
-        self.inputs = ("image", "reference") if model.spec.compares else ("image",)
-        self.outputs = (PROBABILITIES,)
+        compared = ("reference",) if model.spec.compares else ()
+        beside = (MODULATION,) if model.heads.modulation is not None else ()
+        self.inputs, self.outputs = ("image", *compared, *beside), (PROBABILITIES,)
 
     def forward(self, *given: Tensor) -> tuple[Tensor, ...]:
         """See the class."""
-        return (self.model.segment(*given),)
+        return (self.model.segment(**dict(zip(self.inputs, given, strict=True))),)
 
 
 class AnomalyGraph(Graph):
@@ -150,6 +154,20 @@ class AnomalyGraph(Graph):
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """See the class."""
         return (self.detector.scores(image),)
+
+
+class BesideGraph(Graph):
+    """Texts (B, T) under their mask (B, T) → what they change in how pictures are marked (B, 2*C),
+    zeros where there is no text.
+    """
+
+    def __init__(self, model: MultimodalModel) -> None:
+        super().__init__(model)
+        self.inputs, self.outputs = GRAPH_INPUTS["text"], (MODULATION,)
+
+    def forward(self, tokens: Tensor, token_mask: Tensor) -> tuple[Tensor, ...]:
+        """See the class."""
+        return (self.model.modulate(tokens, token_mask),)
 
 
 class EvidenceGraph(Graph):

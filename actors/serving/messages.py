@@ -112,10 +112,12 @@ class ClassifyResponse(Message):
 
 
 class AssessRequest(Message):
-    """What is to be assessed: exactly one of text, document, image and volume."""
+    """What is to be assessed: exactly one of text, document, image and volume, or one of the last two with a
+    text beside it.
+    """
 
     text: str | None = Field(None, min_length=1, examples=["Net profit rose by a fifth."])
-    """Text of any length."""
+    """Text of any length; beside a picture or a volume, what is known of it, such as a report."""
     document: str | None = Field(None, min_length=1)
     """A PDF, an HTML page or plain text as base64 or as a data URI."""
     image: str | None = Field(None, min_length=1)
@@ -128,8 +130,12 @@ class AssessRequest(Message):
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
         given = self.model_dump(exclude_none=True, exclude={"reference"})
-        if len(given) != 1:
-            raise ValueError(f"give exactly one of text, document, image and volume, not {len(given)}")
+        beside = {"text"} if given.keys() & {"image", "volume"} else set[str]()
+        if len(given.keys() - beside) != 1:
+            raise ValueError(
+                "give exactly one of text, document, image and volume, or a text beside an image or volume, "
+                f"not {' and '.join(given) or 'nothing'}"
+            )
         if self.reference is not None and self.image is None:
             raise ValueError("a reference goes with an image")
         return self

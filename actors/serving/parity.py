@@ -12,11 +12,13 @@ from ...pipelines.assessing.documents import DocumentAssessor
 from ...pipelines.assessing.pictures import told_of
 from ...pipelines.bundle import (
     ANOMALY,
+    BESIDE,
     CLASS_LOGITS,
     DOCUMENT,
     EMBEDDING,
     GRAPH_INPUTS,
     MARKS,
+    MODULATION,
     PROBABILITIES,
     SCORES,
     TRANSCRIPT,
@@ -120,11 +122,15 @@ def _told(
     told: list[str] = []
     for start in range(0, len(places), BATCH):
         some = places[start : start + BATCH]
-        feed = {name: rows[name][some] for name in names}
+        feed = {name: rows[name][some] for name in names if name != MODULATION}
+        if MODULATION in names:
+            texts = {name: rows[name][some] for name in GRAPH_INPUTS["text"]}
+            feed |= bundle.run(BESIDE, texts, (MODULATION,))
         for likely in bundle.run(graph, feed, (output,))[output]:
             there = set(np.unique(told_of(likely, threshold)).tolist())
             told.append(", ".join(label for number, label in enumerate(labels, 1) if number in there))
-    return Decision((graph,), tuple(places.tolist()), tuple(told))
+    graphs = (graph, BESIDE) if MODULATION in names else (graph,)
+    return Decision(graphs, tuple(places.tolist()), tuple(told))
 
 
 def _categories(

@@ -6,7 +6,7 @@ import json
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from ...models.spec import Task
 from ...pipelines.spec import Slicing
@@ -41,6 +41,9 @@ class EvaluateSpec(StageSpec):
     """Texts that are kept at each position of a transcript."""
     resamples: int = Field(2000, ge=100)
     """Bootstrap resamples, by group of records."""
+    resampled: Literal["group", "scan"] = "group"
+    """What is resampled whole: groups, such as patients; or, of volumes, each scan for itself, which says
+    nothing of other patients, and is all that can be said where there is but one."""
     confidence: float = Field(0.95, gt=0.5, lt=1)
     """Of the intervals."""
     seed: int = Field(0, ge=0)
@@ -49,11 +52,22 @@ class EvaluateSpec(StageSpec):
     """Name → regular expression over captions: the metrics are told of these records, too."""
     slicing: Slicing | None = None
     """Evaluate marks on whole volumes, cut into slices like this; without, on pictures."""
+    texts: Literal["own", "none", "another's"] = "own"
+    """What is read beside volumes by a model that reads texts there: each record's own, none, or that of the
+    next record of another category, which contradicts what is seen."""
     moderation: TextPolicy | None = None
     """Tell how many of the split's texts a policy would flag, by language and group. It needs
     `eagleray[moderation]`."""
     batch_rows: int = Runtime(64, ge=1)
     """Records taken together."""
+
+    @model_validator(mode="after")
+    def _scans_are_volumes(self) -> EvaluateSpec:
+        if self.resampled == "scan" and self.slicing is None:
+            raise ValueError("resampled: scan is for volumes, which need slicing")
+        if self.texts != "own" and self.slicing is None:
+            raise ValueError(f"texts: {self.texts} is for volumes, which need slicing")
+        return self
 
     @field_validator("groups")
     @classmethod
@@ -86,7 +100,7 @@ def evaluate(
     from ..training.bias import flagged_texts, read_parts
     from ..training.checkpoint import check_tokenizer, load_model, read_info
     from ..training.marking import marked
-    from ..training.marking_volumes import marked_volumes
+    from ..training.marking_volumes import marked_volumes, texts_beside
     from ..training.metrics import Bootstrap, shown
     from ..training.retrieval import accuracy, embed_split, recalls
     from ..training.texts import answer_accuracies, bits_per_byte, document_accuracies, word_error_rates
@@ -128,7 +142,15 @@ def evaluate(
     if "segmentation" in tasks and spec.slicing is None:
         metrics += marked(model, reader, spec.batch_rows, how, ctx.progress)
     elif "segmentation" in tasks and spec.slicing is not None:
-        metrics += marked_volumes(model, reader, spec.slicing, how, ctx.progress)
+        metrics += marked_volumes(
+            model,
+            reader,
+            spec.slicing,
+            how,
+            ctx.progress,
+            texts=texts_beside(reader, spec.texts) if model.spec.marks_by_text else (),
+            by_scan=spec.resampled == "scan",
+        )
     if anomaly is not None:
         detector, _ = read(anomaly.path, model, checkpoint.digest, ctx.stage)
         metrics += anomalies(detector, reader, spec.batch_rows, how, ctx.progress)
@@ -148,8 +170,17 @@ def evaluate(
         metrics += flagged_texts(
             reader, lambda text: bool(remarks(judge_all("text", texts.score(text), policy))), parts, how
         )
-    report = {"split": spec.split, "records": len(reader), "confidence": spec.confidence, "metrics": metrics}
+    report = {
+        "split": spec.split,
+        "records": len(reader),
+        "confidence": spec.confidence,
+        "resampled": spec.resampled,
+        "texts": spec.texts,
+        "metrics": metrics,
+    }
     (ctx.output / "report.json").write_text(json.dumps(report, indent=2))
+    if spec.resampled == "scan":
+        ctx.log("intervals are over scans, not over patients: they say nothing of other patients")
     for metric in metrics:
         ctx.log(shown(metric))
         for part in metric.get("parts", ()):

@@ -57,7 +57,10 @@ def marked(
     groups: list[int] = []
     for rows, batch in batches(reader, model.spec, batch_rows, progress):
         with torch.inference_mode():
-            likely = model.segment(batch["image"], batch.get("reference")).numpy()
+            beside = (
+                model.modulate(batch["tokens"], batch["token_mask"]) if model.spec.marks_by_text else None
+            )
+            likely = model.segment(batch["image"], batch.get("reference"), beside).numpy()
         known = batch["marks"].flatten(1)[:, 0] >= 0
         for place in known.nonzero().flatten().tolist():
             marks = batch["marks"][place].numpy()

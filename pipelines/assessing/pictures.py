@@ -6,11 +6,12 @@ Shape letters: B windows, K findings, H height, W width, S side of a window.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..bundle import ANOMALY, MARKS, PROBABILITIES, SCORES, LoadedBundle
+from ..bundle import ANOMALY, SCORES, LoadedBundle
 from .pieces import pieces
 from .quality import CHECKS, Check
 from .registration import align
@@ -47,7 +48,9 @@ class PictureAssessor:
         self._size = seeing.size
         self._checks, self._overlap_share, self._batch = checks, overlap_share, batch
 
-    def assess(self, pixels: Pixels, reference: Pixels | None = None) -> PictureAssessment | NotAssessable:
+    def assess(
+        self, pixels: Pixels, reference: Pixels | None = None, text: str | None = None
+    ) -> PictureAssessment | NotAssessable:
         """Find what is marked in a picture.
 
         Its scale is taken to be that of the pictures that the model was trained on.
@@ -55,6 +58,7 @@ class PictureAssessor:
         Args:
             pixels: of the picture (H, W, 3).
             reference: how it should look, about in the same place, for a bundle that compares.
+            text: that stands beside it, for a bundle that reads one.
         """
         problem = next((one for check in self._checks if (one := check(pixels, self._size))), None)
         if problem is not None:
@@ -67,7 +71,7 @@ class PictureAssessor:
                 if isinstance(compared, NotAssessable):
                     return compared
                 reference = compared
-            likely = self.probabilities(pixels, reference)
+            likely = self.probabilities(pixels, reference, text)
             found += findings(likely, marking.findings, marking.threshold, marking.pixels_per_mm)
         if anomaly is not None:
             scores = self.scores(pixels)
@@ -79,19 +83,19 @@ class PictureAssessor:
             height=pixels.shape[0],
         )
 
-    def probabilities(self, pixels: Pixels, reference: Pixels | None = None) -> Floats:
+    def probabilities(
+        self, pixels: Pixels, reference: Pixels | None = None, text: str | None = None
+    ) -> Floats:
         """How likely each finding is in each pixel (K, H, W); a reference lies over the picture."""
         seen = pixels if reference is None else np.concatenate((pixels, reference), axis=-1)
-        return self._slide(seen, MARKS, PROBABILITIES)
+        predict = partial(self._bundle.mark, beside=self._bundle.told_beside(text))
+        return slide(seen, self._size, predict, self._overlap_share, self._batch)
 
     def scores(self, pixels: Pixels) -> Floats:
         """How unlike a normal one each pixel is (1, H, W)."""
-        return self._slide(pixels, ANOMALY, SCORES)
 
-    def _slide(self, pixels: Pixels, graph: str, output: str) -> Floats:
         def predict(windows: Floats) -> Floats:
-            feed = {"image": windows[:, :3]} | ({"reference": windows[:, 3:]} if windows.shape[1] > 3 else {})
-            return self._bundle.run(graph, feed, (output,))[output]
+            return self._bundle.run(ANOMALY, {"image": windows}, (SCORES,))[SCORES]
 
         return slide(pixels, self._size, predict, self._overlap_share, self._batch)
 

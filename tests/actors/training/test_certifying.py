@@ -139,6 +139,25 @@ CASES = {
         ),
         {"data": 2, "tensor": 2, "pipeline": 2},
     ),
+    "segmentation alone": (
+        {"segmentation": 1.0},
+        part(
+            text=None,
+            audio=None,
+            decoder=None,
+            vision=VISION.model_copy(update={"pyramid_width": 8, "findings": ("crack", "hole")}),
+        ),
+        SPLIT,
+    ),
+    "segmentation by a text": (
+        {"segmentation": 1.0},
+        part(
+            audio=None,
+            decoder=None,
+            vision=VISION.model_copy(update={"pyramid_width": 8, "findings": ("spot",), "reads_text": True}),
+        ),
+        {"data": 2, "tensor": 2, "pipeline": 2, "microbatches": 2},
+    ),
     "document": (
         {"document": 1.0},
         part(vision=None, audio=None, decoder=None, text=TEXT.model_copy(update={"overlap": 12})),

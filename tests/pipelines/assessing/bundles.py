@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from eagleray.pipelines.bundle import MARKS, PROBABILITIES, Marking
+from eagleray.pipelines.bundle import MARKS, PROBABILITIES, LoadedBundle, Marking
 
 
-class FakeBundle:
+class FakeBundle(LoadedBundle):
     """Runs a function where a bundle would run its graph.
 
     Args:

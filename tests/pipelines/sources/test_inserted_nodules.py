@@ -125,6 +125,23 @@ def test_a_variant_depends_on_seed_ct_and_its_number_alone(folder, read_source):
     assert other.records[name]["volume"] != small.records[name]["volume"]
 
 
+def test_reports_tell_what_is_there_and_change_nothing_else(folder, read_source):
+    plain = read_source(inserted_nodules.SOURCE, spec(variants=6), folder)
+    reading = read_source(inserted_nodules.SOURCE, spec(variants=6, report_share=0.5), folder)
+    texts = []
+    for name, row in reading.records.items():
+        texts += [one["text"] for one in row.pop("captions")]
+        assert row == plain.records[name]
+    assert 0 < len(texts) < 12
+    every = read_source(inserted_nodules.SOURCE, spec(variants=6, report_share=1, empty_share=0.5), folder)
+    for row in every.records.values():
+        ((_, text),) = [one.values() for one in row["captions"]]
+        nodules = [one for one in row["findings"] if one["label"] == "nodule"]
+        assert text.count("nodule of about") == len(nodules)
+        assert all(f"about {one['diameter_mm']:.0f} mm" in text for one in nodules)
+        assert (text == "No nodule is seen.") == (row["category"] == "none")
+
+
 def test_variants_without_nodules_are_the_ct_itself(folder, read_source):
     reading = read_source(inserted_nodules.SOURCE, spec(variants=2, empty_share=1), folder)
     for row in reading.records.values():
