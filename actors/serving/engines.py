@@ -83,7 +83,11 @@ def make_engines(
             bundle.run(graph, {name: np.stack([array] * count) for name, array in blank.items()})
         seconds[graph] = time.monotonic() - begun
         log(f"{graph_file(graph, options.form)}: ready after {seconds[graph]:.1f} s")
-    rows = sample_rows(open_splits(corpus), options.check_rows, modalities(bundle.info))
+    marking = bundle.info.marking
+    splits = (
+        open_splits(corpus) if marking is None else open_splits(corpus, marking.findings, marking.compares)
+    )
+    rows = sample_rows(splits, options.check_rows, modalities(bundle.info))
     plain = Recorder(folder, bundle.info)
     before, after = decide(plain, rows), decide(bundle, rows)
     flips = compare(before, after)

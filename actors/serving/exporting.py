@@ -162,7 +162,7 @@ def export_bundle(
         raise EaglerayError(
             "an anomaly model is of pictures, and slicing is of volumes", "leave one of them out", "slicing"
         )
-    readers = open_splits(corpus, model.spec)
+    readers = open_splits(corpus, model.spec.findings, model.spec.compares)
     described = next(iter(readers.values())).info
     graphs: dict[str, GraphSignature] = {}
     told: dict[str, Any] = {

@@ -11,16 +11,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from ...models.spec import MODALITIES, ModelSpec
+from ...models.spec import MODALITIES
 from ...pipelines.bundle import EMBEDDING, Arrays, open_graph
 from ...pipelines.index import INDEX, INDEX_SCHEMA
 from ...pipelines.reading import CorpusReader
 from ...workflows.errors import EaglerayError
 
 
-def open_splits(corpus: Path, model: ModelSpec | None = None) -> dict[str, CorpusReader]:
-    """Open every split of a corpus that has records, to read what a model marks and compares, too."""
-    marks, compares = (model.findings, model.compares) if model is not None else ((), False)
+def open_splits(corpus: Path, marks: Sequence[str] = (), compares: bool = False) -> dict[str, CorpusReader]:
+    """Open every split of a corpus that has records, to read what is marked and compared, too."""
     readers: dict[str, CorpusReader] = {}
     for split in ("train", "val", "test"):
         reader = CorpusReader(corpus, split, marks, compares)
